@@ -1,0 +1,45 @@
+# Everything is set up by the target that needs it; `make demo` and `make test` need nothing before.
+VENV := .venv
+BIN := $(VENV)/bin
+SHIM := containerd-shim-runc-v2:containerd runc:runc busybox:busybox-static
+
+.PHONY: demo test lint types tests bench protos clean
+
+demo: $(VENV)/.installed
+	@.ci/need $(SHIM)
+	@$(BIN)/taskd demo
+
+test: lint types tests
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-dev
+	$(BIN)/mypy taskd
+
+tests: $(VENV)/.installed-dev
+	@.ci/need -n $(SHIM) containerd:containerd ctr:containerd crun:crun
+	$(BIN)/pytest $(PYTEST)
+
+bench: $(VENV)/.installed-dev
+	@.ci/need $(SHIM) containerd:containerd h2load:nghttp2-client
+	PYTHONPATH=tests $(BIN)/python -m bench $(BENCH)
+
+protos: $(VENV)/.installed-dev
+	$(BIN)/python protos/generate.py
+
+$(VENV)/.installed: pyproject.toml
+	@python3 -c 'import ensurepip' 2>/dev/null || .ci/need /missing:python3-venv
+	@test -x $(BIN)/python || python3 -m venv $(VENV)
+	@echo "installing taskd into $(VENV)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[uvloop]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "installing the tests' tools into $(VENV)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[uvloop,dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

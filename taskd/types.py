@@ -1,0 +1,18 @@
+"""Values that several floors share and that belong to none of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["TypedValue"]
+
+
+@dataclass(frozen=True, slots=True)
+class TypedValue:
+    """Serialised data and the name of its type: the domain's counterpart of ``protobuf.Any``.
+
+    taskd carries these between clients and shims without looking inside.
+    """
+
+    type_url: str
+    value: bytes = b""
