@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness.containers import make_rootfs
+from harness.daemons import Containerd, Taskd
+from harness.leaks import Traces, traces
+from harness.real import need
+from hypothesis import settings
+
+# How long one example takes says more about the machine than about the code.
+settings.register_profile("taskd", deadline=None)
+settings.load_profile("taskd")
+
+
+@pytest.fixture(scope="session")
+def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root filesystem with busybox."""
+    need("busybox")
+    return make_rootfs(tmp_path_factory.mktemp("busybox") / "rootfs")
+
+
+@pytest.fixture
+def namespace() -> str:
+    """A namespace that no other test has: the Go shim keeps runc's state under its name."""
+    return f"test-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a path short enough for sockets."""
+    path = Path(tempfile.mkdtemp(prefix="taskd-"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def daemon(folder: Path) -> Iterator[Taskd]:
+    """A taskd that runs."""
+    need("containerd-shim-runc-v2", "runc")
+    with Taskd(folder / "taskd", "--log-level", "debug") as running:
+        yield running
+
+
+@pytest.fixture
+def containerd(folder: Path) -> Iterator[Containerd]:
+    """A containerd that runs."""
+    need("containerd", "containerd-shim-runc-v2", "runc")
+    with Containerd(folder / "containerd") as running:
+        yield running
+
+
+@pytest.fixture
+def clean(daemon: Taskd, namespace: str) -> Iterator[None]:
+    """The test must leave nothing of its namespace behind."""
+    before = traces(daemon.state, daemon.root, namespace)
+    yield
+    after = traces(daemon.state, daemon.root, namespace)
+    assert after == Traces(
+        before.processes, before.mounts, after.sockets & before.sockets, before.runc, before.bundles
+    )

@@ -1,0 +1,1 @@
+"""What tests and benchmarks share: real daemons, real containers, and the search for leaks."""

@@ -1,0 +1,68 @@
+"""Containers to run: a root filesystem with busybox, and OCI specifications for it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from taskd.proto.google.protobuf import Any
+
+__all__ = ["PROCESS_TYPE", "SPEC_TYPE", "make_rootfs", "process", "spec"]
+
+SPEC_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
+PROCESS_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Process"
+
+_APPLETS = ("cat", "cp", "echo", "env", "false", "id", "kill", "ls", "ps", "sh", "sleep", "stty")
+_APPLETS += ("true", "tty", "wc", "yes", "dd", "seq", "pwd", "trap", "head", "date", "mkdir")
+
+
+def make_rootfs(folder: Path) -> Path:
+    """Lay out a root filesystem below `folder`."""
+    for name in ("bin", "dev", "etc", "proc", "sys", "tmp"):
+        (folder / name).mkdir(parents=True)
+    busybox = shutil.which("busybox")
+    assert busybox is not None
+    shutil.copy(busybox, folder / "bin/busybox")
+    for applet in _APPLETS:
+        (folder / "bin" / applet).symlink_to("busybox")
+    return folder
+
+
+def _process(
+    arguments: Sequence[str], *, terminal: bool = False, cwd: str = "/"
+) -> dict[str, object]:
+    return {
+        "args": list(arguments),
+        "cwd": cwd,
+        "env": ["PATH=/bin", "TERM=xterm"],
+        "terminal": terminal,
+        "user": {"uid": 0, "gid": 0},
+    }
+
+
+def process(arguments: Sequence[str], *, terminal: bool = False, cwd: str = "/") -> Any:
+    """The specification of an exec."""
+    document = _process(arguments, terminal=terminal, cwd=cwd)
+    return Any(type_url=PROCESS_TYPE, value=json.dumps(document).encode())
+
+
+def spec(
+    rootfs: Path | str, arguments: Sequence[str], *, terminal: bool = False, cwd: str = "/"
+) -> Any:
+    """The specification of a container without a network."""
+    namespaces = ("pid", "ipc", "uts", "mount", "network")
+    document = {
+        "ociVersion": "1.0.2",
+        "process": _process(arguments, terminal=terminal, cwd=cwd),
+        "root": {"path": str(rootfs), "readonly": True},
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["mode=755"]},
+            {"destination": "/dev/pts", "type": "devpts", "source": "devpts"},
+            {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"},
+        ],
+        "linux": {"namespaces": [{"type": name} for name in namespaces]},
+    }
+    return Any(type_url=SPEC_TYPE, value=json.dumps(document).encode())

@@ -1,0 +1,155 @@
+"""Daemons in processes of their own: taskd, and containerd to compare it with."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Self
+
+from grpclib.client import Channel
+from grpclib.events import SendRequest, listen
+
+__all__ = ["Containerd", "Daemon", "Taskd", "client"]
+
+START_SECONDS = 20.0
+
+
+class Daemon:
+    """A daemon on folders and a socket of its own, below `folder`; use it in ``with``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.root = folder / "root"
+        self.state = folder / "state"
+        self.address = folder / "d.sock"
+        self.log = folder / "log"
+        self.process: subprocess.Popen[bytes] | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def command(self) -> list[str]:
+        raise NotImplementedError
+
+    def environment(self) -> dict[str, str]:
+        return dict(os.environ)
+
+    def start(self) -> Self:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command(), env=self.environment(), stderr=log, stdout=log
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                break
+            with socket.socket(socket.AF_UNIX) as probe:
+                try:
+                    probe.connect(str(self.address))
+                except OSError:
+                    time.sleep(0.02)
+                else:
+                    return self
+        words = self.log.read_text()
+        self.kill()
+        raise RuntimeError(f"{self.command()[0]} did not start:\n{words}")
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def stop(self, timeout: float = 20.0) -> int:
+        """SIGTERM; returns the exit status."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.stop()
+
+    def ctr(
+        self, *arguments: str, namespace: str, check: bool = True, timeout: float = 60.0
+    ) -> subprocess.CompletedProcess[str]:
+        """Run containerd's own client against this daemon."""
+        done = subprocess.run(
+            self.ctr_command(*arguments, namespace=namespace),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        if check and done.returncode:
+            raise AssertionError(f"ctr {arguments}: {done.returncode}\n{done.stdout}{done.stderr}")
+        return done
+
+    def ctr_command(self, *arguments: str, namespace: str) -> list[str]:
+        return ["ctr", "--address", str(self.address), "--namespace", namespace, *arguments]
+
+
+class Taskd(Daemon):
+    def __init__(self, folder: Path, *options: str) -> None:
+        super().__init__(folder)
+        self.options = options
+
+    def command(self) -> list[str]:
+        return [
+            sys.executable,
+            *("-m", "taskd", "serve"),
+            *("--root", str(self.root)),
+            *("--state", str(self.state)),
+            *("--address", str(self.address)),
+            *self.options,
+        ]
+
+
+class Containerd(Daemon):
+    """A real containerd with what taskd has: no CRI, no image handling."""
+
+    def __init__(self, folder: Path, binaries: Path | None = None) -> None:
+        super().__init__(folder)
+        self.binaries = binaries
+
+    def command(self) -> list[str]:
+        config = self.folder / "config.toml"
+        config.write_text(
+            f'version = 2\nroot = "{self.root}"\nstate = "{self.state}"\n'
+            'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
+            f'[grpc]\naddress = "{self.address}"\n'
+        )
+        program = self.binaries / "containerd" if self.binaries else shutil.which("containerd")
+        return [str(program), "--config", str(config)]
+
+    def environment(self) -> dict[str, str]:
+        path = os.environ["PATH"]
+        return os.environ | {"PATH": f"{self.binaries}:{path}" if self.binaries else path}
+
+
+def client(address: Path, namespace: str) -> Channel:
+    """A gRPC channel each of whose calls is made in `namespace`; use it in ``async with``."""
+
+    async def in_namespace(event: SendRequest) -> None:
+        event.metadata["containerd-namespace"] = namespace
+
+    channel = Channel(path=str(address))
+    listen(channel, SendRequest, in_namespace)
+    return channel

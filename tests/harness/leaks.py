@@ -1,0 +1,59 @@
+"""The search for what should not be there any more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Traces", "descriptors", "traces"]
+
+
+@dataclass(frozen=True)
+class Traces:
+    """What containers leave in the system while they exist."""
+
+    processes: frozenset[str]
+    mounts: frozenset[str]
+    sockets: frozenset[str]
+    runc: frozenset[str]
+    bundles: frozenset[str]
+
+
+def traces(state: Path, root: Path, namespace: str) -> Traces:
+    """What there is now of the daemon on `state` and `root`, and of its `namespace`."""
+    mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+    return Traces(
+        processes=frozenset(_processes(str(state), namespace)),
+        mounts=frozenset(mount for mount in mounts if mount.startswith((str(state), str(root)))),
+        sockets=frozenset(map(str, Path("/run/containerd/s").glob("*"))),
+        runc=frozenset(map(str, Path("/run/containerd/runc", namespace).glob("*"))),
+        bundles=frozenset(
+            str(path)
+            for folder in (state, root)
+            for path in (folder / "io.containerd.runtime.v2.task" / namespace).glob("*")
+        ),
+    )
+
+
+def _processes(state: str, namespace: str) -> list[str]:
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        shim = f"-namespace {namespace} " in command
+        if shim or (command.startswith("runc ") and state in command):
+            found.append(f"{folder.name} {command}")
+    return found
+
+
+def descriptors(pid: int) -> list[str]:
+    """What a process has open, without its numbers."""
+    found = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            found.append(str(link.readlink()))
+        except OSError:
+            continue
+    return sorted(found)

@@ -1,0 +1,24 @@
+"""Real parts: in CI a missing one is a failure; elsewhere it is a reason to skip."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+__all__ = ["need"]
+
+
+def need(*programs: str) -> None:
+    """Go on only as root and with all of `programs` installed."""
+    missing = [program for program in programs if shutil.which(program) is None]
+    if os.geteuid() != 0:
+        reason = "needs root"
+    elif missing:
+        reason = f"not installed: {', '.join(missing)}"
+    else:
+        return
+    if os.environ.get("CI"):
+        pytest.fail(f"in CI nothing is skipped: {reason}")
+    pytest.skip(reason)
