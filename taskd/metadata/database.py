@@ -1,0 +1,170 @@
+"""The SQLite file below the stores: opening, schema, reading and writing."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import anyio.to_thread
+
+from taskd.errors import DataLoss, FailedPrecondition, TaskdError, Unknown
+
+__all__ = ["Database", "Row"]
+
+T = TypeVar("T")
+Row = tuple[Any, ...]
+
+# One script a version, never edited once released: what is new is appended.
+_MIGRATIONS = (
+    """
+    CREATE TABLE namespaces (
+        name TEXT PRIMARY KEY,
+        labels TEXT NOT NULL DEFAULT '{}'
+    ) WITHOUT ROWID;
+
+    CREATE TABLE containers (
+        namespace TEXT NOT NULL REFERENCES namespaces (name),
+        id TEXT NOT NULL,
+        labels TEXT NOT NULL,
+        image TEXT NOT NULL,
+        runtime_name TEXT NOT NULL,
+        runtime_options_type TEXT,
+        runtime_options_value BLOB,
+        spec_type TEXT,
+        spec_value BLOB,
+        snapshotter TEXT NOT NULL,
+        snapshot_key TEXT NOT NULL,
+        created_at INTEGER NOT NULL,
+        updated_at INTEGER NOT NULL,
+        extensions TEXT NOT NULL,
+        sandbox_id TEXT NOT NULL,
+        PRIMARY KEY (namespace, id)
+    );
+
+    CREATE TABLE leases (
+        namespace TEXT NOT NULL REFERENCES namespaces (name) ON DELETE CASCADE,
+        id TEXT NOT NULL,
+        labels TEXT NOT NULL,
+        created_at INTEGER NOT NULL,
+        PRIMARY KEY (namespace, id)
+    ) WITHOUT ROWID;
+
+    CREATE TABLE lease_resources (
+        namespace TEXT NOT NULL,
+        lease TEXT NOT NULL,
+        type TEXT NOT NULL,
+        id TEXT NOT NULL,
+        PRIMARY KEY (namespace, lease, type, id),
+        FOREIGN KEY (namespace, lease) REFERENCES leases (namespace, id) ON DELETE CASCADE
+    ) WITHOUT ROWID;
+    """,
+)
+
+
+class Database:
+    """The metadata file, open for one reader (the event loop) and one writer (a worker thread)."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file, which is created where there is none, and bring its schema up to date.
+
+        Blocks on the disk, so belongs before the first call is served. Raises `DataLoss` for a
+        file that is damaged or no SQLite database, `FailedPrecondition` for one that cannot be
+        opened or that a newer taskd has written.
+        """
+        self.path = path
+        self._limiter = anyio.CapacityLimiter(1)
+        # A cancelled `write` gives its place in the limiter up while its thread still runs.
+        self._writing = threading.Lock()
+        self._writer = self._connect()
+        try:
+            self._prepare()
+            self._reader = self._connect()
+        except sqlite3.Error as error:
+            self._writer.close()
+            raise self._explained(error) from error
+        except TaskdError:
+            self._writer.close()
+            raise
+        self._reader.execute("PRAGMA query_only = ON")
+
+    def read(self, sql: str, parameters: Sequence[str | int] = ()) -> list[Row]:
+        """All rows of one SELECT: always a consistent view, and no transaction stays open."""
+        try:
+            return self._reader.execute(sql, parameters).fetchall()
+        except sqlite3.Error as error:
+            raise self._explained(error) from error
+
+    async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `work` as one transaction in a worker thread; what it changed is on disk on return.
+
+        If `work` raises, nothing has changed. If the caller is cancelled meanwhile, the
+        transaction is completed all the same.
+        """
+        return await anyio.to_thread.run_sync(self._transact, work, limiter=self._limiter)
+
+    def close(self) -> None:
+        """Close the file, after a transaction under way has ended."""
+        self._reader.close()
+        with self._writing:
+            self._writer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        with self._writing:
+            try:
+                self._writer.execute("BEGIN IMMEDIATE")
+                try:
+                    result = work(self._writer)
+                    self._writer.execute("COMMIT")
+                except BaseException:
+                    with suppress(sqlite3.Error):  # SQLite may have rolled back by itself
+                        self._writer.execute("ROLLBACK")
+                    raise
+                return result
+            except sqlite3.Error as error:
+                raise self._explained(error) from error
+
+    def _connect(self) -> sqlite3.Connection:
+        try:
+            connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+            connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute("PRAGMA synchronous = FULL")
+        except sqlite3.Error as error:
+            raise self._explained(error) from error
+        return connection
+
+    def _prepare(self) -> None:
+        [(verdict,)] = self._writer.execute("PRAGMA quick_check(1)")
+        if verdict != "ok":
+            raise DataLoss(f"metadata database {self.path} is damaged: {verdict}", verbatim=True)
+        [(version,)] = self._writer.execute("PRAGMA user_version")
+        if version > len(_MIGRATIONS):
+            raise FailedPrecondition(
+                f"metadata database {self.path} has schema version {version}, "
+                f"this taskd knows no version after {len(_MIGRATIONS)}",
+                verbatim=True,
+            )
+        self._writer.execute("PRAGMA journal_mode = WAL")
+        for number, script in enumerate(_MIGRATIONS[version:], start=version + 1):
+            self._writer.executescript(
+                f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT"
+            )
+
+    def _explained(self, error: sqlite3.Error) -> TaskdError:
+        text = f"metadata database {self.path}: {error}"
+        match error.sqlite_errorcode & 0xFF if hasattr(error, "sqlite_errorcode") else 0:
+            case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+                return DataLoss(text, verbatim=True)
+            case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM | sqlite3.SQLITE_READONLY:
+                return FailedPrecondition(text, verbatim=True)
+            case _:
+                return Unknown(text)

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+
+from taskd.errors import DataLoss, FailedPrecondition, NotFound, Unknown
+from taskd.metadata import Container, ContainerStore, Database, NamespaceStore
+from taskd.types import TypedValue
+
+SPEC = TypedValue("spec", b"{}")
+
+
+def fill(connection: sqlite3.Connection, name: str = "a") -> None:
+    connection.execute("INSERT INTO namespaces (name) VALUES (?)", (name,))
+
+
+async def test_what_was_written_is_there_after_a_crash(tmp_path: Path) -> None:
+    """The files as they are on disk, without those that a closed database would have."""
+    with Database(tmp_path / "metadata.db") as database:
+        container = Container("c", runtime_name="r", spec=SPEC)
+        created = await ContainerStore(database).create("ns", container)
+        after = tmp_path / "after"
+        after.mkdir()
+        for file in tmp_path.glob("metadata.db*"):
+            shutil.copy(file, after)
+    with Database(after / "metadata.db") as database:
+        assert ContainerStore(database).get("ns", "c") == created
+
+
+async def test_every_commit_reaches_the_disk(database: Database) -> None:
+    def settings(connection: sqlite3.Connection) -> list[object]:
+        names = ("journal_mode", "synchronous", "foreign_keys")
+        return [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names]
+
+    full = 2
+    assert await database.write(settings) == ["wal", full, 1]
+
+
+async def test_a_failed_write_changes_nothing(database: Database) -> None:
+    def work(connection: sqlite3.Connection) -> None:
+        fill(connection)
+        raise NotFound("it")
+
+    with pytest.raises(NotFound):
+        await database.write(work)
+    assert database.read("SELECT * FROM namespaces") == []
+    await database.write(fill)
+    assert len(database.read("SELECT * FROM namespaces")) == 1
+
+
+async def test_an_error_of_sqlite_names_the_file(database: Database) -> None:
+    with pytest.raises(Unknown, match=str(database.path)):
+        await database.write(lambda connection: connection.execute("SELECT nonsense"))
+    with pytest.raises(Unknown, match=str(database.path)):
+        database.read("SELECT nonsense")
+
+
+async def test_readers_cannot_write(database: Database) -> None:
+    with pytest.raises(FailedPrecondition):
+        database.read("INSERT INTO namespaces (name) VALUES ('a')")
+
+
+async def test_a_writer_does_not_hold_up_the_event_loop(database: Database) -> None:
+    release = threading.Event()
+
+    def work(connection: sqlite3.Connection) -> None:
+        fill(connection)
+        assert release.wait(10)
+
+    writing = asyncio.create_task(database.write(work))
+    await asyncio.sleep(0.05)
+    assert database.read("SELECT * FROM namespaces") == []
+    release.set()
+    await writing
+    assert len(database.read("SELECT * FROM namespaces")) == 1
+
+
+async def test_a_cancelled_write_completes_and_keeps_the_next_one_out(database: Database) -> None:
+    started, release = threading.Event(), threading.Event()
+
+    def work(connection: sqlite3.Connection) -> None:
+        fill(connection)
+        started.set()
+        assert release.wait(10)
+
+    writing = asyncio.create_task(database.write(work))
+    while not started.is_set():
+        await asyncio.sleep(0.01)
+    writing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    following = asyncio.create_task(database.write(lambda connection: fill(connection, "b")))
+    await asyncio.sleep(0.05)
+    assert not following.done()
+    release.set()
+    await following
+    assert database.read("SELECT name FROM namespaces ORDER BY name") == [("a",), ("b",)]
+
+
+async def test_reopens(tmp_path: Path) -> None:
+    for number in range(3):
+        with Database(tmp_path / "metadata.db") as database:
+            store = NamespaceStore(database)
+            assert len(store.list()) == number
+            await store.create(f"n{number}", {})
+
+
+@pytest.mark.parametrize("content", [b"not a database", b"SQLite format 3\0" + b"\xff" * 4096])
+async def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "metadata.db"
+    path.write_bytes(content)
+    with pytest.raises(DataLoss, match=str(path)):
+        Database(path)
+
+
+async def test_damage_within_the_file_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "metadata.db"
+    with Database(path) as database:
+        store = ContainerStore(database)
+        for number in range(50):
+            spec = TypedValue("spec", b"x" * 3000)
+            await store.create("ns", Container(f"c{number}", runtime_name="r", spec=spec))
+    content = bytearray(path.read_bytes())
+    content[8192:40960] = b"\xa5" * 32768
+    path.write_bytes(content)
+    with pytest.raises(DataLoss, match=str(path)):
+        Database(path)
+
+
+async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "metadata.db"
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 1000")
+    connection.close()
+    with pytest.raises(FailedPrecondition, match=f"{path} has schema version 1000"):
+        Database(path)
+
+
+async def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "missing" / "metadata.db"
+    with pytest.raises(FailedPrecondition, match=str(path)):
+        Database(path)
