@@ -1,0 +1,179 @@
+"""A shim's executable: where it is, how it is called, what it answers.
+
+Sources: containerd's ``runtime/v2/shim/util.go`` (command line and environment),
+``runtime/v2/manager.go`` (look-up), ``core/runtime/v2/shim.go`` (the answer's three forms).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from taskd.errors import Unimplemented, Unknown
+from taskd.proto.containerd.runtime.bootstrap.v1 import BootstrapResult
+from taskd.proto.containerd.task.v2 import DeleteResponse
+from taskd.runtime import spawn
+from taskd.runtime.bundle import Bundle
+from taskd.runtime.types import Exit
+from taskd.types import TypedValue
+from taskd.wellknown import nanoseconds, to_any
+
+__all__ = ["NEWEST_VERSION", "Bootstrap", "ShimBinary", "parse_bootstrap", "resolve"]
+
+NEWEST_VERSION = 3
+"""The newest bootstrap version, which is that of the task API the shim serves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bootstrap:
+    """Where a running shim listens and what it speaks there."""
+
+    address: str
+    protocol: str = "ttrpc"
+    version: int = 2
+
+    def to_json(self) -> str:
+        """The form in which containerd 1.7 and later keep it in ``bootstrap.json``."""
+        return json.dumps(
+            {"version": self.version, "address": self.address, "protocol": self.protocol}
+        )
+
+
+def parse_bootstrap(answer: bytes) -> Bootstrap:
+    """Understand what a shim's ``start`` printed.
+
+    A bare address (containerd 1.6), JSON (1.7, 2.x) or a ``BootstrapResult`` (2.3). Raises
+    `Unimplemented` for a version newer than we speak, `Unknown` for no answer at all.
+    """
+    text = answer.strip()
+    if not text:
+        raise Unknown("the shim printed no address")
+    bootstrap = (
+        _from_json(text) or _from_message(answer) or Bootstrap(text.decode(errors="replace"))
+    )
+    if bootstrap.version > NEWEST_VERSION:
+        raise Unimplemented(f"unsupported shim version ({bootstrap.version})")
+    return bootstrap
+
+
+def _from_json(text: bytes) -> Bootstrap | None:
+    try:
+        document = json.loads(text)
+        if document["version"] >= 2:
+            return Bootstrap(document["address"], document["protocol"], document["version"])
+    except (ValueError, TypeError, KeyError):
+        pass
+    return None
+
+
+def _from_message(answer: bytes) -> Bootstrap | None:
+    # Field 1, a varint, comes first; no address begins with a backspace.
+    if not answer.startswith(b"\x08"):
+        return None
+    try:
+        message = BootstrapResult.parse(answer)
+    except Exception:  # betterproto2 raises whatever the bytes lead it to
+        return None
+    return Bootstrap(message.address, message.protocol, message.version)
+
+
+def resolve(runtime: str) -> Path:
+    """Find the executable of `runtime`, a name such as ``io.containerd.runc.v2`` or a path.
+
+    Raises `Unknown` if the name is malformed or there is no such executable.
+    """
+    if not runtime:
+        raise Unknown("no runtime name")
+    if runtime.startswith("/"):
+        path = Path(runtime)
+        if not path.exists():
+            raise Unknown(f"invalid custom binary path: stat {path}: no such file or directory")
+        return path
+    parts = runtime.split(".")
+    if len(parts) < 2 or not parts[0] or "/" in runtime:
+        raise Unknown(
+            f"invalid runtime name {runtime}, correct runtime name should be either format like "
+            "`io.containerd.runc.v2` or a full path to the binary"
+        )
+    name = f"containerd-shim-{parts[-2]}-{parts[-1]}"
+    found = shutil.which(name)
+    if found is None:
+        raise Unknown(f'runtime "{runtime}" binary not installed "{name}": file does not exist')
+    return Path(found).absolute()
+
+
+@dataclass(frozen=True, slots=True)
+class ShimBinary:
+    """One shim executable, called for one bundle."""
+
+    path: Path
+    bundle: Bundle
+    address: str
+    """The daemon's gRPC socket."""
+    ttrpc_address: str
+    """The daemon's ttrpc socket, where the shim sends its events."""
+    publish_binary: str
+    """What an older shim executes to publish an event: ``taskd``, with containerd's arguments."""
+    debug: bool = False
+
+    async def start(self, options: TypedValue | None) -> Bootstrap:
+        """Run ``start``, which leaves the shim running and prints where it listens.
+
+        Raises `Unknown` with the shim's own words if it fails.
+        """
+        flags = ["-id", self.bundle.id, *(["-debug"] if self.debug else []), "start"]
+        message = to_any(options)
+        done = await self._run(flags, stdin=bytes(message) if message else b"", merge=True)
+        if done.returncode:
+            words = done.stdout.decode(errors="replace").strip()
+            raise Unknown(f"{words}: {_exit_text(done.returncode)}")
+        return parse_bootstrap(done.stdout)
+
+    async def delete(self) -> Exit:
+        """Run ``delete``, which cleans up after a shim that can no longer be asked.
+
+        Returns the exit that the shim reports. Raises `Unknown` with its own words if it fails.
+        """
+        flags = ["-id", self.bundle.id, "-bundle", str(self.bundle.path), "delete"]
+        done = await self._run(flags)
+        if done.returncode:
+            words = done.stderr.decode(errors="replace").strip()
+            raise Unknown(f"{words}: {_exit_text(done.returncode)}")
+        response = DeleteResponse.parse(done.stdout)
+        return Exit(response.pid, response.exit_status, nanoseconds(response.exited_at))
+
+    async def _run(
+        self, flags: list[str], *, stdin: bytes = b"", merge: bool = False
+    ) -> spawn.Completed:
+        command = [
+            str(self.path),
+            *("-namespace", self.bundle.namespace),
+            *("-address", self.address),
+            *("-publish-binary", self.publish_binary),
+            *flags,
+        ]
+        try:
+            return await spawn.run(
+                command, cwd=self.bundle.path, env=self._environment(), stdin=stdin, merge=merge
+            )
+        except OSError as exc:
+            raise Unknown(f"fork/exec {self.path}: {exc.strerror}") from exc
+
+    def _environment(self) -> Mapping[str, str]:
+        return os.environ | {
+            "GOMAXPROCS": "2",
+            "MAX_SHIM_VERSION": "2",
+            "TTRPC_ADDRESS": self.ttrpc_address,
+            "GRPC_ADDRESS": self.address,
+            "NAMESPACE": self.bundle.namespace,
+        }
+
+
+def _exit_text(returncode: int) -> str:
+    if returncode < 0:
+        return f"signal: {-returncode}"
+    return f"exit status {returncode}"

@@ -1,0 +1,124 @@
+"""A bundle: the folder in which one task lives while it exists.
+
+The layout is containerd's (``runtime/v2/bundle.go``), because shims know it: ``config.json``,
+``rootfs/``, the FIFO ``log``, ``work`` (a link to a folder that outlives a reboot), and what the
+daemon notes for its own restart: ``shim-binary-path`` and ``bootstrap.json``.
+
+The functions here block on the file system; callers run them in a worker thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from taskd import identifiers
+from taskd.errors import AlreadyExists, InvalidArgument
+from taskd.runtime.mounts import unmount_all
+
+__all__ = ["Bundle"]
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    namespace: str
+    id: str
+    path: Path
+
+    @classmethod
+    def create(cls, state: Path, root: Path, namespace: str, id: str, spec: bytes) -> Bundle:  # noqa: A002
+        """Make the bundle of `id` below `state`, its work folder below `root`.
+
+        Raises `InvalidArgument` for an invalid id or a spec that is not JSON, `AlreadyExists` if
+        there is such a bundle, OSError if the disk refuses; then nothing is left behind.
+        """
+        try:
+            identifiers.validate(id)
+        except InvalidArgument as exc:
+            raise InvalidArgument(f"invalid task id {id}: {exc}") from None
+        group = _remapped_group(spec)
+        bundle = cls(namespace, id, state / namespace / id)
+        work = root / namespace / id
+        _make_parents(bundle.path.parent)
+        _make_parents(work.parent)
+        try:
+            _mkdir(bundle.path, 0o700)
+        except FileExistsError:
+            raise AlreadyExists(f"mkdir {bundle.path}: file exists") from None
+        try:
+            if group:
+                os.chown(bundle.path, -1, group)
+                bundle.path.chmod(0o710)
+            _mkdir(bundle.rootfs, 0o711)
+            # What a task of the same name left in its work folder is no longer anybody's.
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(work)
+            _mkdir(work, 0o711)
+            (bundle.path / "work").symlink_to(work)
+            (bundle.path / "config.json").write_bytes(spec)
+        except BaseException:
+            shutil.rmtree(bundle.path, ignore_errors=True)
+            shutil.rmtree(work, ignore_errors=True)
+            raise
+        return bundle
+
+    @property
+    def rootfs(self) -> Path:
+        return self.path / "rootfs"
+
+    @property
+    def log(self) -> Path:
+        """The FIFO into which the shim writes its log."""
+        return self.path / "log"
+
+    def delete(self) -> None:
+        """Unmount the root filesystem and remove the bundle and its work folder.
+
+        Raises OSError. The bundle vanishes under its name in one step, so that a crash in the
+        middle leaves a hidden folder, never half a bundle. Never follows a mount: the rootfs is
+        removed by ``rmdir`` alone.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            unmount_all(self.rootfs)
+            self.rootfs.rmdir()
+        work = None
+        with contextlib.suppress(OSError):
+            work = (self.path / "work").readlink()
+        _remove_at_once(self.path)
+        if work is not None:
+            _remove_at_once(work)
+
+
+def _mkdir(path: Path, mode: int) -> None:
+    path.mkdir(mode)
+    path.chmod(mode)
+
+
+def _make_parents(path: Path) -> None:
+    path.mkdir(mode=0o711, parents=True, exist_ok=True)
+
+
+def _remove_at_once(path: Path) -> None:
+    hidden = path.with_name(f".{path.name}")
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(hidden)
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(hidden)
+        shutil.rmtree(hidden)
+
+
+def _remapped_group(spec: bytes) -> int:
+    """Host id of the container's group 0, or 0 (containerd: ``runtime/v2/bundle_linux.go``)."""
+    try:
+        document = json.loads(spec)
+    except ValueError as exc:
+        raise InvalidArgument(f"the container's spec is not JSON: {exc}") from None
+    linux = document.get("linux") if isinstance(document, dict) else None
+    for mapping in (linux or {}).get("gidMappings") or ():
+        if mapping.get("containerID", 0) == 0:
+            return int(mapping.get("hostID", 0))
+    return 0

@@ -1,0 +1,183 @@
+"""The shim's task service, version 2 and 3, in the domain's terms.
+
+The two versions differ in the service's name alone: their messages are the same on the wire.
+Source: containerd's ``core/runtime/v2/bridge.go``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TypeVar
+
+import anyio
+import betterproto2
+
+from taskd.errors import Unimplemented
+from taskd.proto.containerd.task import v2 as api
+from taskd.proto.containerd.types import Mount as MountMessage
+from taskd.runtime.connection import Connection
+from taskd.runtime.types import CreateOptions, Exit, ProcessInfo, Status, Stdio, TaskState
+from taskd.types import TypedValue
+from taskd.wellknown import from_any, nanoseconds, to_any
+
+__all__ = ["TaskClient"]
+
+_SERVICES = {2: "containerd.task.v2.Task", 3: "containerd.task.v3.Task"}
+_Response = TypeVar("_Response", bound=betterproto2.Message)
+
+
+class TaskClient:
+    """One task of one shim. An empty `exec_id` means the init process.
+
+    Every call raises the error that the shim answered, `DeadlineExceeded` when the caller's
+    deadline (the innermost cancel scope's) is over, or `ttrpc.ConnectionClosed`.
+    """
+
+    def __init__(self, connection: Connection, task_id: str, version: int) -> None:
+        if version not in _SERVICES:
+            raise Unimplemented(f"task API version {version}")
+        self._connection = connection
+        self._service = _SERVICES[version]
+        self._id = task_id
+
+    async def create(self, bundle: str, options: CreateOptions) -> int:
+        """Make the container; returns the pid of its init process."""
+        stdio = options.stdio
+        request = api.CreateTaskRequest(
+            id=self._id,
+            bundle=bundle,
+            rootfs=[
+                MountMessage(
+                    type=mount.type,
+                    source=mount.source,
+                    target=mount.target,
+                    options=list(mount.options),
+                )
+                for mount in options.rootfs
+            ],
+            terminal=stdio.terminal,
+            stdin=stdio.stdin,
+            stdout=stdio.stdout,
+            stderr=stdio.stderr,
+            checkpoint=options.checkpoint,
+            options=to_any(options.options),
+        )
+        return (await self._call("Create", request, api.CreateTaskResponse)).pid
+
+    async def start(self, exec_id: str) -> int:
+        """Start a created process; returns its pid."""
+        request = api.StartRequest(id=self._id, exec_id=exec_id)
+        return (await self._call("Start", request, api.StartResponse)).pid
+
+    async def state(self, exec_id: str, *, timeout: float | None = None) -> TaskState:
+        request = api.StateRequest(id=self._id, exec_id=exec_id)
+        answer = await self._call("State", request, api.StateResponse, timeout=timeout)
+        return TaskState(
+            pid=answer.pid,
+            status=_status(answer.status),
+            stdio=Stdio(answer.stdin, answer.stdout, answer.stderr, answer.terminal),
+            exit_status=answer.exit_status,
+            exited_at=nanoseconds(answer.exited_at),
+        )
+
+    async def delete(self, exec_id: str) -> Exit:
+        """Remove a process that has exited."""
+        request = api.DeleteRequest(id=self._id, exec_id=exec_id)
+        answer = await self._call("Delete", request, api.DeleteResponse)
+        return Exit(answer.pid, answer.exit_status, nanoseconds(answer.exited_at))
+
+    async def exec(self, exec_id: str, spec: TypedValue | None, stdio: Stdio) -> None:
+        """Add a process to the task; `spec` is an OCI process as JSON."""
+        request = api.ExecProcessRequest(
+            id=self._id,
+            exec_id=exec_id,
+            terminal=stdio.terminal,
+            stdin=stdio.stdin,
+            stdout=stdio.stdout,
+            stderr=stdio.stderr,
+            spec=to_any(spec),
+        )
+        await self._command("Exec", request)
+
+    async def wait(self, exec_id: str) -> Exit:
+        """Wait for a process to exit, however long; the exit's pid is not known here (0)."""
+        request = api.WaitRequest(id=self._id, exec_id=exec_id)
+        answer = await self._call("Wait", request, api.WaitResponse)
+        return Exit(0, answer.exit_status, nanoseconds(answer.exited_at))
+
+    async def kill(self, exec_id: str, signal: int, everyone: bool) -> None:
+        request = api.KillRequest(id=self._id, exec_id=exec_id, signal=signal, all=everyone)
+        await self._command("Kill", request)
+
+    async def pause(self) -> None:
+        await self._command("Pause", api.PauseRequest(id=self._id))
+
+    async def resume(self) -> None:
+        await self._command("Resume", api.ResumeRequest(id=self._id))
+
+    async def pids(self) -> list[ProcessInfo]:
+        answer = await self._call("Pids", api.PidsRequest(id=self._id), api.PidsResponse)
+        return [ProcessInfo(process.pid, from_any(process.info)) for process in answer.processes]
+
+    async def resize_pty(self, exec_id: str, width: int, height: int) -> None:
+        request = api.ResizePtyRequest(id=self._id, exec_id=exec_id, width=width, height=height)
+        await self._command("ResizePty", request)
+
+    async def close_stdin(self, exec_id: str) -> None:
+        request = api.CloseIoRequest(id=self._id, exec_id=exec_id, stdin=True)
+        await self._command("CloseIO", request)
+
+    async def update(self, resources: TypedValue | None, annotations: Mapping[str, str]) -> None:
+        request = api.UpdateTaskRequest(
+            id=self._id, resources=to_any(resources), annotations=dict(annotations)
+        )
+        await self._command("Update", request)
+
+    async def stats(self) -> TypedValue | None:
+        answer = await self._call("Stats", api.StatsRequest(id=self._id), api.StatsResponse)
+        return from_any(answer.stats)
+
+    async def checkpoint(self, path: str, options: TypedValue | None) -> None:
+        request = api.CheckpointTaskRequest(id=self._id, path=path, options=to_any(options))
+        await self._command("Checkpoint", request)
+
+    async def connect(self) -> int:
+        """Pid of the task's init process: the call that proves that the shim answers."""
+        request = api.ConnectRequest(id=self._id)
+        return (await self._call("Connect", request, api.ConnectResponse)).task_pid
+
+    async def shutdown(self) -> None:
+        """Ask the shim to end; one that has other containers goes on."""
+        await self._command("Shutdown", api.ShutdownRequest(id=self._id))
+
+    async def _command(self, method: str, request: betterproto2.Message) -> None:
+        await self._connection.call(self._service, method, bytes(request), timeout=_time_left())
+
+    async def _call(
+        self,
+        method: str,
+        request: betterproto2.Message,
+        response_type: type[_Response],
+        *,
+        timeout: float | None = None,
+    ) -> _Response:
+        left = _time_left()
+        if timeout is not None and left is not None:
+            timeout = min(timeout, left)
+        answer = await self._connection.call(
+            self._service, method, bytes(request), timeout=left if timeout is None else timeout
+        )
+        return response_type.parse(answer)
+
+
+def _time_left() -> float | None:
+    deadline = anyio.current_effective_deadline()
+    return None if deadline == math.inf else max(deadline - anyio.current_time(), 0.0)
+
+
+def _status(number: int) -> Status:
+    try:
+        return Status(number)
+    except ValueError:
+        return Status.UNKNOWN

@@ -1,0 +1,117 @@
+"""A connection to a running shim, whichever of the two protocols it speaks."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from grpclib.client import Channel
+from grpclib.const import Cardinality
+from grpclib.encoding.base import CodecBase
+from grpclib.exceptions import GRPCError, StreamTerminatedError
+
+from taskd import errors, ttrpc
+from taskd.runtime.binary import Bootstrap
+
+__all__ = ["Connection", "connect"]
+
+_PROBE_SECONDS = 1.0
+
+
+class Connection(Protocol):
+    """Calls a shim's services with serialised messages."""
+
+    async def call(
+        self, service: str, method: str, payload: bytes, *, timeout: float | None = None
+    ) -> bytes:
+        """Answer of one call; `timeout` in seconds.
+
+        Raises the error of the shim's status, `DeadlineExceeded`, or `ttrpc.ConnectionClosed`.
+        """
+
+    async def wait_closed(self) -> None:
+        """Return when the shim has gone, or `aclose` was called."""
+
+    async def aclose(self) -> None:
+        """Close; calls in flight fail with `ttrpc.ConnectionClosed`."""
+
+
+async def connect(bootstrap: Bootstrap, *, timeout: float) -> Connection:
+    """Connect to the shim within `timeout` seconds.
+
+    Raises `Unavailable` if nobody listens there, `Unknown` for a protocol that is neither.
+    """
+    match bootstrap.protocol.lower():
+        case "ttrpc":
+            return await ttrpc.Client.connect(bootstrap.address, timeout=timeout)
+        case "grpc":
+            return await GrpcConnection.connect(bootstrap.address, timeout=timeout)
+        case other:
+            raise errors.Unknown(f'unexpected protocol: "{other}"')
+
+
+class _Bytes(CodecBase):
+    """A grpclib codec for messages that are serialised already."""
+
+    __content_subtype__ = "proto"
+
+    def encode(self, message: bytes, message_type: object) -> bytes:
+        return message
+
+    def decode(self, data: bytes, message_type: object) -> bytes:
+        return data
+
+
+class GrpcConnection:
+    """A shim that speaks gRPC (containerd: ``grpcDialContext``)."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._closed = asyncio.Event()
+
+    @classmethod
+    async def connect(cls, address: str, *, timeout: float) -> GrpcConnection:
+        path = address.removeprefix("unix://")
+        connection = cls(Channel(path=path, codec=_Bytes()))
+        try:
+            async with asyncio.timeout(timeout):
+                await connection._channel.__connect__()
+        except (OSError, TimeoutError) as exc:
+            connection._channel.close()
+            raise errors.Unavailable(f"connecting to shim at {address}: {exc}") from exc
+        return connection
+
+    async def call(
+        self, service: str, method: str, payload: bytes, *, timeout: float | None = None
+    ) -> bytes:
+        if self._closed.is_set():
+            raise ttrpc.ConnectionClosed
+        try:
+            async with self._channel.request(
+                f"/{service}/{method}", Cardinality.UNARY_UNARY, bytes, bytes, timeout=timeout
+            ) as stream:
+                await stream.send_message(payload, end=True)
+                answer: bytes | None = await stream.recv_message()
+                return answer or b""
+        except GRPCError as exc:
+            raise errors.from_status(exc.status.value, exc.message or "") from exc
+        except TimeoutError as exc:
+            raise errors.DeadlineExceeded from exc
+        except (OSError, StreamTerminatedError) as exc:
+            raise ttrpc.ConnectionClosed from exc
+
+    async def wait_closed(self) -> None:
+        # grpclib reconnects by itself and does not tell of a lost connection, so it is asked for.
+        while not self._closed.is_set():
+            try:
+                async with asyncio.timeout(_PROBE_SECONDS):
+                    await self._closed.wait()
+            except TimeoutError:
+                try:
+                    await self._channel.__connect__()
+                except OSError:
+                    self._closed.set()
+
+    async def aclose(self) -> None:
+        self._closed.set()
+        self._channel.close()

@@ -1,0 +1,393 @@
+"""The shim manager: makes, finds, and takes down the shims of all tasks.
+
+Sources: containerd's ``runtime/v2/manager.go``, ``shim.go`` and ``shim_load.go``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import aiofiles
+import anyio
+from anyio import to_thread
+from anyio.abc import TaskGroup
+
+from taskd import identifiers, ttrpc
+from taskd.errors import AlreadyExists, InvalidArgument, NotFound, TaskdError, Unknown
+from taskd.runtime.binary import Bootstrap, ShimBinary, parse_bootstrap, resolve
+from taskd.runtime.bundle import Bundle
+from taskd.runtime.connection import connect
+from taskd.runtime.shim import Shim, ShimLog
+from taskd.runtime.types import CreateOptions, Exit
+from taskd.sockets import remove_stale
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+__all__ = ["ManagerConfig", "ShimManager", "Timeouts"]
+
+log = logging.getLogger(__name__)
+
+_Key = tuple[str, str]
+_LOADS_AT_ONCE = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Bounds, in seconds, on waiting for a shim (containerd: ``io.containerd.timeout.shim.*``)."""
+
+    start: float = 60.0
+    """For ``start`` to print an address. containerd has no such bound."""
+    load: float = 5.0
+    """For a shim found at start-up to answer."""
+    cleanup: float = 5.0
+    """For a ``delete`` command."""
+    shutdown: float = 3.0
+    """For a shim to agree to end."""
+
+
+@dataclass(frozen=True, slots=True)
+class ManagerConfig:
+    root: Path
+    """Holds the work folders of bundles."""
+    state: Path
+    """Holds the bundles."""
+    address: str
+    ttrpc_address: str
+    publish_binary: str
+    debug: bool = False
+    timeouts: Timeouts = field(default_factory=Timeouts)
+
+
+class ShimManager:
+    """All shims of this daemon, by namespace and id.
+
+    `group` owns what goes on in the background: a watch on each shim's connection. `on_lost` is
+    told of each shim that died, with what is known of its task's exit, after everything of it has
+    been cleaned up.
+    """
+
+    def __init__(
+        self,
+        config: ManagerConfig,
+        group: TaskGroup,
+        on_lost: Callable[[Shim, Exit], Awaitable[None]],
+    ) -> None:
+        self._config = config
+        self._group = group
+        self._on_lost = on_lost
+        self._shims: dict[_Key, Shim] = {}
+        self._busy = _KeyedLock()
+
+    def get(self, namespace: str, id: str) -> Shim:  # noqa: A002
+        """The shim of a task. Raises `NotFound`."""
+        try:
+            return self._shims[namespace, id]
+        except KeyError:
+            raise NotFound(f"task {id}") from None
+
+    def all(self, namespace: str) -> list[Shim]:
+        """The shims of a namespace."""
+        return [shim for shim in self._shims.values() if shim.namespace == namespace]
+
+    async def create(self, namespace: str, id: str, options: CreateOptions) -> tuple[Shim, int]:  # noqa: A002
+        """Start a shim and make a task in it; returns the shim and the pid of the init process.
+
+        Raises `AlreadyExists` if there is such a task, `InvalidArgument` for a bad id or spec,
+        `Unknown` in the shim's own words if it does not start, and the shim's error if it does
+        not make the task. Nothing is left behind then, nor if the caller is cancelled.
+        """
+        async with self._busy.hold((namespace, id)):
+            if (namespace, id) in self._shims:
+                raise AlreadyExists(f"task {id}")
+            try:
+                shim = await self._start(namespace, id, options)
+            except TaskdError as exc:
+                raise exc.within("failed to start shim") from exc
+            try:
+                pid = await shim.task.create(str(shim.bundle.path), options)
+            except TaskdError as exc:
+                with anyio.CancelScope(shield=True):
+                    await self._abandon(shim)
+                raise exc.within("failed to create shim task") from exc
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await self._abandon(shim)
+                raise
+            shim.pid = pid
+            self._admit(shim)
+            return shim, pid
+
+    async def delete(self, namespace: str, id: str) -> Exit:  # noqa: A002
+        """Delete a task that has exited, with its shim and its bundle; returns its exit.
+
+        If the shim dies meanwhile the task is gone all the same, and its exit is what could be
+        found out. Raises `NotFound`, or the shim's error (`FailedPrecondition` while it runs).
+        """
+        async with self._busy.hold((namespace, id)):
+            shim = self.get(namespace, id)
+            try:
+                found = await shim.task.delete("")
+            except ttrpc.ConnectionClosed:
+                pass
+            except NotFound:
+                # The shim does not know its own task: there is nothing to keep it for.
+                with anyio.CancelScope(shield=True):
+                    await self._finish(shim)
+                raise
+            except TaskdError as exc:
+                raise exc.within("failed to delete task") from exc
+            else:
+                with anyio.CancelScope(shield=True):
+                    await self._finish(shim)
+                return found
+        # The watch, which needs the lock, cleans up.
+        return await shim.end()
+
+    async def load(self) -> None:
+        """Reconnect to the shims of an earlier daemon and clean up after those that died.
+
+        A shim that accepts the connection but does not answer stays in the list: its container
+        may be running. Entries that are no bundles are left alone.
+        """
+        bundles = await to_thread.run_sync(_find_bundles, self._config.state)
+        limiter = anyio.CapacityLimiter(_LOADS_AT_ONCE)
+        async with anyio.create_task_group() as loads:
+            for bundle in bundles:
+                loads.start_soon(self._load, bundle, limiter)
+        await to_thread.run_sync(_remove_stray_work, self._config.root, set(self._shims))
+
+    async def close(self) -> None:
+        """Close all connections; the shims and their containers go on."""
+        for shim in self._shims.values():
+            await shim.disconnect()
+
+    # --- starting -------------------------------------------------------------------------
+
+    def _binary(self, path: Path, bundle: Bundle) -> ShimBinary:
+        config = self._config
+        return ShimBinary(
+            path,
+            bundle,
+            config.address,
+            config.ttrpc_address,
+            config.publish_binary,
+            config.debug,
+        )
+
+    async def _start(self, namespace: str, id: str, options: CreateOptions) -> Shim:  # noqa: A002
+        spec = options.spec.value if options.spec is not None else b""
+        config = self._config
+        try:
+            bundle = await to_thread.run_sync(
+                Bundle.create, config.state, config.root, namespace, id, spec
+            )
+        except OSError as exc:
+            raise Unknown(str(exc)) from exc
+        shim_log = None
+        try:
+            try:
+                path = resolve(options.runtime)
+            except TaskdError as exc:
+                raise exc.within("failed to resolve runtime path") from exc
+            shim_log = ShimLog(bundle)
+            binary = self._binary(path, bundle)
+            try:
+                with anyio.fail_after(config.timeouts.start):
+                    bootstrap = await binary.start(options.options)
+                connection = await connect(bootstrap, timeout=config.timeouts.load)
+            except TimeoutError:
+                raise Unknown(f"start failed: no address in {config.timeouts.start} s") from None
+            except TaskdError as exc:
+                raise exc.within("start failed") from exc
+            await to_thread.run_sync(_note, bundle, path, bootstrap.to_json())
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self._undo_start(bundle, shim_log)
+            raise
+        return Shim(bundle, binary, connection, bootstrap, shim_log, self._group.start_soon)
+
+    async def _undo_start(self, bundle: Bundle, shim_log: ShimLog | None) -> None:
+        # Nobody can talk to what `start` may have left running, so it cannot be asked to end.
+        await to_thread.run_sync(_kill_shim, bundle)
+        if shim_log is not None:
+            shim_log.close()
+        await self._delete_bundle(bundle)
+
+    async def _abandon(self, shim: Shim) -> None:
+        """Take down a shim in which no task could be made."""
+        with anyio.move_on_after(self._config.timeouts.cleanup), suppress(TaskdError):
+            await shim.task.delete("")
+        await self._finish(shim)
+
+    def _admit(self, shim: Shim) -> None:
+        self._shims[shim.namespace, shim.id] = shim
+        self._group.start_soon(self._watch, shim)
+
+    # --- ending ---------------------------------------------------------------------------
+
+    async def _finish(self, shim: Shim) -> None:
+        """End a shim whose task is deleted, and remove all that is left of both."""
+        shim.ending = True
+        agreed = await shim.shutdown(timeout=self._config.timeouts.shutdown)
+        if not agreed and not self._shares_shim(shim):
+            await to_thread.run_sync(_kill_shim, shim.bundle)
+        await shim.disconnect()
+        await self._run_delete(shim.binary)
+        await self._delete_bundle(shim.bundle)
+        self._shims.pop((shim.namespace, shim.id), None)
+
+    def _shares_shim(self, shim: Shim) -> bool:
+        """Whether other tasks live in the same shim process (containerd's shim grouping)."""
+        address = shim.bootstrap.address
+        return any(
+            other is not shim and other.bootstrap.address == address
+            for other in self._shims.values()
+        )
+
+    async def _watch(self, shim: Shim) -> None:
+        """Wait for the connection to end; if nobody ended it, the shim died."""
+        await shim.connection.wait_closed()
+        if shim.ending:
+            return
+        log.warning("shim %s/%s disconnected; cleaning up after it", shim.namespace, shim.id)
+        async with self._busy.hold((shim.namespace, shim.id)):
+            await shim.disconnect()
+            found = await self._clean_up_dead(shim.binary, shim.bootstrap)
+            del self._shims[shim.namespace, shim.id]
+        shim.lost(found)
+        await self._on_lost(shim, found)
+
+    async def _clean_up_dead(self, binary: ShimBinary, bootstrap: Bootstrap | None) -> Exit:
+        found = await self._run_delete(binary)
+        await self._delete_bundle(binary.bundle)
+        if bootstrap is not None and bootstrap.address.startswith("unix:///"):
+            # A shim that ends by itself removes its socket; containerd leaves a dead one's.
+            with suppress(TaskdError, OSError):
+                path = Path(bootstrap.address.removeprefix("unix://"))
+                await to_thread.run_sync(remove_stale, path)
+        # 255: containerd's status for an exit that nobody saw.
+        return found or Exit(0, 255, time.time_ns())
+
+    async def _run_delete(self, binary: ShimBinary) -> Exit | None:
+        bundle = binary.bundle
+        try:
+            with anyio.fail_after(self._config.timeouts.cleanup):
+                return await binary.delete()
+        except (TaskdError, TimeoutError) as exc:
+            log.warning("cleaning up after shim %s/%s: %s", bundle.namespace, bundle.id, exc)
+            return None
+
+    async def _delete_bundle(self, bundle: Bundle) -> None:
+        try:
+            await to_thread.run_sync(bundle.delete)
+        except OSError as exc:
+            log.error("removing bundle %s: %s", bundle.path, exc)
+
+    # --- loading --------------------------------------------------------------------------
+
+    async def _load(self, bundle: Bundle, limiter: anyio.CapacityLimiter) -> None:
+        async with limiter:
+            try:
+                path = await _read_path(bundle)
+            except (OSError, TaskdError) as exc:
+                log.error("bundle %s is left alone: %s", bundle.path, exc)
+                return
+            binary = self._binary(path, bundle)
+            bootstrap = None
+            try:
+                bootstrap = await _read_bootstrap(bundle)
+                connection = await connect(bootstrap, timeout=self._config.timeouts.load)
+            except (OSError, TaskdError) as exc:
+                log.warning("shim %s/%s is dead: %s", bundle.namespace, bundle.id, exc)
+                await self._clean_up_dead(binary, bootstrap)
+                return
+            shim_log = ShimLog(bundle)
+            start = self._group.start_soon
+            shim = Shim(bundle, binary, connection, bootstrap, shim_log, start)
+            try:
+                with anyio.fail_after(self._config.timeouts.load):
+                    shim.pid = await shim.task.connect()
+            except (TaskdError, TimeoutError) as exc:
+                log.warning("shim %s/%s does not answer: %s", bundle.namespace, bundle.id, exc)
+            self._admit(shim)
+
+
+class _KeyedLock:
+    """One lock for each key, while somebody holds it."""
+
+    def __init__(self) -> None:
+        self._locks: dict[_Key, tuple[anyio.Lock, int]] = {}
+
+    @asynccontextmanager
+    async def hold(self, key: _Key) -> AsyncIterator[None]:
+        lock, users = self._locks.get(key, (None, 0))
+        lock = lock or anyio.Lock()
+        self._locks[key] = lock, users + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._locks[key]
+            if users == 1:
+                del self._locks[key]
+            else:
+                self._locks[key] = lock, users - 1
+
+
+def _kill_shim(bundle: Bundle) -> None:
+    """Kill what `start` left running for this bundle: it is started in the bundle's folder."""
+    for link in Path("/proc").glob("[0-9]*/cwd"):
+        with suppress(OSError):
+            if link.readlink() == bundle.path:
+                os.kill(int(link.parent.name), signal.SIGKILL)
+
+
+def _note(bundle: Bundle, binary: Path, bootstrap: str) -> None:
+    """Write down what a later daemon needs to find this shim again."""
+    (bundle.path / "shim-binary-path").write_text(str(binary))
+    unfinished = bundle.path / ".bootstrap.json"
+    unfinished.write_text(bootstrap)
+    unfinished.rename(bundle.path / "bootstrap.json")
+
+
+async def _read_path(bundle: Bundle) -> Path:
+    async with aiofiles.open(bundle.path / "shim-binary-path") as file:
+        return resolve(await file.read())
+
+
+async def _read_bootstrap(bundle: Bundle) -> Bootstrap:
+    async with aiofiles.open(bundle.path / "bootstrap.json", "rb") as file:
+        return parse_bootstrap(await file.read())
+
+
+def _find_bundles(state: Path) -> list[Bundle]:
+    found = []
+    for folder in state.glob("*/*"):
+        if folder.is_dir() and not folder.is_symlink():
+            try:
+                identifiers.validate(folder.parent.name)
+                identifiers.validate(folder.name)
+            except InvalidArgument:
+                if folder.name.startswith("."):
+                    # A bundle whose removal was cut short: see Bundle.delete.
+                    shutil.rmtree(folder, ignore_errors=True)
+                continue
+            found.append(Bundle(folder.parent.name, folder.name, folder))
+    return found
+
+
+def _remove_stray_work(root: Path, live: set[_Key]) -> None:
+    """Remove work folders whose bundles went with a reboot."""
+    for folder in root.glob("*/*"):
+        if (folder.parent.name, folder.name) not in live:
+            shutil.rmtree(folder, ignore_errors=True)

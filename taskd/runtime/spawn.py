@@ -1,0 +1,91 @@
+"""Running a shim's binary: a short command with input, output, and a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+
+__all__ = ["Completed", "run"]
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    returncode: int
+    stdout: bytes
+    stderr: bytes
+
+
+async def run(
+    command: Sequence[str],
+    *,
+    cwd: Path,
+    env: Mapping[str, str],
+    stdin: bytes = b"",
+    merge: bool = False,
+) -> Completed:
+    """Run `command` in a process group of its own and wait for its end.
+
+    With `merge`, standard error goes to where standard output goes. If the caller is cancelled,
+    the group is killed and reaped before the cancellation goes on. Raises OSError if the command
+    cannot be started.
+
+    Output goes to memory files, not pipes: a shim's ``start`` leaves a daemon behind, and one
+    that keeps its parent's standard output open must not hold up its caller.
+    """
+    with _memory_file(stdin) as source, _memory_file() as out, _memory_file() as err:
+        process = subprocess.Popen(  # noqa: ASYNC220 - as fast as the fork itself, and reaped below
+            command,
+            cwd=cwd,
+            env=dict(env),
+            stdin=source,
+            stdout=out,
+            stderr=out if merge else err,
+            process_group=0,
+        )
+        try:
+            await _exited(process.pid)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            with anyio.CancelScope(shield=True):
+                await _exited(process.pid)
+            raise
+        finally:
+            process.wait()
+        return Completed(process.returncode, _contents(out), _contents(err))
+
+
+async def _exited(pid: int) -> None:
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    descriptor = os.pidfd_open(pid)
+    try:
+        loop.add_reader(descriptor, ended.set)
+        await ended.wait()
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+
+
+class _memory_file:
+    def __init__(self, contents: bytes = b"") -> None:
+        self._fd = os.memfd_create("taskd")
+        if contents:
+            os.write(self._fd, contents)
+            os.lseek(self._fd, 0, os.SEEK_SET)
+
+    def __enter__(self) -> int:
+        return self._fd
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+
+def _contents(descriptor: int) -> bytes:
+    return os.pread(descriptor, os.fstat(descriptor).st_size, 0)

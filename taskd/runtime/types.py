@@ -1,0 +1,96 @@
+"""What a task is, in the domain's terms.
+
+The shim APIs differ from generation to generation; everything above this floor sees only these.
+Times are nanoseconds since the epoch; a time that a shim left out is Go's zero time, as it is for
+containerd (``protobuf.FromTimestamp``).
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from taskd.types import TypedValue
+
+__all__ = [
+    "GO_ZERO_TIME",
+    "CreateOptions",
+    "Exit",
+    "Mount",
+    "ProcessInfo",
+    "Status",
+    "Stdio",
+    "TaskState",
+]
+
+GO_ZERO_TIME = -62135596800 * 10**9
+"""0001-01-01T00:00:00Z in nanoseconds since the epoch."""
+
+
+class Status(enum.IntEnum):
+    """State of a process; the numbers are those of ``containerd.v1.types.Status``."""
+
+    UNKNOWN = 0
+    CREATED = 1
+    RUNNING = 2
+    STOPPED = 3
+    PAUSED = 4
+    PAUSING = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Stdio:
+    """Where a process reads and writes: paths of FIFOs, or ``file://`` and ``binary://`` URIs."""
+
+    stdin: str = ""
+    stdout: str = ""
+    stderr: str = ""
+    terminal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One mount of a container's root filesystem."""
+
+    type: str
+    source: str
+    target: str = ""
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CreateOptions:
+    """Everything that a new task is made from."""
+
+    runtime: str
+    """Name (``io.containerd.runc.v2``) or absolute path of the shim's binary."""
+    spec: TypedValue | None = None
+    """The OCI runtime specification, as JSON."""
+    options: TypedValue | None = None
+    """The runtime's own options: those of the call, or else those of the container."""
+    stdio: Stdio = field(default_factory=Stdio)
+    rootfs: tuple[Mount, ...] = ()
+    checkpoint: str = ""
+    """Folder of a checkpoint to restore, or empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskState:
+    pid: int = 0
+    status: Status = Status.UNKNOWN
+    stdio: Stdio = field(default_factory=Stdio)
+    exit_status: int = 0
+    exited_at: int = GO_ZERO_TIME
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    pid: int
+    status: int
+    exited_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessInfo:
+    pid: int
+    info: TypedValue | None = None

@@ -1,0 +1,100 @@
+"""Unix sockets that a daemon listens on, and the lock on its state folder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from taskd.errors import FailedPrecondition
+
+__all__ = ["listening", "lock", "notify", "remove_stale"]
+
+MAX_PATH = 107
+"""Bytes of a unix socket's path: ``sun_path`` less its final NUL, unix(7)."""
+
+
+@contextmanager
+def lock(state: Path) -> Iterator[None]:
+    """Hold `state` as this process's own. Raises `FailedPrecondition` if another one does."""
+    descriptor = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(descriptor, 32).decode(errors="replace").strip()
+            raise FailedPrecondition(
+                f"another taskd (pid {owner}) uses the state folder {state}", verbatim=True
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def listening(path: Path) -> Iterator[socket.socket]:
+    """A socket bound to `path` and listening; the path is removed in the end.
+
+    A stale socket is replaced. Raises `FailedPrecondition` if somebody listens there, or if there
+    is something that is no socket.
+    """
+    if len(os.fsencode(path)) > MAX_PATH:
+        raise FailedPrecondition(
+            f"socket path is longer than {MAX_PATH} bytes: {path}", verbatim=True
+        )
+    path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+    remove_stale(path)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.setblocking(False)
+        mask = os.umask(0o117)
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(mask)
+        ours = path.stat().st_ino
+        try:
+            listener.listen(1024)
+            yield listener
+        finally:
+            with suppress(FileNotFoundError):
+                if path.stat().st_ino == ours:
+                    path.unlink()
+
+
+def remove_stale(path: Path) -> None:
+    """Remove the socket that a process left at `path`, if there is one.
+
+    Raises `FailedPrecondition` if somebody listens there, or if it is no socket.
+    """
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise FailedPrecondition(f"{path} exists and is not a socket", verbatim=True)
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+        except OSError:
+            pass  # somebody holds it and is too busy to answer
+    raise FailedPrecondition(f"another daemon listens on {path}", verbatim=True)
+
+
+def notify(state: str) -> None:
+    """Tell the service manager, if there is one, that we are in `state` (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = f"\0{address[1:]}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.sendto(state.encode(), address)
