@@ -1,0 +1,1 @@
+"""The gRPC services: each decodes a request, calls one domain method, and encodes the answer."""

@@ -1,0 +1,100 @@
+"""``containerd.services.introspection.v1.Introspection``: what this daemon is made of."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from taskd import filters
+from taskd.errors import Unimplemented
+from taskd.proto.containerd.services.introspection.v1 import (
+    IntrospectionBase,
+    Plugin,
+    PluginInfoRequest,
+    PluginInfoResponse,
+    PluginsRequest,
+    PluginsResponse,
+    ServerResponse,
+)
+from taskd.proto.containerd.types import Platform
+from taskd.proto.google.protobuf import Empty
+
+__all__ = ["PLUGINS", "Introspection", "Part"]
+
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of the daemon, named as the plugin of containerd whose place it takes."""
+
+    type: str
+    id: str
+    needs: tuple[str, ...] = ()
+    has_platform: bool = False
+
+
+PLUGINS = (
+    Part("io.containerd.event.v1", "exchange"),
+    Part("io.containerd.metadata.v1", "sqlite", ("io.containerd.event.v1",)),
+    Part(
+        "io.containerd.runtime.v2",
+        "task",
+        ("io.containerd.event.v1", "io.containerd.metadata.v1"),
+        has_platform=True,
+    ),
+    Part("io.containerd.grpc.v1", "containers", ("io.containerd.metadata.v1",)),
+    Part("io.containerd.grpc.v1", "events", ("io.containerd.event.v1",)),
+    Part("io.containerd.grpc.v1", "healthcheck"),
+    Part("io.containerd.grpc.v1", "introspection"),
+    Part("io.containerd.grpc.v1", "leases", ("io.containerd.metadata.v1",)),
+    Part("io.containerd.grpc.v1", "namespaces", ("io.containerd.metadata.v1",)),
+    Part("io.containerd.grpc.v1", "tasks", ("io.containerd.runtime.v2",)),
+    Part("io.containerd.grpc.v1", "version"),
+    Part("io.containerd.ttrpc.v1", "events", ("io.containerd.event.v1",)),
+)
+
+
+class Introspection(IntrospectionBase):
+    def __init__(self, uuid: str) -> None:
+        self._server = ServerResponse(
+            uuid=uuid, pid=os.getpid(), pidns=Path("/proc/self/ns/pid").stat().st_ino
+        )
+
+    async def plugins(self, message: PluginsRequest) -> PluginsResponse:
+        wanted = filters.compile(message.filters)
+        return PluginsResponse(
+            plugins=[_plugin(part) for part in PLUGINS if wanted.match(_lookup(part))]
+        )
+
+    async def server(self, message: Empty) -> ServerResponse:
+        return self._server
+
+    async def plugin_info(self, message: PluginInfoRequest) -> PluginInfoResponse:
+        raise Unimplemented(f"plugin info of {message.type}.{message.id}")
+
+
+def _plugin(part: Part) -> Plugin:
+    machine = platform.machine()
+    here = Platform(os="linux", architecture=_ARCHITECTURES.get(machine, machine))
+    return Plugin(
+        type=part.type,
+        id=part.id,
+        requires=list(part.needs),
+        platforms=[here] if part.has_platform else [],
+    )
+
+
+def _lookup(part: Part) -> filters.Lookup:
+    def field(path: Sequence[str]) -> tuple[str, bool]:
+        match path:
+            case ["type"]:
+                return part.type, True
+            case ["id"]:
+                return part.id, True
+        return "", False
+
+    return field

@@ -1,0 +1,39 @@
+"""What a handler may know of the request it serves, besides its message."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from taskd import identifiers
+from taskd.errors import FailedPrecondition, InvalidArgument
+
+if TYPE_CHECKING:
+    import grpclib.server
+
+    Stream = grpclib.server.Stream[Any, Any]
+
+__all__ = ["NAMESPACE_HEADER", "current", "namespace"]
+
+NAMESPACE_HEADER = "containerd-namespace"
+
+current: ContextVar[Stream] = ContextVar("current")
+"""The stream of the call that the running handler serves."""
+
+
+def namespace() -> str:
+    """The namespace that the call is made in.
+
+    Raises `FailedPrecondition` without one, `InvalidArgument` for one that is no identifier
+    (containerd: ``namespaces.NamespaceRequired``).
+    """
+    metadata = current.get().metadata
+    value = metadata.get(NAMESPACE_HEADER) if metadata is not None else None
+    if not value:
+        raise FailedPrecondition("namespace is required")
+    name = value if isinstance(value, str) else value.decode(errors="replace")
+    try:
+        identifiers.validate(name)
+    except InvalidArgument as exc:
+        raise exc.within("namespace validation") from None
+    return name

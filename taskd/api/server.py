@@ -1,0 +1,201 @@
+"""The gRPC server: what every call goes through, whatever its service.
+
+A call gets its namespace and deadline (`taskd.api.request`, and anyio's cancel scope), and the
+domain's errors become statuses, here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from grpclib.const import Handler, Status
+from grpclib.encoding.base import CodecBase
+from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
+from grpclib.health.service import Health
+from grpclib.protocol import H2Protocol
+from grpclib.reflection.service import ServerReflection
+from grpclib.server import Server
+from h2.settings import SettingCodes
+
+from taskd.api import request
+from taskd.errors import DeadlineExceeded, TaskdError, Unavailable
+
+if TYPE_CHECKING:
+    from grpclib._typing import IServable
+
+__all__ = ["MAX_MESSAGE_SIZE", "ApiServer"]
+
+log = logging.getLogger(__name__)
+
+MAX_MESSAGE_SIZE = 16 << 20
+"""Bytes a message may have (containerd: ``defaults.DefaultMaxRecvMsgSize``)."""
+
+# Calls that last as long as their client likes; a daemon that stops does not wait for them.
+_OPEN_ENDED = {
+    "/containerd.services.events.v1.Events/Subscribe",
+    "/containerd.services.tasks.v1.Tasks/Wait",
+    "/grpc.health.v1.Health/Watch",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+}
+
+
+class _Codec(CodecBase):
+    """Serialises betterproto2's messages, and the ones of grpclib's own services."""
+
+    __content_subtype__ = "proto"
+
+    def encode(self, message: Any, message_type: Any) -> bytes:
+        encoded: bytes = message.SerializeToString()
+        return encoded
+
+    def decode(self, data: bytes, message_type: Any) -> Any:
+        if len(data) > MAX_MESSAGE_SIZE:
+            raise GRPCError(
+                Status.RESOURCE_EXHAUSTED,
+                f"grpc: received message larger than max ({len(data)} vs. {MAX_MESSAGE_SIZE})",
+            )
+        try:
+            return message_type.FromString(data)
+        except Exception as exc:  # malformed bytes raise a dozen types in betterproto2
+            raise GRPCError(Status.INTERNAL, f"grpc: error unmarshalling request: {exc}") from exc
+
+
+class _Protocol(H2Protocol):
+    """grpclib's connection, without h2's limit of 100 calls at once.
+
+    A client such as Docker Engine keeps a ``Wait`` open for each container, on one connection;
+    containerd, with grpc-go, knows no limit.
+    """
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.connection._connection.update_settings(
+            {SettingCodes.MAX_CONCURRENT_STREAMS: 2**31 - 1}
+        )
+        self.connection.flush()
+
+
+class _Server(Server):
+    def _protocol_factory(self) -> H2Protocol:
+        made = super()._protocol_factory()
+        return _Protocol(made.handler, made.config, made.h2_config)
+
+
+class ApiServer:
+    """Serves `services` on a unix socket, with health and reflection beside them."""
+
+    def __init__(self, services: Iterable[IServable]) -> None:
+        self._calls: dict[anyio.CancelScope, str] = {}
+        self._idle = anyio.Event()
+        self._draining = False
+        self._server = _Server(
+            [
+                _Guarded(service, self._guard)
+                for service in ServerReflection.extend([*services, Health()])
+            ],
+            codec=_Codec(),
+        )
+
+    async def start(self, listener: socket.socket) -> None:
+        """Serve the connections to `listener`, which is bound and belongs to the caller."""
+        await self._server.start(sock=listener)
+
+    async def drain(self, timeout: float) -> None:
+        """Refuse new calls and wait at most `timeout` seconds for those in flight.
+
+        What is left then ends with UNAVAILABLE; open-ended calls (``Wait``, ``Subscribe``) do so
+        at once.
+        """
+        self._draining = True
+        for scope, method in self._calls.items():
+            if method in _OPEN_ENDED:
+                scope.cancel()
+        with anyio.move_on_after(timeout):
+            await self._wait_idle()
+        for scope in self._calls:
+            scope.cancel()
+        await self._wait_idle()
+
+    async def close(self) -> None:
+        """Stop serving; `drain` has ended all calls."""
+        self._server.close()
+        await self._server.wait_closed()
+
+    async def _wait_idle(self) -> None:
+        while self._calls:
+            self._idle = anyio.Event()
+            await self._idle.wait()
+
+    def _guard(self, method: str, handler: _Function) -> _Function:
+        async def guarded(stream: request.Stream) -> None:
+            if self._draining:
+                raise GRPCError(Status.UNAVAILABLE, "taskd is shutting down")
+            request.current.set(stream)
+            scope = anyio.CancelScope()
+            if stream.deadline is not None:
+                scope.deadline = anyio.current_time() + stream.deadline.time_remaining()
+            self._calls[scope] = method
+            call = asyncio.get_running_loop().create_task(
+                self._call(method, handler, stream, scope)
+            )
+            try:
+                await asyncio.shield(call)
+            except asyncio.CancelledError:
+                # grpclib cancels a task outright when its client has gone. Passed on through the
+                # scope, cancellation respects what the domain has shielded: a clean-up, a commit.
+                scope.cancel()
+                await asyncio.wait((call,))
+                call.exception()  # there is nobody left to hear of it
+                raise
+
+        return guarded
+
+    async def _call(
+        self, method: str, handler: _Function, stream: request.Stream, scope: anyio.CancelScope
+    ) -> None:
+        try:
+            with scope:
+                await handler(stream)
+            if scope.cancelled_caught:
+                raise (
+                    Unavailable("taskd is shutting down") if self._draining else DeadlineExceeded()
+                )
+        except TaskdError as exc:
+            log.debug("%s: %s: %s", method, exc.code.name, exc)
+            raise GRPCError(Status(exc.code), exc.message) from exc
+        except (GRPCError, ProtocolError, StreamTerminatedError):
+            raise
+        except Exception as exc:
+            log.exception("%s failed", method)
+            raise GRPCError(Status.UNKNOWN, str(exc) or type(exc).__name__) from exc
+        finally:
+            del self._calls[scope]
+            if not self._calls:
+                self._idle.set()
+
+
+_Function = Callable[["request.Stream"], Awaitable[None]]
+
+
+class _Guarded:
+    """A service each of whose handlers is wrapped."""
+
+    def __init__(self, service: IServable, guard: Callable[[str, _Function], _Function]) -> None:
+        self._mapping = {
+            path: Handler(
+                guard(path, handler.func),
+                handler.cardinality,
+                handler.request_type,
+                handler.reply_type,
+            )
+            for path, handler in service.__mapping__().items()
+        }
+
+    def __mapping__(self) -> Mapping[str, Handler]:
+        return self._mapping

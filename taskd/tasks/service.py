@@ -1,0 +1,263 @@
+"""The task service proper: which container, which runtime, which process.
+
+Source: containerd's ``services/tasks/local.go`` (v1.7.0).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import anyio
+
+from taskd import filters, identifiers
+from taskd.errors import InvalidArgument, NotFound, TaskdError, Unimplemented
+from taskd.events import Bus
+from taskd.metadata.containers import ContainerStore
+from taskd.proto.containerd.events import TaskDelete, TaskExit
+from taskd.runtime.manager import ShimManager
+from taskd.runtime.shim import Shim
+from taskd.runtime.types import CreateOptions, Exit, Mount, ProcessInfo, Status, Stdio, TaskState
+from taskd.types import TypedValue
+from taskd.wellknown import pack, timestamp
+
+__all__ = ["Metric", "TaskService", "publish_loss"]
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+STATE_TIMEOUT = 2.0
+"""Seconds a shim has to tell a process's state (``io.containerd.timeout.task.state``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """Resource usage of one task, in whatever type its shim measures it."""
+
+    id: str
+    collected_at: int
+    data: TypedValue | None
+
+
+class TaskService:
+    """Tasks by namespace and container id. An empty `exec_id` means the init process.
+
+    Every method raises `NotFound` for a container without a record, for one without a task, and
+    for an exec that is not there; other errors are the shim's.
+    """
+
+    def __init__(
+        self,
+        containers: ContainerStore,
+        shims: ShimManager,
+        *,
+        state_timeout: float = STATE_TIMEOUT,
+    ) -> None:
+        self._containers = containers
+        self._shims = shims
+        self._state_timeout = state_timeout
+
+    async def create(
+        self,
+        namespace: str,
+        container_id: str,
+        *,
+        rootfs: tuple[Mount, ...] = (),
+        stdio: Stdio,
+        options: TypedValue | None = None,
+        runtime_path: str = "",
+    ) -> int:
+        """Make a task of a container; returns the pid of its init process.
+
+        Raises `AlreadyExists`, and what `ShimManager.create` raises.
+        """
+        container = self._containers.get(namespace, container_id)
+        _, pid = await self._shims.create(
+            namespace,
+            container.id,
+            CreateOptions(
+                runtime=runtime_path or container.runtime_name,
+                spec=container.spec,
+                options=options or container.runtime_options,
+                stdio=stdio,
+                rootfs=rootfs,
+            ),
+        )
+        return pid
+
+    async def start(self, namespace: str, container_id: str, exec_id: str) -> int:
+        """Start a created process; returns its pid."""
+        return await self._shim(namespace, container_id).task.start(exec_id)
+
+    async def delete(self, namespace: str, container_id: str) -> Exit:
+        """Delete a task that has exited. Raises `FailedPrecondition` while it runs."""
+        self._shim(namespace, container_id)
+        return await self._shims.delete(namespace, container_id)
+
+    async def delete_process(self, namespace: str, container_id: str, exec_id: str) -> Exit:
+        """Delete an exec that has exited. Raises `FailedPrecondition` while it runs."""
+        return await self._shim(namespace, container_id).task.delete(exec_id)
+
+    async def get(self, namespace: str, container_id: str, exec_id: str) -> TaskState:
+        """State of a process; `Status.UNKNOWN` if its shim does not tell in time."""
+        return await self._state(self._shim(namespace, container_id), exec_id)
+
+    async def states(self, namespace: str) -> list[tuple[str, TaskState]]:
+        """Id and state of every task of the namespace; all shims are asked at once."""
+
+        async def ask(shim: Shim) -> tuple[str, TaskState]:
+            return shim.id, await self._state(shim, "")
+
+        return await _ask_all(self._shims.all(namespace), ask)
+
+    async def kill(
+        self, namespace: str, container_id: str, exec_id: str, signal: int, everyone: bool
+    ) -> None:
+        await self._shim(namespace, container_id).task.kill(exec_id, signal, everyone)
+
+    async def exec(
+        self,
+        namespace: str,
+        container_id: str,
+        exec_id: str,
+        spec: TypedValue | None,
+        stdio: Stdio,
+    ) -> None:
+        """Add a process to a running task. Raises `InvalidArgument` for a bad exec id."""
+        if not exec_id:
+            raise InvalidArgument("exec id cannot be empty", verbatim=True)
+        shim = self._shim(namespace, container_id)
+        try:
+            identifiers.validate(exec_id)
+        except InvalidArgument as exc:
+            raise exc.within(f"invalid exec id {exec_id}") from None
+        await shim.task.exec(exec_id, spec, stdio)
+
+    async def resize_pty(
+        self, namespace: str, container_id: str, exec_id: str, width: int, height: int
+    ) -> None:
+        """Set the size, in characters, of a process's terminal."""
+        await self._shim(namespace, container_id).task.resize_pty(exec_id, width, height)
+
+    async def close_stdin(self, namespace: str, container_id: str, exec_id: str) -> None:
+        await self._shim(namespace, container_id).task.close_stdin(exec_id)
+
+    async def pause(self, namespace: str, container_id: str) -> None:
+        await self._shim(namespace, container_id).task.pause()
+
+    async def resume(self, namespace: str, container_id: str) -> None:
+        await self._shim(namespace, container_id).task.resume()
+
+    async def pids(self, namespace: str, container_id: str) -> list[ProcessInfo]:
+        return await self._shim(namespace, container_id).task.pids()
+
+    async def checkpoint(
+        self, namespace: str, container_id: str, options: TypedValue | None
+    ) -> None:
+        """Not there yet: raises `Unimplemented`."""
+        self._shim(namespace, container_id)
+        raise Unimplemented("checkpoint")
+
+    async def update(
+        self,
+        namespace: str,
+        container_id: str,
+        resources: TypedValue | None,
+        annotations: Mapping[str, str],
+    ) -> None:
+        """Change the limits of a task; `resources` is ``linux.resources`` of an OCI spec."""
+        await self._shim(namespace, container_id).task.update(resources, annotations)
+
+    async def metrics(self, namespace: str, filter_expressions: Iterable[str]) -> list[Metric]:
+        """Resource usage of the tasks that pass a filter on ``id`` and ``namespace``.
+
+        A task whose shim fails or is slower than the state timeout is left out.
+        """
+        matches = filters.compile(filter_expressions)
+
+        async def ask(shim: Shim) -> Metric:
+            with anyio.fail_after(self._state_timeout):
+                return Metric(shim.id, time.time_ns(), await shim.task.stats())
+
+        wanted = [shim for shim in self._shims.all(namespace) if matches.match(_fields(shim))]
+        return await _ask_all(wanted, ask)
+
+    async def wait(self, namespace: str, container_id: str, exec_id: str) -> Exit:
+        """Wait, however long, for a process to exit."""
+        return await self._shim(namespace, container_id).wait(exec_id)
+
+    def _shim(self, namespace: str, container_id: str) -> Shim:
+        container = self._containers.get(namespace, container_id)
+        try:
+            return self._shims.get(namespace, container.id)
+        except NotFound:
+            raise NotFound(f"task {container.id} not found", verbatim=True) from None
+
+    async def _state(self, shim: Shim, exec_id: str) -> TaskState:
+        try:
+            return await shim.state(exec_id, timeout=self._state_timeout)
+        except NotFound:
+            raise
+        except TaskdError as exc:
+            log.error("get state for %s/%s: %s", shim.namespace, exec_id or shim.id, exc)
+            return TaskState(status=Status.UNKNOWN)
+
+
+def _fields(shim: Shim) -> filters.Lookup:
+    known = {"id": shim.id, "namespace": shim.namespace}
+
+    def field(path: Sequence[str]) -> tuple[str, bool]:
+        return known.get(path[0], ""), path[0] in known
+
+    return field
+
+
+async def _ask_all(shims: list[Shim], ask: Callable[[Shim], Awaitable[T]]) -> list[T]:
+    """Put one question to many shims at once; those that are gone or fail are left out."""
+    answers: dict[str, T] = {}
+
+    async def one(shim: Shim) -> None:
+        try:
+            answers[shim.id] = await ask(shim)
+        except NotFound:
+            pass  # deleted in the meantime
+        except (TaskdError, TimeoutError) as exc:
+            log.error("asking shim %s/%s: %s", shim.namespace, shim.id, exc or "timed out")
+
+    async with anyio.create_task_group() as group:
+        for shim in shims:
+            group.start_soon(one, shim)
+    return [answers[shim.id] for shim in shims if shim.id in answers]
+
+
+async def publish_loss(bus: Bus, shim: Shim, found: Exit) -> None:
+    """Publish the exit and the deletion of a task whose shim died, in the shim's stead.
+
+    Source: containerd's ``cleanupAfterDeadShim``.
+    """
+    pid = found.pid or shim.pid
+    exited_at = timestamp(found.exited_at)
+    await bus.publish(
+        shim.namespace,
+        "/tasks/exit",
+        pack(
+            TaskExit(
+                container_id=shim.id,
+                id=shim.id,
+                pid=pid,
+                exit_status=found.status,
+                exited_at=exited_at,
+            )
+        ),
+    )
+    await bus.publish(
+        shim.namespace,
+        "/tasks/delete",
+        pack(
+            TaskDelete(container_id=shim.id, pid=pid, exit_status=found.status, exited_at=exited_at)
+        ),
+    )

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pytest
+
+from taskd.api.events import _matcher
+from taskd.events import Envelope
+from taskd.proto.containerd.events import ContainerCreate, ContainerCreateRuntime, TaskExit, TaskOom
+from taskd.types import TypedValue
+from taskd.wellknown import pack
+
+EXIT = Envelope(1, "ns", "/tasks/exit", pack(TaskExit(container_id="one", id="two", pid=7)))
+CREATE = Envelope(
+    2,
+    "ns",
+    "/containers/create",
+    pack(ContainerCreate(id="one", runtime=ContainerCreateRuntime(name="io.containerd.runc.v2"))),
+)
+
+
+@pytest.mark.parametrize(
+    ("envelope", "expression", "expected"),
+    [
+        (EXIT, 'topic=="/tasks/exit"', True),
+        (EXIT, 'topic=="/tasks/start"', False),
+        (EXIT, "topic~=|^/tasks/|", True),
+        (EXIT, 'namespace==ns,topic=="/tasks/exit"', True),
+        (EXIT, 'namespace==other,topic=="/tasks/exit"', False),
+        (EXIT, "event.container_id==one", True),
+        (EXIT, "event.id==two", True),
+        (EXIT, "event.id==one", False),
+        (EXIT, "event.pid==7", False),
+        (EXIT, "event.nothing", False),
+        (EXIT, "event", False),
+        (CREATE, "event.id==one", True),
+        (CREATE, "event.runtime.name==io.containerd.runc.v2", True),
+        (CREATE, "event.runtime.nothing", False),
+    ],
+)
+def test_fields(envelope: Envelope, expression: str, expected: bool) -> None:
+    assert _matcher([expression])(envelope) is expected
+
+
+def test_any_of_several_will_do() -> None:
+    matches = _matcher(['topic=="/a"', "event.container_id==one"])
+    assert matches(EXIT)
+    assert not matches(CREATE)
+
+
+def test_without_filters_everything_passes() -> None:
+    assert _matcher([])(EXIT)
+
+
+def test_what_cannot_be_read_has_no_fields() -> None:
+    matches = _matcher(["event.id==one"])
+    assert not matches(Envelope(1, "ns", "/a", None))
+    assert not matches(Envelope(1, "ns", "/a", TypedValue("no.such.Type", b"\xff")))
+    assert not matches(Envelope(1, "ns", "/a", TypedValue("containerd.events.TaskExit", b"\xff")))
+
+
+def test_type_names_are_containerds() -> None:
+    assert pack(TaskOom()).type_url == "containerd.events.TaskOOM"
