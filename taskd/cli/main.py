@@ -1,0 +1,110 @@
+"""Command lines to calls; no logic."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+
+import taskd
+from taskd import config
+from taskd.errors import TaskdError
+
+__all__ = ["main"]
+
+_LEVELS = {
+    "trace": logging.DEBUG,
+    "warn": logging.WARNING,
+    "fatal": logging.CRITICAL,
+    "panic": logging.CRITICAL,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0, 1 for a failure, 2 for a bad command line."""
+    options = _parser().parse_args(arguments)
+    try:
+        _run(options.command, options)
+    except TaskdError as exc:
+        print(f"taskd: {exc}", file=sys.stderr)
+    except OSError as exc:
+        print(f"taskd: {exc}", file=sys.stderr)
+    except KeyboardInterrupt:
+        pass
+    else:
+        return 0
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="taskd", description=taskd.__doc__)
+    parser.add_argument("--version", action="version", version=f"taskd {taskd.__version__}")
+    # Shims of containerd's first generations put --address before the command.
+    parser.add_argument("--address", dest="daemon_address", help=argparse.SUPPRESS)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", help="run the daemon")
+    serve.set_defaults(command=_serve)
+    serve.add_argument("--config", type=Path, metavar="FILE", help="TOML configuration")
+    serve.add_argument("--root", type=Path, metavar="DIR", help="what outlives a reboot")
+    serve.add_argument("--state", type=Path, metavar="DIR", help="what does not")
+    serve.add_argument("--address", type=Path, metavar="SOCKET", help="where gRPC is served")
+    serve.add_argument("--log-level", choices=config.LOG_LEVELS, metavar="LEVEL")
+
+    publish = commands.add_parser("publish", help="publish the event on standard input")
+    publish.set_defaults(command=_publish)
+    publish.add_argument("--address", help="the daemon's gRPC socket")
+    publish.add_argument("--namespace", default="default")
+    publish.add_argument("--topic", required=True)
+
+    demo = commands.add_parser("demo", help="run one container in a daemon of its own")
+    demo.set_defaults(command=_demo)
+    return parser
+
+
+async def _serve(options: argparse.Namespace) -> None:
+    from taskd.daemon import serve  # as do the others below: a command loads what it needs
+
+    settings = config.load(options.config) if options.config else config.Config()
+    given = {
+        "root": options.root and options.root.absolute(),
+        "state": options.state and options.state.absolute(),
+        "address": options.address and options.address.absolute(),
+        "log_level": options.log_level,
+    }
+    settings = replace(settings, **{key: value for key, value in given.items() if value})
+    logging.basicConfig(
+        level=_LEVELS.get(settings.log_level, settings.log_level.upper()),
+        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+    )
+    await serve(settings)
+
+
+async def _publish(options: argparse.Namespace) -> None:
+    from taskd.cli.publish import publish
+
+    address = options.address or options.daemon_address or str(config.Config().socket)
+    await publish(address, options.namespace, options.topic, sys.stdin.buffer.read())
+
+
+async def _demo(options: argparse.Namespace) -> None:
+    from taskd.cli.demo import demo
+
+    await demo()
+
+
+def _run(
+    command: Callable[[argparse.Namespace], Awaitable[None]], options: argparse.Namespace
+) -> None:
+    try:
+        import uvloop  # noqa: F401
+    except ImportError:
+        use_uvloop = False
+    else:
+        use_uvloop = True
+    anyio.run(command, options, backend_options={"use_uvloop": use_uvloop})

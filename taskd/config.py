@@ -1,0 +1,130 @@
+"""The daemon's configuration: a TOML file, each of whose keys is checked.
+
+root = "/var/lib/taskd"          # what outlives a reboot: records, work folders
+state = "/run/taskd"             # what does not: bundles, sockets
+address = "/run/taskd/taskd.sock"
+log_level = "info"
+shutdown_timeout = "10s"
+
+[timeouts]                       # containerd's names
+"io.containerd.timeout.shim.cleanup" = "5s"
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from taskd.errors import InvalidArgument
+
+__all__ = ["LOG_LEVELS", "TIMEOUTS", "Config", "load", "seconds"]
+
+LOG_LEVELS = ("trace", "debug", "info", "warn", "error", "fatal", "panic")
+"""containerd's names of levels."""
+
+TIMEOUTS: Mapping[str, float] = {
+    "io.containerd.timeout.shim.cleanup": 5.0,
+    "io.containerd.timeout.shim.load": 5.0,
+    "io.containerd.timeout.shim.shutdown": 3.0,
+    "io.containerd.timeout.task.state": 2.0,
+    "io.taskd.timeout.shim.start": 60.0,
+}
+"""Bounds on waiting for shims, with their defaults in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    root: Path = Path("/var/lib/taskd")
+    state: Path = Path("/run/taskd")
+    address: Path | None = None
+    """gRPC socket; ``taskd.sock`` in the state folder if none is given."""
+    log_level: str = "info"
+    shutdown_timeout: float = 10.0
+    """Seconds that calls in flight have to finish when the daemon is told to stop."""
+    timeouts: Mapping[str, float] = field(default_factory=lambda: dict(TIMEOUTS))
+
+    @property
+    def socket(self) -> Path:
+        """Where gRPC is served."""
+        return self.address or self.state / "taskd.sock"
+
+    @property
+    def ttrpc_socket(self) -> Path:
+        """Where ttrpc is served, to shims: beside the gRPC socket, as containerd has it."""
+        return self.socket.with_name(f"{self.socket.name}.ttrpc")
+
+
+def load(file: Path) -> Config:
+    """Read a configuration file.
+
+    Raises `InvalidArgument`, naming the file and the key, for a file that cannot be read, an
+    unknown key, or a bad value.
+    """
+    try:
+        document = tomllib.loads(file.read_text())
+    except (OSError, ValueError) as exc:
+        raise InvalidArgument(f"{file}: {exc}", verbatim=True) from exc
+    known = {entry.name for entry in fields(Config)}
+    values: dict[str, Any] = {}
+    for key, value in document.items():
+        try:
+            if key not in known:
+                raise ValueError("unknown key")
+            values[key] = _PARSERS[key](value)
+        except ValueError as exc:
+            raise InvalidArgument(f"{file}: {key}: {exc}", verbatim=True) from None
+    return replace(Config(), **values)
+
+
+def seconds(value: object) -> float:
+    """A duration as containerd's configuration has it: ``"1m30s"``, ``"500ms"``; 0 alone is 0.
+
+    Raises ValueError. Source: Go's ``time.ParseDuration``.
+    """
+    units = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+    if value in (0, "0"):
+        return 0.0
+    one = r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h)"
+    if not isinstance(value, str) or not re.fullmatch(f"(?:{one})+", value):
+        raise ValueError(f'{value!r} is not a duration such as "1m30s"')
+    return sum(float(number) * units[unit] for number, unit in re.findall(one, value))
+
+
+def _folder(value: object) -> Path:
+    if not isinstance(value, str) or not value.startswith("/"):
+        raise ValueError(f"{value!r} is not an absolute path")
+    return Path(value)
+
+
+def _level(value: object) -> str:
+    if value not in LOG_LEVELS:
+        raise ValueError(f"{value!r} is not one of {', '.join(LOG_LEVELS)}")
+    return str(value)
+
+
+def _timeouts(value: object) -> Mapping[str, float]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{value!r} is not a table")
+    chosen = dict(TIMEOUTS)
+    for name, duration in value.items():
+        if name not in TIMEOUTS:
+            raise ValueError(f"{name}: unknown key")
+        try:
+            chosen[name] = seconds(duration)
+        except ValueError as exc:
+            raise ValueError(f"{name}: {exc}") from None
+    return chosen
+
+
+_PARSERS = {
+    "root": _folder,
+    "state": _folder,
+    "address": _folder,
+    "log_level": _level,
+    "shutdown_timeout": seconds,
+    "timeouts": _timeouts,
+}

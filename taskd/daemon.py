@@ -1,0 +1,144 @@
+"""The composition root: builds each part, starts and stops them in order."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import signal
+import sys
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+from anyio.abc import TaskGroup
+
+from taskd import ttrpc
+from taskd.api.containers import Containers
+from taskd.api.events import Events, ttrpc_service
+from taskd.api.introspection import Introspection
+from taskd.api.leases import Leases
+from taskd.api.namespaces import Namespaces
+from taskd.api.server import ApiServer
+from taskd.api.tasks import Tasks
+from taskd.api.version import Version
+from taskd.config import Config
+from taskd.events import Bus
+from taskd.metadata import ContainerStore, Database, LeaseStore, NamespaceStore
+from taskd.runtime.manager import ManagerConfig, ShimManager, Timeouts
+from taskd.runtime.shim import Shim
+from taskd.runtime.types import Exit
+from taskd.sockets import listening, lock, notify
+from taskd.tasks import TaskService, publish_loss
+
+if TYPE_CHECKING:
+    from grpclib._typing import IServable
+
+__all__ = ["running", "serve"]
+
+log = logging.getLogger(__name__)
+
+RUNTIME = "io.containerd.runtime.v2.task"
+"""Name of the folders of bundles and of their work folders; containerd's, which tools look for."""
+
+
+async def serve(config: Config) -> None:
+    """Run a daemon until SIGTERM or SIGINT. Raises what `running` raises."""
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with running(config):
+            notify("READY=1")
+            print(f"taskd: serving on {config.socket}", file=sys.stderr, flush=True)
+            async for number in signals:
+                log.debug("stopping on %s", signal.Signals(number).name)
+                break
+            notify("STOPPING=1")
+
+
+@asynccontextmanager
+async def running(config: Config) -> AsyncIterator[None]:
+    """A daemon that serves as long as the context is open.
+
+    In the end it takes no more calls, gives those in flight `Config.shutdown_timeout` to finish,
+    and leaves containers running. Raises `FailedPrecondition` if another daemon uses the state
+    folder or the sockets, OSError if the folders cannot be used.
+    """
+    for folder in (config.root, config.state):
+        folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+    with (
+        lock(config.state),
+        Database(config.root / "metadata.db") as database,
+        listening(config.ttrpc_socket) as shim_listener,
+        listening(config.socket) as listener,
+    ):
+        async with anyio.create_task_group() as group:
+            bus = Bus()
+            shims = _shim_manager(config, group, bus)
+            shim_events = ttrpc.Server([ttrpc_service(bus)])
+            api = ApiServer(_services(config, database, bus, shims))
+            await shim_events.start(shim_listener)
+            # Who connects meanwhile waits; nobody sees a list of tasks that is not whole.
+            await shims.load()
+            await api.start(listener)
+            try:
+                yield
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await api.drain(config.shutdown_timeout)
+                    await api.close()
+                    await shims.close()
+                    await shim_events.aclose(grace=1.0)
+            group.cancel_scope.cancel()
+
+
+def _shim_manager(config: Config, group: TaskGroup, bus: Bus) -> ShimManager:
+    async def lost(shim: Shim, found: Exit) -> None:
+        await publish_loss(bus, shim, found)
+
+    timeouts = config.timeouts
+    return ShimManager(
+        ManagerConfig(
+            root=config.root / RUNTIME,
+            state=config.state / RUNTIME,
+            address=str(config.socket),
+            ttrpc_address=str(config.ttrpc_socket),
+            publish_binary=_own_executable(),
+            debug=config.log_level in ("trace", "debug"),
+            timeouts=Timeouts(
+                start=timeouts["io.taskd.timeout.shim.start"],
+                load=timeouts["io.containerd.timeout.shim.load"],
+                cleanup=timeouts["io.containerd.timeout.shim.cleanup"],
+                shutdown=timeouts["io.containerd.timeout.shim.shutdown"],
+            ),
+        ),
+        group,
+        lost,
+    )
+
+
+def _services(config: Config, database: Database, bus: Bus, shims: ShimManager) -> list[IServable]:
+    containers = ContainerStore(database)
+    state_timeout = config.timeouts["io.containerd.timeout.task.state"]
+    return [
+        Containers(containers, bus),
+        Events(bus),
+        Introspection(_identity(config.root / "uuid")),
+        Leases(LeaseStore(database)),
+        Namespaces(NamespaceStore(database), bus),
+        Tasks(TaskService(containers, shims, state_timeout=state_timeout)),
+        Version(),
+    ]
+
+
+def _own_executable() -> str:
+    """Path of ``taskd``, which older shims execute to publish an event."""
+    beside = Path(sys.executable).with_name("taskd")
+    return str(beside) if beside.exists() else shutil.which("taskd") or sys.argv[0]
+
+
+def _identity(file: Path) -> str:
+    """This daemon's UUID, made when it first runs on its root folder."""
+    if not file.exists():
+        file.write_text(str(uuid.uuid4()))
+    return file.read_text().strip()

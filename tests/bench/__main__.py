@@ -1,0 +1,49 @@
+"""taskd beside containerd: both run at once, rounds alternate, ratios of medians count.
+
+    make bench                  # everything
+    make bench BENCH="get"      # what is named
+
+Absolute times depend on the machine, and on how busy it is; ratios hold.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+from bench import calls, lifecycle, memory
+from bench.table import Sides, Table
+from harness.containers import make_rootfs
+from harness.daemons import Containerd, Taskd
+
+BENCHMARKS: dict[str, Callable[[Sides], Table]] = {
+    "lifecycle": lambda sides: anyio.run(lifecycle.one_client, sides),
+    "clients": lambda sides: anyio.run(lifecycle.four_clients, sides),
+    "get": lambda sides: anyio.run(calls.get, sides),
+    "memory": memory.idle,
+}
+
+
+def main() -> None:
+    chosen = sys.argv[1:] or list(BENCHMARKS)
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        folder = Path(name)
+        with (
+            Containerd(folder / "c") as containerd,
+            Taskd(folder / "t", "--log-level", "warn") as taskd,
+        ):
+            sides = Sides(
+                containerd=containerd,
+                taskd=taskd,
+                rootfs=make_rootfs(folder / "rootfs"),
+                namespace=f"bench-{uuid.uuid4().hex[:8]}",
+            )
+            for benchmark in chosen:
+                BENCHMARKS[benchmark](sides).print()
+
+
+main()

@@ -1,0 +1,94 @@
+"""How long a container takes from its record to its removal, with the same shim and runc."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+from bench.table import Sides, Table
+from grpclib.client import Channel
+from harness.containers import spec
+from harness.daemons import client
+
+from taskd.proto.containerd.services.containers.v1 import (
+    Container,
+    ContainerRuntime,
+    ContainersStub,
+    CreateContainerRequest,
+    DeleteContainerRequest,
+)
+from taskd.proto.containerd.services.tasks.v1 import (
+    CreateTaskRequest,
+    DeleteTaskRequest,
+    StartRequest,
+    TasksStub,
+    WaitRequest,
+)
+
+__all__ = ["four_clients", "one_client", "run"]
+
+RUNTIME = "io.containerd.runc.v2"
+
+
+async def run(
+    channel: Channel, name: str, rootfs: Path, note: Callable[[str, float], None]
+) -> None:
+    """One lifecycle; `note` gets each step's name and its milliseconds."""
+    containers, tasks = ContainersStub(channel), TasksStub(channel)
+    begin = last = time.perf_counter()
+
+    def step(what: str) -> None:
+        nonlocal last
+        now = time.perf_counter()
+        note(what, (now - last) * 1e3)
+        last = now
+
+    container = Container(
+        id=name, runtime=ContainerRuntime(name=RUNTIME), spec=spec(rootfs, ["/bin/true"])
+    )
+    await containers.create(CreateContainerRequest(container=container))
+    step("container create")
+    await tasks.create(CreateTaskRequest(container_id=name))
+    step("create")
+    await tasks.start(StartRequest(container_id=name))
+    step("start")
+    await tasks.wait(WaitRequest(container_id=name))
+    step("wait")
+    await tasks.delete(DeleteTaskRequest(container_id=name))
+    step("delete")
+    await containers.delete(DeleteContainerRequest(id=name))
+    step("container delete")
+    note("total", (last - begin) * 1e3)
+
+
+async def one_client(sides: Sides, rounds: int = 40) -> Table:
+    table = Table("lifecycle, one client", "ms")
+    for number, (side, daemon, namespace) in enumerate(sides.alternate(rounds + 2)):
+        async with client(daemon.address, namespace) as channel:
+
+            def note(what: str, sample: float, side: str = side, warm: bool = number >= 4) -> None:
+                if warm:
+                    table.add(what, side, sample)
+
+            await run(channel, f"one-{number}", sides.rootfs, note)
+    return table
+
+
+async def four_clients(sides: Sides, rounds: int = 5, each: int = 5) -> Table:
+    table = Table("lifecycle, four clients", "containers/s, more is better")
+    for number, (side, daemon, namespace) in enumerate(sides.alternate(rounds)):
+
+        async def work(worker: int, address: Path, space: str, number: int = number) -> None:
+            async with client(address, space) as channel:
+                for turn in range(each):
+                    name = f"four-{number}-{worker}-{turn}"
+                    await run(channel, name, sides.rootfs, lambda _what, _sample: None)
+
+        begin = time.perf_counter()
+        async with anyio.create_task_group() as group:
+            for worker in range(4):
+                group.start_soon(work, worker, daemon.address, namespace)
+        table.add("rate", side, 4 * each / (time.perf_counter() - begin))
+    return table

@@ -1,0 +1,191 @@
+"""The daemon as a process: start, stop, restart, and what it refuses."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from harness.containers import spec
+from harness.daemons import Daemon, Taskd, client
+from harness.real import need
+
+from taskd.proto.containerd.services.containers.v1 import (
+    Container,
+    ContainerRuntime,
+    ContainersStub,
+    CreateContainerRequest,
+    DeleteContainerRequest,
+)
+from taskd.proto.containerd.services.introspection.v1 import IntrospectionStub
+from taskd.proto.containerd.services.tasks.v1 import (
+    CreateTaskRequest,
+    DeleteTaskRequest,
+    GetRequest,
+    KillRequest,
+    StartRequest,
+    TasksStub,
+    WaitRequest,
+)
+from taskd.proto.google.protobuf import Empty
+
+
+def serve(*options: str) -> subprocess.CompletedProcess[str]:
+    """Run a daemon that is expected to refuse to."""
+    return subprocess.run(
+        [sys.executable, "-m", "taskd", "serve", *options],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+
+
+@pytest.fixture
+def folders(folder: Path) -> list[str]:
+    return ["--root", str(folder / "r"), "--state", str(folder / "s")]
+
+
+def test_one_line_when_it_serves_and_status_0_when_it_stops(folder: Path) -> None:
+    taskd = Taskd(folder).start()
+    assert taskd.stop() == 0
+    assert taskd.log.read_text() == f"taskd: serving on {taskd.address}\n"
+    assert not taskd.address.exists()
+    assert not Path(f"{taskd.address}.ttrpc").exists()
+
+
+def test_sigint_stops_it_too(folder: Path) -> None:
+    taskd = Taskd(folder).start()
+    assert taskd.process is not None
+    taskd.process.send_signal(signal.SIGINT)
+    assert taskd.process.wait(10) == 0
+
+
+def test_a_second_daemon_on_the_same_state_is_refused(folder: Path) -> None:
+    with Taskd(folder) as taskd:
+        options = ["--root", str(folder / "r2"), "--state", str(taskd.state)]
+        done = serve(*options, "--address", str(folder / "other.sock"))
+        assert done.returncode == 1
+        words = f"another taskd (pid {taskd.pid}) uses the state folder {taskd.state}"
+        assert done.stderr == f"taskd: {words}\n"
+
+
+def test_a_live_socket_is_not_replaced(folder: Path, folders: list[str]) -> None:
+    with Taskd(folder) as taskd:
+        done = serve(*folders, "--address", str(taskd.address))
+        assert done.returncode == 1
+        assert f"another daemon listens on {taskd.address}" in done.stderr
+        assert taskd.address.exists()
+
+
+def test_a_stale_socket_is_replaced(folder: Path) -> None:
+    with Taskd(folder) as taskd:
+        taskd.kill()
+        assert taskd.address.exists()
+        taskd.start()
+
+
+def test_what_is_no_socket_is_left_alone(folder: Path, folders: list[str]) -> None:
+    file = folder / "file"
+    file.write_text("precious")
+    done = serve(*folders, "--address", str(file))
+    assert done.returncode == 1
+    assert f"{file} exists and is not a socket" in done.stderr
+    assert file.read_text() == "precious"
+
+
+def test_a_bad_configuration_is_named(folder: Path) -> None:
+    file = folder / "config.toml"
+    file.write_text("colour = 'blue'\n")
+    done = serve("--config", str(file))
+    assert (done.returncode, done.stderr) == (1, f"taskd: {file}: colour: unknown key\n")
+
+
+def test_the_service_manager_is_notified(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = folder / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(address))
+        manager.settimeout(10)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(address))
+        taskd = Taskd(folder).start()
+        assert manager.recv(64) == b"READY=1"
+        taskd.stop()
+        assert manager.recv(64) == b"STOPPING=1"
+
+
+async def test_its_identity_outlives_it(folder: Path) -> None:
+    seen = []
+    taskd = Taskd(folder)
+    for _ in range(2):
+        with taskd:
+            async with client(taskd.address, "any") as channel:
+                server = await IntrospectionStub(channel).server(Empty())
+                assert server.pid == taskd.pid
+                seen.append(server.uuid)
+    assert seen[0] == seen[1]
+
+
+async def start_task(taskd: Daemon, namespace: str, rootfs: Path, *arguments: str) -> int:
+    async with client(taskd.address, namespace) as channel:
+        container = Container(
+            id="one",
+            runtime=ContainerRuntime(name="io.containerd.runc.v2"),
+            spec=spec(rootfs, arguments),
+        )
+        await ContainersStub(channel).create(CreateContainerRequest(container=container))
+        await TasksStub(channel).create(CreateTaskRequest(container_id="one"))
+        return (await TasksStub(channel).start(StartRequest(container_id="one"))).pid
+
+
+async def end_task(taskd: Daemon, namespace: str) -> int:
+    async with client(taskd.address, namespace) as channel:
+        tasks = TasksStub(channel)
+        await tasks.kill(KillRequest(container_id="one", signal=9))
+        status = (await tasks.wait(WaitRequest(container_id="one"))).exit_status
+        await tasks.delete(DeleteTaskRequest(container_id="one"))
+        await ContainersStub(channel).delete(DeleteContainerRequest(id="one"))
+        return status
+
+
+@pytest.mark.parametrize("how", ["stop", "kill"])
+@pytest.mark.usefixtures("clean")
+async def test_containers_outlive_the_daemon(
+    daemon: Taskd, namespace: str, rootfs: Path, how: str
+) -> None:
+    pid = await start_task(daemon, namespace, rootfs, "/bin/sleep", "1000")
+    getattr(daemon, how)()
+    os.kill(pid, 0)
+    daemon.start()
+    async with client(daemon.address, namespace) as channel:
+        state = (await TasksStub(channel).get(GetRequest(container_id="one"))).process
+        assert state is not None
+        assert (state.pid, state.status.name) == (pid, "RUNNING")
+    assert await end_task(daemon, namespace) == 137
+
+
+@pytest.mark.usefixtures("clean")
+async def test_stopping_does_not_wait_for_waiters(
+    daemon: Taskd, namespace: str, rootfs: Path
+) -> None:
+    need("ctr")
+    await start_task(daemon, namespace, rootfs, "/bin/sleep", "1000")
+    follower = subprocess.Popen(
+        daemon.ctr_command("events", namespace=namespace),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        time.sleep(0.3)
+        begin = time.monotonic()
+        assert daemon.stop() == 0
+        assert time.monotonic() - begin < 5
+    finally:
+        follower.kill()
+        follower.wait()
+    daemon.start()
+    await end_task(daemon, namespace)

@@ -1,0 +1,353 @@
+"""The task service with real shims and real runc: what is refused, what is lost, what is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+
+import anyio
+import pytest
+from grpclib.client import Channel
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
+from harness.containers import process, spec
+from harness.daemons import Taskd, client
+from harness.leaks import descriptors, traces
+
+from taskd.proto.containerd.events import TaskExit
+from taskd.proto.containerd.services.containers.v1 import (
+    Container,
+    ContainerRuntime,
+    ContainersStub,
+    CreateContainerRequest,
+    DeleteContainerRequest,
+)
+from taskd.proto.containerd.services.events.v1 import EventsStub, SubscribeRequest
+from taskd.proto.containerd.services.tasks.v1 import (
+    CheckpointTaskRequest,
+    CloseIoRequest,
+    CreateTaskRequest,
+    DeleteProcessRequest,
+    DeleteTaskRequest,
+    ExecProcessRequest,
+    GetRequest,
+    KillRequest,
+    ListPidsRequest,
+    ListTasksRequest,
+    MetricsRequest,
+    StartRequest,
+    TasksStub,
+    UpdateTaskRequest,
+    WaitRequest,
+)
+from taskd.proto.google.protobuf import Any
+
+pytestmark = pytest.mark.usefixtures("clean")
+
+RUNC = "io.containerd.runc.v2"
+
+
+class Client:
+    """Shorter words for what these tests do again and again."""
+
+    def __init__(self, channel: Channel, rootfs: Path) -> None:
+        self.channel = channel
+        self.rootfs = rootfs
+        self.tasks = TasksStub(channel)
+        self.containers = ContainersStub(channel)
+        self.events = EventsStub(channel)
+
+    async def container(self, name: str, *arguments: str, runtime: str = RUNC) -> None:
+        container = Container(
+            id=name, runtime=ContainerRuntime(name=runtime), spec=spec(self.rootfs, arguments)
+        )
+        await self.containers.create(CreateContainerRequest(container=container))
+
+    async def start(self, name: str, *arguments: str) -> int:
+        await self.container(name, *arguments)
+        await self.tasks.create(CreateTaskRequest(container_id=name))
+        return (await self.tasks.start(StartRequest(container_id=name))).pid
+
+    async def end(self, name: str) -> int:
+        with suppress(GRPCError):  # it may have exited by itself
+            await self.tasks.kill(KillRequest(container_id=name, signal=9))
+        await self.tasks.wait(WaitRequest(container_id=name))
+        return await self.remove(name)
+
+    async def remove(self, name: str) -> int:
+        found = await self.tasks.delete(DeleteTaskRequest(container_id=name))
+        await self.containers.delete(DeleteContainerRequest(id=name))
+        return found.exit_status
+
+
+@pytest.fixture
+async def ask(daemon: Taskd, namespace: str, rootfs: Path) -> AsyncIterator[Client]:
+    async with client(daemon.address, namespace) as channel:
+        yield Client(channel, rootfs)
+
+
+def shim_pid(namespace: str, name: str) -> int:
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if namespace.encode() in command and name.encode() in command and b"start" not in command:
+            return int(folder.name)
+    raise AssertionError("there is no shim")
+
+
+class Refusal:
+    """``with Refusal(status, words):`` what is within must be refused so."""
+
+    def __init__(self, status: Status, words: str) -> None:
+        self.status = status
+        self.words = words
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> bool:
+        assert isinstance(exc, GRPCError), exc
+        assert exc.status is self.status, exc
+        assert self.words in (exc.message or "")
+        return True
+
+
+async def test_every_method_refuses_what_is_not_there(ask: Client, namespace: str) -> None:
+    tasks = ask.tasks
+    requests = {
+        tasks.create: CreateTaskRequest(container_id="none"),
+        tasks.start: StartRequest(container_id="none"),
+        tasks.delete: DeleteTaskRequest(container_id="none"),
+        tasks.delete_process: DeleteProcessRequest(container_id="none", exec_id="x"),
+        tasks.get: GetRequest(container_id="none"),
+        tasks.kill: KillRequest(container_id="none", signal=9),
+        tasks.exec: ExecProcessRequest(container_id="none", exec_id="x"),
+        tasks.close_io: CloseIoRequest(container_id="none", stdin=True),
+        tasks.list_pids: ListPidsRequest(container_id="none"),
+        tasks.checkpoint: CheckpointTaskRequest(container_id="none"),
+        tasks.update: UpdateTaskRequest(container_id="none"),
+        tasks.wait: WaitRequest(container_id="none"),
+    }
+    for method, request in requests.items():
+        with Refusal(Status.NOT_FOUND, f'container "none" in namespace "{namespace}": not found'):
+            await method(request)  # type: ignore[operator]
+    await ask.container("none", "/bin/true")
+    for method, request in requests.items():
+        if method != tasks.create:
+            with Refusal(Status.NOT_FOUND, "task none not found"):
+                await method(request)  # type: ignore[operator]
+    await ask.containers.delete(DeleteContainerRequest(id="none"))
+
+
+async def test_states_and_refusals_of_a_running_task(ask: Client) -> None:
+    await ask.container("one", "/bin/sleep", "1000")
+    created = await ask.tasks.create(CreateTaskRequest(container_id="one"))
+    state = (await ask.tasks.get(GetRequest(container_id="one"))).process
+    assert state is not None
+    assert (state.pid, state.status.name) == (created.pid, "CREATED")
+    with Refusal(Status.ALREADY_EXISTS, "task one: already exists"):
+        await ask.tasks.create(CreateTaskRequest(container_id="one"))
+    assert (await ask.tasks.start(StartRequest(container_id="one"))).pid == created.pid
+    # The shim's own answer: UNKNOWN from 1.6's, FAILED_PRECONDITION from later ones.
+    with pytest.raises(GRPCError, match="cannot delete a running process"):
+        await ask.tasks.delete(DeleteTaskRequest(container_id="one"))
+    with Refusal(Status.INVALID_ARGUMENT, "exec id cannot be empty"):
+        await ask.tasks.exec(ExecProcessRequest(container_id="one"))
+    with Refusal(Status.INVALID_ARGUMENT, "invalid exec id ../x: identifier"):
+        await ask.tasks.exec(ExecProcessRequest(container_id="one", exec_id="../x"))
+    with Refusal(Status.NOT_FOUND, "not found"):
+        await ask.tasks.get(GetRequest(container_id="one", exec_id="nobody"))
+    with Refusal(Status.UNIMPLEMENTED, "checkpoint"):
+        await ask.tasks.checkpoint(CheckpointTaskRequest(container_id="one"))
+    assert await ask.end("one") == 137
+
+
+async def test_execs(ask: Client) -> None:
+    await ask.start("one", "/bin/sleep", "1000")
+    request = ExecProcessRequest(
+        container_id="one", exec_id="two", spec=process(["/bin/sh", "-c", "exit 7"])
+    )
+    await ask.tasks.exec(request)
+    with Refusal(Status.ALREADY_EXISTS, "two"):
+        await ask.tasks.exec(request)
+    pid = (await ask.tasks.start(StartRequest(container_id="one", exec_id="two"))).pid
+    waited = await ask.tasks.wait(WaitRequest(container_id="one", exec_id="two"))
+    assert waited.exit_status == 7
+    found = await ask.tasks.delete_process(DeleteProcessRequest(container_id="one", exec_id="two"))
+    assert (found.id, found.pid, found.exit_status) == ("two", pid, 7)
+    assert found.exited_at == waited.exited_at
+    with Refusal(Status.NOT_FOUND, "not found"):
+        await ask.tasks.wait(WaitRequest(container_id="one", exec_id="two"))
+    await ask.end("one")
+
+
+async def test_update_and_metrics(ask: Client) -> None:
+    await ask.start("one", "/bin/sleep", "1000")
+    resources = Any(
+        type_url="types.containerd.io/opencontainers/runtime-spec/1/LinuxResources",
+        value=b'{"memory": {"limit": 67108864}}',
+    )
+    await ask.tasks.update(UpdateTaskRequest(container_id="one", resources=resources))
+    answer = await ask.tasks.metrics(MetricsRequest(filters=["id==one", "id==two"]))
+    assert [metric.id for metric in answer.metrics] == ["one"]
+    assert answer.metrics[0].data is not None
+    assert answer.metrics[0].data.type_url.endswith("cgroups.v1.Metrics")
+    assert (await ask.tasks.metrics(MetricsRequest(filters=["id==two"]))).metrics == []
+    await ask.end("one")
+
+
+async def test_a_thousand_waiters_cost_one_call(ask: Client, daemon: Taskd) -> None:
+    await ask.start("one", "/bin/sleep", "1000")
+    statuses: list[int] = []
+
+    async def wait() -> None:
+        answer = await ask.tasks.wait(WaitRequest(container_id="one"))
+        statuses.append(answer.exit_status)
+
+    async with anyio.create_task_group() as group:
+        for _ in range(1000):
+            group.start_soon(wait)
+        await anyio.sleep(0.5)
+        await ask.tasks.kill(KillRequest(container_id="one", signal=9))
+    assert statuses == [137] * 1000
+    await ask.remove("one")
+
+
+async def exits(ask: Client, found: list[TaskExit], *, task_status: object = None) -> None:
+    stream = ask.events.subscribe(SubscribeRequest(filters=['topic=="/tasks/exit"']))
+    async for envelope in stream:
+        assert envelope.event is not None
+        found.append(TaskExit.parse(envelope.event.value))
+
+
+async def test_a_killed_shim_is_an_exit_that_everybody_hears_of(
+    ask: Client, namespace: str
+) -> None:
+    pid = await ask.start("one", "/bin/sleep", "1000")
+    heard: list[TaskExit] = []
+    async with anyio.create_task_group() as group:
+        group.start_soon(exits, ask, heard)
+        waited: list[int] = []
+
+        async def wait() -> None:
+            waited.append((await ask.tasks.wait(WaitRequest(container_id="one"))).exit_status)
+
+        group.start_soon(wait)
+        await anyio.sleep(0.3)
+        os.kill(shim_pid(namespace, "one"), signal.SIGKILL)
+        with anyio.fail_after(20):
+            while not (heard and waited):
+                await anyio.sleep(0.01)
+        group.cancel_scope.cancel()
+    assert [(event.container_id, event.pid) for event in heard] == [("one", pid)]
+    assert waited == [heard[0].exit_status] == [137]
+    assert (await ask.tasks.list(ListTasksRequest())).tasks == []
+    await ask.containers.delete(DeleteContainerRequest(id="one"))
+
+
+async def test_a_hung_shim_delays_nobody_else(ask: Client, namespace: str) -> None:
+    await ask.start("hung", "/bin/sleep", "1000")
+    await ask.start("well", "/bin/sleep", "1000")
+    shim = shim_pid(namespace, "hung")
+    os.kill(shim, signal.SIGSTOP)
+    try:
+        begin = time.monotonic()
+        await ask.tasks.get(GetRequest(container_id="well"))
+        assert time.monotonic() - begin < 1
+        listed = (await ask.tasks.list(ListTasksRequest())).tasks
+        states = {process.id: process.status.name for process in listed}
+        assert states == {"hung": "UNKNOWN", "well": "RUNNING"}
+        metrics = (await ask.tasks.metrics(MetricsRequest())).metrics
+        assert [metric.id for metric in metrics] == ["well"]
+        assert await ask.end("well") == 137
+    finally:
+        os.kill(shim, signal.SIGCONT)
+    assert await ask.end("hung") == 137
+
+
+def write_shim(folder: Path, script: str) -> Path:
+    path = folder / "containerd-shim-broken-v1"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("echo 'no luck today' >&2; exit 1", "no luck today"),
+        ("exit 0", "the shim printed no address"),
+        ("echo unix:///nowhere/at/all", "/nowhere/at/all"),
+        ('echo \'{"version": 9, "address": "x", "protocol": "ttrpc"}\'', "version (9)"),
+        ('echo \'{"version": 3, "address": "x", "protocol": "smoke"}\'', '"smoke"'),
+        ("sleep 1000 & echo unix:///nowhere; echo $! > $0.pid", "/nowhere"),
+    ],
+)
+async def test_a_shim_that_does_not_start_tells_why_and_leaves_nothing(
+    ask: Client, folder: Path, script: str, words: str
+) -> None:
+    shim = write_shim(folder, script)
+    await ask.container("one", "/bin/true", runtime=str(shim))
+    with pytest.raises(GRPCError, match="failed to start shim") as caught:
+        await ask.tasks.create(CreateTaskRequest(container_id="one"))
+    assert words in (caught.value.message or "")
+    await ask.containers.delete(DeleteContainerRequest(id="one"))
+    left = Path(f"{shim}.pid")
+    if left.exists():
+        stat = Path(f"/proc/{left.read_text().strip()}/stat")
+        assert not stat.exists() or stat.read_text().split()[2] == "Z"
+
+
+async def test_older_shims_publish_through_the_binary(
+    ask: Client, daemon: Taskd, namespace: str
+) -> None:
+    heard: list[TaskExit] = []
+    event = TaskExit(container_id="one", id="one", pid=7, exit_status=3)
+    packed = Any(type_url="containerd.events.TaskExit", value=bytes(event))
+    command = [sys.executable, "-m", "taskd", "--address", str(daemon.address), "publish"]
+    async with anyio.create_task_group() as group:
+        group.start_soon(exits, ask, heard)
+        await anyio.sleep(0.3)
+        subprocess.run(
+            [*command, "--namespace", namespace, "--topic", "/tasks/exit"],
+            input=bytes(packed),
+            check=True,
+            timeout=20,
+        )
+        with anyio.fail_after(5):
+            while not heard:
+                await anyio.sleep(0.01)
+        group.cancel_scope.cancel()
+    assert heard == [event]
+
+
+async def test_fifty_containers_four_at_a_time_leave_no_trace(
+    ask: Client, daemon: Taskd, namespace: str
+) -> None:
+    await ask.start("warm", "/bin/true")
+    await ask.end("warm")
+    before = traces(daemon.state, daemon.root, namespace), descriptors(daemon.pid)
+    limiter = anyio.Semaphore(4)
+
+    async def run(name: str) -> None:
+        async with limiter:
+            await ask.start(name, "/bin/sh", "-c", "exit 3")
+            waited = await ask.tasks.wait(WaitRequest(container_id=name))
+            assert waited.exit_status == 3
+            assert await ask.remove(name) == 3
+
+    async with anyio.create_task_group() as group:
+        for _ in range(50):
+            group.start_soon(run, uuid.uuid4().hex)
+    with anyio.fail_after(5):
+        while (traces(daemon.state, daemon.root, namespace), descriptors(daemon.pid)) != before:
+            await anyio.sleep(0.05)

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from taskd import config
+from taskd.config import Config
+from taskd.errors import InvalidArgument
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "config.toml"
+
+
+def test_everything_can_be_set(file: Path) -> None:
+    file.write_text(
+        'root = "/r"\nstate = "/s"\naddress = "/a/b.sock"\nlog_level = "warn"\n'
+        'shutdown_timeout = "1m30s"\n'
+        '[timeouts]\n"io.containerd.timeout.task.state" = "500ms"\n'
+    )
+    loaded = config.load(file)
+    assert (loaded.root, loaded.state, loaded.log_level) == (Path("/r"), Path("/s"), "warn")
+    assert (loaded.socket, loaded.ttrpc_socket) == (Path("/a/b.sock"), Path("/a/b.sock.ttrpc"))
+    assert loaded.shutdown_timeout == 90.0
+    assert loaded.timeouts["io.containerd.timeout.task.state"] == 0.5
+    assert loaded.timeouts["io.containerd.timeout.shim.load"] == 5.0
+
+
+def test_the_socket_follows_the_state_folder() -> None:
+    assert Config(state=Path("/x")).socket == Path("/x/taskd.sock")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("nonsense = 1", "nonsense: unknown key"),
+        ("root = 1", "root: 1 is not an absolute path"),
+        ('state = "a/b"', "state: 'a/b' is not an absolute path"),
+        ('log_level = "loud"', "log_level: 'loud' is not one of trace"),
+        ("shutdown_timeout = 10", "shutdown_timeout: 10 is not a duration"),
+        ('timeouts = "1s"', "timeouts: '1s' is not a table"),
+        ('[timeouts]\n"io.x" = "1s"', "timeouts: io.x: unknown key"),
+        (
+            '[timeouts]\n"io.containerd.timeout.shim.load" = "1"',
+            "timeouts: io.containerd.timeout.shim.load: '1' is not a duration",
+        ),
+        ("root = ", "Invalid value (at"),
+    ],
+)
+def test_what_is_wrong_is_named(file: Path, text: str, words: str) -> None:
+    file.write_text(text)
+    with pytest.raises(InvalidArgument) as caught:
+        config.load(file)
+    assert caught.value.message.startswith(f"{file}: {words}")
+
+
+def test_a_file_that_is_not_there_is_named(file: Path) -> None:
+    with pytest.raises(InvalidArgument, match=str(file)):
+        config.load(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("1h", 3600), ("1m30s", 90), ("1.5s", 1.5), ("250ms", 0.25), ("10us", 1e-5), ("0", 0)],
+)
+def test_durations_are_gos(text: str, expected: float) -> None:
+    assert config.seconds(text) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("text", ["", "1", "s", "1x", "1s ", "-1s", "1s2", True, None, 1.5])
+def test_what_is_no_duration(text: object) -> None:
+    with pytest.raises(ValueError, match="is not a duration"):
+        config.seconds(text)
