@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import shutil
 import signal
@@ -48,6 +49,9 @@ async def serve(config: Config) -> None:
     """Run a daemon until SIGTERM or SIGINT. Raises what `running` raises."""
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with running(config):
+            # What was built so far stays; the collector need not look at it again and again.
+            gc.collect()
+            gc.freeze()
             notify("READY=1")
             print(f"taskd: serving on {config.socket}", file=sys.stderr, flush=True)
             async for number in signals:

@@ -7,6 +7,7 @@ and as one argument of a command line.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from taskd.errors import InvalidArgument
 
@@ -18,6 +19,7 @@ _PATTERN = "^[A-Za-z0-9]+(?:[._-](?:[A-Za-z0-9]+))*$"
 _IDENTIFIER = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*", re.ASCII)
 
 
+@lru_cache(maxsize=1024)
 def validate(identifier: str) -> None:
     """Raise `InvalidArgument`, in containerd's words, unless `identifier` is a valid one."""
     if not identifier:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import betterproto2
 
 import taskd.proto.containerd.events  # noqa: F401 - what `unpack` knows
+from taskd.codec import MalformedMessage, decode, encode
 from taskd.proto.google.protobuf import Any, Timestamp
 from taskd.proto.message_pool import default_message_pool
 from taskd.types import TypedValue
@@ -25,7 +26,7 @@ def from_any(message: Any | None) -> TypedValue | None:
 def pack(message: betterproto2.Message) -> TypedValue:
     """Serialise `message` under its full name, without a host, as containerd's typeurl does."""
     type_url = default_message_pool.type_to_url[type(message)]
-    return TypedValue(type_url.rpartition("/")[2], bytes(message))
+    return TypedValue(type_url.rpartition("/")[2], encode(message))
 
 
 def unpack(value: TypedValue) -> betterproto2.Message | None:
@@ -35,8 +36,8 @@ def unpack(value: TypedValue) -> betterproto2.Message | None:
     if message_type is None:
         return None
     try:
-        return message_type.parse(value.value)
-    except Exception:  # malformed bytes raise a dozen types in betterproto2
+        return decode(message_type, value.value)
+    except MalformedMessage:
         return None
 
 

@@ -8,6 +8,7 @@ import betterproto2
 
 from taskd import filters, ttrpc
 from taskd.api import request
+from taskd.codec import decode
 from taskd.errors import InvalidArgument
 from taskd.events import Bus, Envelope
 from taskd.proto.containerd.services.events.ttrpc import v1 as ttrpc_api
@@ -52,7 +53,7 @@ def ttrpc_service(bus: Bus) -> ttrpc.Service:
     """The service through which shims publish their events."""
 
     async def forward(context: ttrpc.CallContext, payload: bytes) -> bytes:
-        message = ttrpc_api.ForwardRequest.parse(payload)
+        message = decode(ttrpc_api.ForwardRequest, payload)
         await bus.forward(_envelope(message.envelope))
         return b""
 

@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import betterproto2
+from google.protobuf.message import DecodeError
 from grpclib.const import Handler, Status
 from grpclib.encoding.base import CodecBase
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
@@ -22,7 +24,9 @@ from grpclib.reflection.service import ServerReflection
 from grpclib.server import Server
 from h2.settings import SettingCodes
 
+from taskd import codec
 from taskd.api import request
+from taskd.codec import MalformedMessage
 from taskd.errors import DeadlineExceeded, TaskdError, Unavailable
 
 if TYPE_CHECKING:
@@ -51,6 +55,8 @@ class _Codec(CodecBase):
     __content_subtype__ = "proto"
 
     def encode(self, message: Any, message_type: Any) -> bytes:
+        if isinstance(message, betterproto2.Message):
+            return codec.encode(message)
         encoded: bytes = message.SerializeToString()
         return encoded
 
@@ -61,8 +67,10 @@ class _Codec(CodecBase):
                 f"grpc: received message larger than max ({len(data)} vs. {MAX_MESSAGE_SIZE})",
             )
         try:
+            if issubclass(message_type, betterproto2.Message):
+                return codec.decode(message_type, data)
             return message_type.FromString(data)
-        except Exception as exc:  # malformed bytes raise a dozen types in betterproto2
+        except (MalformedMessage, DecodeError) as exc:
             raise GRPCError(Status.INTERNAL, f"grpc: error unmarshalling request: {exc}") from exc
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from grpclib.client import Channel
 from grpclib.exceptions import GRPCError
 
+from taskd.codec import MalformedMessage, decode
 from taskd.errors import InvalidArgument, from_status
 from taskd.proto.containerd.services.events.v1 import EventsStub, PublishRequest
 from taskd.proto.google.protobuf import Any
@@ -25,8 +26,8 @@ async def publish(address: str, namespace: str, topic: str, event: bytes) -> Non
     daemon answers.
     """
     try:
-        message = Any.parse(event)
-    except Exception as exc:  # malformed bytes raise a dozen types in betterproto2
+        message = decode(Any, event)
+    except MalformedMessage as exc:
         raise InvalidArgument(f"standard input is no google.protobuf.Any: {exc}") from exc
     async with Channel(path=address.removeprefix("unix://")) as channel:
         try:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from taskd.codec import MalformedMessage, decode, encode
 from taskd.errors import Unimplemented, Unknown
 from taskd.proto.containerd.runtime.bootstrap.v1 import BootstrapResult
 from taskd.proto.containerd.task.v2 import DeleteResponse
@@ -75,8 +76,8 @@ def _from_message(answer: bytes) -> Bootstrap | None:
     if not answer.startswith(b"\x08"):
         return None
     try:
-        message = BootstrapResult.parse(answer)
-    except Exception:  # betterproto2 raises whatever the bytes lead it to
+        message = decode(BootstrapResult, answer)
+    except MalformedMessage:
         return None
     return Bootstrap(message.address, message.protocol, message.version)
 
@@ -127,7 +128,7 @@ class ShimBinary:
         """
         flags = ["-id", self.bundle.id, *(["-debug"] if self.debug else []), "start"]
         message = to_any(options)
-        done = await self._run(flags, stdin=bytes(message) if message else b"", merge=True)
+        done = await self._run(flags, stdin=encode(message) if message else b"", merge=True)
         if done.returncode:
             words = done.stdout.decode(errors="replace").strip()
             raise Unknown(f"{words}: {_exit_text(done.returncode)}")
@@ -143,7 +144,10 @@ class ShimBinary:
         if done.returncode:
             words = done.stderr.decode(errors="replace").strip()
             raise Unknown(f"{words}: {_exit_text(done.returncode)}")
-        response = DeleteResponse.parse(done.stdout)
+        try:
+            response = decode(DeleteResponse, done.stdout)
+        except MalformedMessage as exc:
+            raise Unknown(f"the shim's answer to delete: {exc}") from exc
         return Exit(response.pid, response.exit_status, nanoseconds(response.exited_at))
 
     async def _run(

@@ -54,10 +54,12 @@ class Bundle:
                 os.chown(bundle.path, -1, group)
                 bundle.path.chmod(0o710)
             _mkdir(bundle.rootfs, 0o711)
-            # What a task of the same name left in its work folder is no longer anybody's.
-            with contextlib.suppress(FileNotFoundError):
+            try:
+                _mkdir(work, 0o711)
+            except FileExistsError:
+                # What a task of the same name left there is no longer anybody's.
                 shutil.rmtree(work)
-            _mkdir(work, 0o711)
+                _mkdir(work, 0o711)
             (bundle.path / "work").symlink_to(work)
             (bundle.path / "config.json").write_bytes(spec)
         except BaseException:
@@ -104,9 +106,12 @@ def _make_parents(path: Path) -> None:
 
 def _remove_at_once(path: Path) -> None:
     hidden = path.with_name(f".{path.name}")
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(hidden)
-    with contextlib.suppress(FileNotFoundError):
+    try:
+        path.rmdir()  # enough for most work folders
+    except FileNotFoundError:
+        return
+    except OSError:
+        shutil.rmtree(hidden, ignore_errors=True)
         path.rename(hidden)
         shutil.rmtree(hidden)
 

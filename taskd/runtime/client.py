@@ -13,6 +13,7 @@ from typing import TypeVar
 import anyio
 import betterproto2
 
+from taskd.codec import decode, encode
 from taskd.errors import Unimplemented
 from taskd.proto.containerd.task import v2 as api
 from taskd.proto.containerd.types import Mount as MountMessage
@@ -152,7 +153,7 @@ class TaskClient:
         await self._command("Shutdown", api.ShutdownRequest(id=self._id))
 
     async def _command(self, method: str, request: betterproto2.Message) -> None:
-        await self._connection.call(self._service, method, bytes(request), timeout=_time_left())
+        await self._connection.call(self._service, method, encode(request), timeout=_time_left())
 
     async def _call(
         self,
@@ -166,9 +167,9 @@ class TaskClient:
         if timeout is not None and left is not None:
             timeout = min(timeout, left)
         answer = await self._connection.call(
-            self._service, method, bytes(request), timeout=left if timeout is None else timeout
+            self._service, method, encode(request), timeout=left if timeout is None else timeout
         )
-        return response_type.parse(answer)
+        return decode(response_type, answer)
 
 
 def _time_left() -> float | None:

@@ -99,8 +99,8 @@ class ShimManager:
         """The shims of a namespace."""
         return [shim for shim in self._shims.values() if shim.namespace == namespace]
 
-    async def create(self, namespace: str, id: str, options: CreateOptions) -> tuple[Shim, int]:  # noqa: A002
-        """Start a shim and make a task in it; returns the shim and the pid of the init process.
+    async def create(self, namespace: str, id: str, options: CreateOptions) -> Shim:  # noqa: A002
+        """Start a shim and make a task in it.
 
         Raises `AlreadyExists` if there is such a task, `InvalidArgument` for a bad id or spec,
         `Unknown` in the shim's own words if it does not start, and the shim's error if it does
@@ -114,18 +114,15 @@ class ShimManager:
             except TaskdError as exc:
                 raise exc.within("failed to start shim") from exc
             try:
-                pid = await shim.task.create(str(shim.bundle.path), options)
-            except TaskdError as exc:
+                shim.pid = await shim.task.create(str(shim.bundle.path), options)
+            except BaseException as exc:
                 with anyio.CancelScope(shield=True):
                     await self._abandon(shim)
-                raise exc.within("failed to create shim task") from exc
-            except BaseException:
-                with anyio.CancelScope(shield=True):
-                    await self._abandon(shim)
+                if isinstance(exc, TaskdError):
+                    raise exc.within("failed to create shim task") from exc
                 raise
-            shim.pid = pid
             self._admit(shim)
-            return shim, pid
+            return shim
 
     async def delete(self, namespace: str, id: str) -> Exit:  # noqa: A002
         """Delete a task that has exited, with its shim and its bundle; returns its exit.
@@ -238,11 +235,13 @@ class ShimManager:
     async def _finish(self, shim: Shim) -> None:
         """End a shim whose task is deleted, and remove all that is left of both."""
         shim.ending = True
-        agreed = await shim.shutdown(timeout=self._config.timeouts.shutdown)
-        if not agreed and not self._shares_shim(shim):
-            await to_thread.run_sync(_kill_shim, shim.bundle)
-        await shim.disconnect()
-        await self._run_delete(shim.binary)
+        # The task is deleted already, so neither has to wait for the other.
+        async with anyio.create_task_group() as both:
+            both.start_soon(self._run_delete, shim.binary)
+            agreed = await shim.shutdown(timeout=self._config.timeouts.shutdown)
+            if not agreed and not self._shares_shim(shim):
+                await to_thread.run_sync(_kill_shim, shim.bundle)
+            await shim.disconnect()
         await self._delete_bundle(shim.bundle)
         self._shims.pop((shim.namespace, shim.id), None)
 

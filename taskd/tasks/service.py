@@ -76,7 +76,7 @@ class TaskService:
         Raises `AlreadyExists`, and what `ShimManager.create` raises.
         """
         container = self._containers.get(namespace, container_id)
-        _, pid = await self._shims.create(
+        shim = await self._shims.create(
             namespace,
             container.id,
             CreateOptions(
@@ -87,7 +87,7 @@ class TaskService:
                 rootfs=rootfs,
             ),
         )
-        return pid
+        return shim.pid
 
     async def start(self, namespace: str, container_id: str, exec_id: str) -> int:
         """Start a created process; returns its pid."""

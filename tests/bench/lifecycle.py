@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import anyio
@@ -65,14 +66,18 @@ async def run(
 
 async def one_client(sides: Sides, rounds: int = 40) -> Table:
     table = Table("lifecycle, one client", "ms")
-    for number, (side, daemon, namespace) in enumerate(sides.alternate(rounds + 2)):
-        async with client(daemon.address, namespace) as channel:
+    async with AsyncExitStack() as stack:
+        channels = {
+            side: await stack.enter_async_context(client(daemon.address, namespace))
+            for side, daemon, namespace in sides.alternate(1)
+        }
+        for number, (side, _, _) in enumerate(sides.alternate(rounds + 2)):
 
             def note(what: str, sample: float, side: str = side, warm: bool = number >= 4) -> None:
                 if warm:
                     table.add(what, side, sample)
 
-            await run(channel, f"one-{number}", sides.rootfs, note)
+            await run(channels[side], f"one-{number}", sides.rootfs, note)
     return table
 
 

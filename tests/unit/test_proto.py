@@ -12,9 +12,12 @@ import betterproto2
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
+from hypothesis import given
+from hypothesis import strategies as st
 
 import taskd.proto
+from taskd import codec
 from taskd.proto.containerd.services.tasks.v1 import DeleteResponse
 from taskd.proto.containerd.task.v2 import StateResponse
 from taskd.proto.google.protobuf import Timestamp
@@ -108,10 +111,33 @@ def test_googles_runtime_reads_and_writes_the_same(name: str) -> None:
     google = message_factory.GetMessageClass(POOL.FindMessageTypeByName(name))
     theirs = google()
     fill(theirs)
-    ours = python_type(name).parse(theirs.SerializeToString())
+    ours = codec.decode(python_type(name), theirs.SerializeToString())
     assert not ours._unknown_fields
-    again = google.FromString(bytes(ours))
-    assert again == theirs
+    assert ours == python_type(name).parse(theirs.SerializeToString())
+    assert google.FromString(codec.encode(ours)) == theirs
+    assert codec.encode(python_type(name)()) == b""
+
+
+TYPES = sorted(messages())
+
+
+@given(st.data())
+def test_google_refuses_the_same_bytes(data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(TYPES))
+    google = message_factory.GetMessageClass(POOL.FindMessageTypeByName(name))
+    theirs = google()
+    fill(theirs)
+    whole = theirs.SerializeToString()
+    start = data.draw(st.integers(0, len(whole)))
+    end = data.draw(st.integers(start, len(whole)))
+    mutated = whole[:start] + data.draw(st.binary(max_size=8)) + whole[end:]
+    try:
+        ours = codec.decode(python_type(name), mutated)
+    except codec.MalformedMessage:
+        with pytest.raises(DecodeError):
+            google.FromString(mutated)
+    else:
+        assert google.FromString(codec.encode(ours)) == google.FromString(mutated)
 
 
 def python_type(name: str) -> type[betterproto2.Message]:
