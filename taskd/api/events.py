@@ -9,7 +9,7 @@ import betterproto2
 from taskd import filters, ttrpc
 from taskd.api import request
 from taskd.codec import decode
-from taskd.errors import InvalidArgument
+from taskd.errors import InvalidArgument, Unknown
 from taskd.events import Bus, Envelope
 from taskd.proto.containerd.services.events.ttrpc import v1 as ttrpc_api
 from taskd.proto.containerd.services.events.v1 import (
@@ -40,7 +40,13 @@ class Events(EventsBase):
         return Empty()
 
     async def subscribe(self, message: SubscribeRequest) -> AsyncIterator[EnvelopeMessage]:
-        matches = _matcher(message.filters)
+        try:
+            matches = _matcher(message.filters)
+        except InvalidArgument as exc:
+            # UNKNOWN is what containerd makes of it (services/events/service.go).
+            raise Unknown(
+                f"subscription error: failed parsing subscription filters: {exc}"
+            ) from exc
         async with self._bus.subscribe(matches) as subscription:
             # Tells the client that nothing published from now on escapes it.
             await request.current.get().send_initial_metadata()

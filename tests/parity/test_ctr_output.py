@@ -1,0 +1,142 @@
+"""ctr prints the same against taskd as against containerd, command by command."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from harness.containers import make_rootfs
+from harness.daemons import Containerd, Daemon, Taskd
+from harness.real import need
+
+# Each row is one command; "{rootfs}" stands for the path of the root filesystem.
+COMMANDS = """
+version
+namespaces create other a=b
+namespaces ls
+namespaces label other a=c d=e
+namespaces ls
+namespaces ls -q
+namespaces create other
+namespaces create b@d
+namespaces rm other
+namespaces rm other
+run --rm --rootfs {rootfs} one /bin/sh -c 'echo out; echo err >&2; exit 42'
+run --rm --rootfs {rootfs} one /no/such
+run --rm --rootfs --runtime io.example.none.v7 {rootfs} one /bin/true
+run --rm --rootfs --cwd /no/such {rootfs} one /bin/true
+run --rm --rootfs --env A=B {rootfs} one /bin/sh -c 'echo $A'
+containers create --rootfs --label a=b {rootfs} one /bin/sleep 1000
+containers create --rootfs {rootfs} one /bin/true
+containers create --rootfs {rootfs} o/ne /bin/true
+containers ls
+containers ls -q
+containers ls labels.a==b
+containers ls labels.a==c
+containers ls a==
+containers label one a=c d=e
+containers ls -q labels.d==e
+containers info one
+containers info two
+tasks ls
+tasks delete one
+tasks kill one
+tasks ps one
+tasks start -d one
+tasks start -d one
+tasks ls
+tasks ls -q
+tasks ps one
+tasks exec --exec-id two one /bin/sh -c 'echo in; exit 7'
+tasks exec --exec-id two one /no/such
+tasks exec --exec-id t/wo one /bin/true
+tasks pause one
+tasks pause one
+tasks ls
+tasks resume one
+tasks resume one
+tasks metrics one
+tasks delete one
+tasks kill --exec-id nobody one
+tasks kill --signal 0 one
+tasks kill --signal SIGNONE one
+tasks checkpoint two
+tasks kill --signal SIGKILL one
+SETTLE
+tasks ls
+tasks kill one
+tasks exec --exec-id three one /bin/true
+tasks delete one
+tasks delete one
+containers rm one
+containers rm one
+leases create --id mine a=b
+leases create --id mine
+leases create --id m/ine
+leases ls
+leases ls -q
+leases rm mine
+leases rm mine
+"""
+
+
+def transcript(daemon: Daemon, namespace: str, rootfs: Path) -> list[str]:
+    lines = []
+    for row in COMMANDS.strip().splitlines():
+        if row == "SETTLE":
+            time.sleep(0.5)
+            continue
+        command = daemon.ctr_command(namespace=namespace)
+        done = subprocess.run(
+            " ".join(command) + " " + row.format(rootfs=rootfs),
+            shell=True,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        text = f"$ {row}\n{done.stdout}{done.stderr}[{done.returncode}]\n"
+        lines.append(normalised(text, daemon, namespace))
+    return lines
+
+
+def normalised(text: str, daemon: Daemon, namespace: str) -> str:
+    """What may differ, under a name that does not."""
+    for found, name in ((str(daemon.folder), "FOLDER"), (namespace, "NAMESPACE")):
+        text = text.replace(found, name)
+    rules = (
+        (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:?\d\d)?( \+0000 UTC)?", "TIME"),
+        (r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "UUID"),
+        (r"(Version|Revision|Go version): .*", r"\1: VERSION"),
+        (r"\n\s*WARNING: (version|revision) mismatch", ""),
+        (r"fifo/\d+", "fifo/NUMBER"),
+        (r"d=e,a=c", "a=c,d=e"),  # a map of Go's has no order
+        (r"(?m)^(one +)\d+( +[A-Z])", r"\1PID\2"),
+        (r"(?m)^\d+( +-)", r"PID\1"),
+        (r"(?m)^(memory|cpuacct|cpu|pids|blkio|hugetlb)(\S*) +.*$", r"\1\2 VALUE"),
+        (r" +", " "),
+    )
+    for pattern, name in rules:
+        text = re.sub(pattern, name, text)
+    return text
+
+
+def test_every_command_prints_the_same(
+    containerd: Containerd, folder: Path, namespace: str
+) -> None:
+    need("ctr")
+    with Taskd(folder / "taskd") as taskd:
+        theirs, ours = (
+            transcript(daemon, f"{namespace}-{letter}", make_rootfs(daemon.folder / "rootfs"))
+            for daemon, letter in ((containerd, "c"), (taskd, "t"))
+        )
+    differing = [
+        f"--- containerd\n{their}+++ taskd\n{our}"
+        for their, our in zip(theirs, ours, strict=True)
+        if their != our
+    ]
+    if differing:
+        pytest.fail("\n".join(differing), pytrace=False)
