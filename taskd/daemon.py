@@ -7,6 +7,7 @@ import logging
 import shutil
 import signal
 import sys
+import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
 __all__ = ["running", "serve"]
 
 log = logging.getLogger(__name__)
+
+LEASE_INTERVAL = 60.0
+"""Seconds between two looks for leases that have expired."""
 
 RUNTIME = "io.containerd.runtime.v2.task"
 """Name of the folders of bundles and of their work folders; containerd's, which tools look for."""
@@ -79,6 +83,7 @@ async def running(config: Config) -> AsyncIterator[None]:
         async with anyio.create_task_group() as group:
             bus = Bus()
             shims = _shim_manager(config, group, bus)
+            group.start_soon(_remove_expired_leases, LeaseStore(database))
             shim_events = ttrpc.Server([ttrpc_service(bus)])
             api = ApiServer(_services(config, database, bus, shims))
             await shim_events.start(shim_listener)
@@ -133,6 +138,14 @@ def _services(config: Config, database: Database, bus: Bus, shims: ShimManager) 
         Tasks(TaskService(containers, shims, state_timeout=state_timeout)),
         Version(),
     ]
+
+
+async def _remove_expired_leases(leases: LeaseStore) -> None:
+    """What containerd's garbage collector does to leases whose label gc.expire has passed."""
+    while True:
+        await anyio.sleep(LEASE_INTERVAL)
+        for namespace, name in await leases.remove_expired(time.time_ns()):
+            log.info("lease %s/%s has expired", namespace, name)
 
 
 def _own_executable() -> str:

@@ -26,6 +26,7 @@ from h2.settings import SettingCodes
 
 from taskd import codec
 from taskd.api import request
+from taskd.api.reflection import Descriptors
 from taskd.codec import MalformedMessage
 from taskd.errors import DeadlineExceeded, TaskdError, Unavailable
 
@@ -102,12 +103,9 @@ class ApiServer:
         self._calls: dict[anyio.CancelScope, str] = {}
         self._idle = anyio.Event()
         self._draining = False
+        served = ServerReflection.extend([*services, Health()], pool=Descriptors())
         self._server = _Server(
-            [
-                _Guarded(service, self._guard)
-                for service in ServerReflection.extend([*services, Health()])
-            ],
-            codec=_Codec(),
+            [_Guarded(service, self._guard) for service in served], codec=_Codec()
         )
 
     async def start(self, listener: socket.socket) -> None:
