@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import suppress
 from typing import Self
 
 from taskd.ttrpc.frames import Decoder, Frame, OversizedFrame, encode
@@ -76,7 +77,5 @@ class Peer:
 
     async def aclose(self) -> None:
         self._writer.close()
-        try:
+        with suppress(OSError):
             await self._writer.wait_closed()
-        except OSError:
-            pass
