@@ -147,9 +147,9 @@ class ApiServer:
             if stream.deadline is not None:
                 scope.deadline = anyio.current_time() + stream.deadline.time_remaining()
             self._calls[scope] = method
-            call = asyncio.get_running_loop().create_task(
-                self._call(method, handler, stream, scope)
-            )
+            work = self._call(method, handler, stream, scope)
+            call = asyncio.get_running_loop().create_task(work)
+            call.add_done_callback(_take_exception)
             try:
                 await asyncio.shield(call)
             except asyncio.CancelledError:
@@ -157,7 +157,6 @@ class ApiServer:
                 # scope, cancellation respects what the domain has shielded: a clean-up, a commit.
                 scope.cancel()
                 await asyncio.wait((call,))
-                call.exception()  # there is nobody left to hear of it
                 raise
 
         return guarded
@@ -184,6 +183,12 @@ class ApiServer:
             del self._calls[scope]
             if not self._calls:
                 self._idle.set()
+
+
+def _take_exception(call: asyncio.Task[None]) -> None:
+    """There may be nobody left to hear of it."""
+    if not call.cancelled():
+        call.exception()
 
 
 _Function = Callable[["request.Stream"], Awaitable[None]]

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 import taskd.proto
 from taskd import codec
-from taskd.proto.containerd.services.tasks.v1 import DeleteResponse
+from taskd.proto.containerd.services.tasks.v1 import GetResponse
 from taskd.proto.containerd.task.v2 import StateResponse
+from taskd.proto.containerd.v1.types import Process
 from taskd.proto.google.protobuf import Timestamp
 from taskd.proto.message_pool import default_message_pool
 
@@ -35,8 +36,11 @@ def test_the_generated_code_is_not_stale() -> None:
 
 @pytest.mark.parametrize("time", [GO_ZERO, Timestamp(seconds=1, nanos=123456789)])
 def test_times_keep_what_datetime_would_lose(time: Timestamp) -> None:
-    for message in (StateResponse(exited_at=time), DeleteResponse(exited_at=time)):
-        assert type(message).parse(bytes(message)).exited_at == time
+    state = StateResponse(exited_at=time)
+    assert StateResponse.parse(bytes(state)).exited_at == time
+    got = GetResponse.parse(bytes(GetResponse(process=Process(exited_at=time))))
+    assert got.process is not None
+    assert got.process.exited_at == time
     assert StateResponse.parse(b"").exited_at is None
 
 
