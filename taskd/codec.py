@@ -80,6 +80,9 @@ def decode(message_type: type[M], data: bytes) -> M:
         if shape is _ONE:
             for other in others:
                 values[other] = None
+            if isinstance(value, bytes) and isinstance(values[name], betterproto2.Message):
+                # A message may come in several parts, and is then their concatenation.
+                value = encode(values[name]) + value
             values[name] = from_wire(value)
         elif shape is _MANY:
             values[name].append(from_wire(value))
