@@ -107,6 +107,8 @@ def scalar(field: FieldDescriptor) -> object:
             return 2**64 - 1
         case FieldDescriptor.TYPE_UINT32:
             return 2**32 - 1
+        case FieldDescriptor.TYPE_DOUBLE:
+            return 0.25
     raise AssertionError(f"a type that no message had so far: {field.full_name}")
 
 
