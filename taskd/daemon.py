@@ -29,6 +29,9 @@ from taskd.api.version import Version
 from taskd.config import Config
 from taskd.events import Bus
 from taskd.metadata import ContainerStore, Database, LeaseStore, NamespaceStore
+from taskd.runtime import binary, v1
+from taskd.runtime.client import TaskClient
+from taskd.runtime.generation import Generation
 from taskd.runtime.manager import ManagerConfig, ShimManager, Timeouts
 from taskd.runtime.shim import Shim
 from taskd.runtime.types import Exit
@@ -82,13 +85,14 @@ async def running(config: Config) -> AsyncIterator[None]:
     ):
         async with anyio.create_task_group() as group:
             bus = Bus()
-            shims = _shim_manager(config, group, bus)
+            managers = _managers(config, group, bus)
             group.start_soon(_remove_expired_leases, LeaseStore(database))
             shim_events = ttrpc.Server([ttrpc_service(bus)])
-            api = ApiServer(_services(config, database, bus, shims))
+            api = ApiServer(_services(config, database, bus, managers))
             await shim_events.start(shim_listener)
             # Who connects meanwhile waits; nobody sees a list of tasks that is not whole.
-            await shims.load()
+            for manager in managers.values():
+                await manager.load()
             await api.start(listener)
             try:
                 yield
@@ -96,46 +100,70 @@ async def running(config: Config) -> AsyncIterator[None]:
                 with anyio.CancelScope(shield=True):
                     await api.drain(config.shutdown_timeout)
                     await api.close()
-                    await shims.close()
+                    for manager in managers.values():
+                        await manager.close()
                     await shim_events.aclose(grace=1.0)
             group.cancel_scope.cancel()
 
 
-def _shim_manager(config: Config, group: TaskGroup, bus: Bus) -> ShimManager:
+def _managers(config: Config, group: TaskGroup, bus: Bus) -> dict[str, ShimManager]:
+    """The shim managers of both runtimes, by the names that containerd has for them."""
+    timeouts = config.timeouts
+    bounds = Timeouts(
+        start=timeouts["io.taskd.timeout.shim.start"],
+        load=timeouts["io.containerd.timeout.shim.load"],
+        cleanup=timeouts["io.containerd.timeout.shim.cleanup"],
+        shutdown=timeouts["io.containerd.timeout.shim.shutdown"],
+    )
+    address, ttrpc_address = str(config.socket), str(config.ttrpc_socket)
+    publish_binary = _own_executable()
+    debug = config.log_level in ("trace", "debug")
+    generations = {
+        RUNTIME: Generation(
+            resolve=binary.resolve,
+            binary=lambda path, bundle: binary.ShimBinary(
+                path, bundle, address, ttrpc_address, publish_binary, debug
+            ),
+            task=lambda connection, bundle, bootstrap: TaskClient(
+                connection, bundle.id, bootstrap.version
+            ),
+        ),
+        v1.RUNTIME: Generation(
+            resolve=v1.resolve,
+            binary=lambda path, bundle: v1.LinuxBinary(
+                path, bundle, address, publish_binary, debug
+            ),
+            task=lambda connection, bundle, bootstrap: v1.LinuxTaskClient(
+                connection, bundle, bootstrap, bus.publish
+            ),
+        ),
+    }
+
     async def lost(shim: Shim, found: Exit) -> None:
         await publish_loss(bus, shim, found)
 
-    timeouts = config.timeouts
-    return ShimManager(
-        ManagerConfig(
-            root=config.root / RUNTIME,
-            state=config.state / RUNTIME,
-            address=str(config.socket),
-            ttrpc_address=str(config.ttrpc_socket),
-            publish_binary=_own_executable(),
-            debug=config.log_level in ("trace", "debug"),
-            timeouts=Timeouts(
-                start=timeouts["io.taskd.timeout.shim.start"],
-                load=timeouts["io.containerd.timeout.shim.load"],
-                cleanup=timeouts["io.containerd.timeout.shim.cleanup"],
-                shutdown=timeouts["io.containerd.timeout.shim.shutdown"],
-            ),
-        ),
-        group,
-        lost,
-    )
+    return {
+        name: ShimManager(
+            ManagerConfig(config.root / name, config.state / name, bounds), generation, group, lost
+        )
+        for name, generation in generations.items()
+    }
 
 
-def _services(config: Config, database: Database, bus: Bus, shims: ShimManager) -> list[IServable]:
+def _services(
+    config: Config, database: Database, bus: Bus, managers: dict[str, ShimManager]
+) -> list[IServable]:
     containers = ContainerStore(database)
+    others = {name: manager for name, manager in managers.items() if name != RUNTIME}
     state_timeout = config.timeouts["io.containerd.timeout.task.state"]
+    tasks = TaskService(containers, managers[RUNTIME], others, state_timeout=state_timeout)
     return [
         Containers(containers, bus),
         Events(bus),
         Introspection(_identity(config.root / "uuid")),
         Leases(LeaseStore(database)),
         Namespaces(NamespaceStore(database), bus),
-        Tasks(TaskService(containers, shims, state_timeout=state_timeout)),
+        Tasks(tasks),
         Version(),
     ]
 

@@ -9,8 +9,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import anyio
-
 import taskd
 from taskd import config
 from taskd.errors import TaskdError
@@ -29,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 for a failure, 2 for a bad command line."""
     options = _parser().parse_args(arguments)
     try:
-        _run(options.command, options)
+        options.command(options)
     except TaskdError as exc:
         print(f"taskd: {exc}", file=sys.stderr)
     except OSError as exc:
@@ -67,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-async def _serve(options: argparse.Namespace) -> None:
+def _serve(options: argparse.Namespace) -> None:
     from taskd.daemon import serve  # as do the others below: a command loads what it needs
 
     settings = config.load(options.config) if options.config else config.Config()
@@ -82,29 +80,29 @@ async def _serve(options: argparse.Namespace) -> None:
         level=_LEVELS.get(settings.log_level, settings.log_level.upper()),
         format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
     )
-    await serve(settings)
+    _run(serve, settings)
 
 
-async def _publish(options: argparse.Namespace) -> None:
+def _publish(options: argparse.Namespace) -> None:
     from taskd.cli.publish import publish
 
     address = options.address or options.daemon_address or str(config.Config().socket)
-    await publish(address, options.namespace, options.topic, sys.stdin.buffer.read())
+    publish(address, options.namespace, options.topic, sys.stdin.buffer.read())
 
 
-async def _demo(options: argparse.Namespace) -> None:
+def _demo(options: argparse.Namespace) -> None:
     from taskd.cli.demo import demo
 
-    await demo()
+    _run(demo)
 
 
-def _run(
-    command: Callable[[argparse.Namespace], Awaitable[None]], options: argparse.Namespace
-) -> None:
+def _run(function: Callable[..., Awaitable[None]], *arguments: object) -> None:
+    import anyio
+
     try:
         import uvloop  # noqa: F401
     except ImportError:
         use_uvloop = False
     else:
         use_uvloop = True
-    anyio.run(command, options, backend_options={"use_uvloop": use_uvloop})
+    anyio.run(function, *arguments, backend_options={"use_uvloop": use_uvloop})

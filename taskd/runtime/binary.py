@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from taskd.codec import MalformedMessage, decode, encode
 from taskd.errors import Unimplemented, Unknown
@@ -19,11 +20,17 @@ from taskd.proto.containerd.runtime.bootstrap.v1 import BootstrapResult
 from taskd.proto.containerd.task.v2 import DeleteResponse
 from taskd.runtime import spawn
 from taskd.runtime.bundle import Bundle
-from taskd.runtime.types import Exit
-from taskd.types import TypedValue
+from taskd.runtime.types import CreateOptions, Exit
 from taskd.wellknown import nanoseconds, to_any
 
-__all__ = ["NEWEST_VERSION", "Bootstrap", "ShimBinary", "parse_bootstrap", "resolve"]
+__all__ = [
+    "NEWEST_VERSION",
+    "Bootstrap",
+    "ShimBinary",
+    "parse_bootstrap",
+    "resolve",
+    "resolve_program",
+]
 
 NEWEST_VERSION = 3
 """The newest bootstrap version, which is that of the task API the shim serves."""
@@ -42,6 +49,15 @@ class Bootstrap:
         return json.dumps(
             {"version": self.version, "address": self.address, "protocol": self.protocol}
         )
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Bootstrap:
+        """Raises ValueError."""
+        try:
+            document = json.loads(text)
+            return cls(document["address"], document["protocol"], document["version"])
+        except (TypeError, KeyError) as exc:
+            raise ValueError("no bootstrap parameters") from exc
 
 
 def parse_bootstrap(answer: bytes) -> Bootstrap:
@@ -63,12 +79,10 @@ def parse_bootstrap(answer: bytes) -> Bootstrap:
 
 def _from_json(text: bytes) -> Bootstrap | None:
     try:
-        document = json.loads(text)
-        if document["version"] >= 2:
-            return Bootstrap(document["address"], document["protocol"], document["version"])
-    except (ValueError, TypeError, KeyError):
-        pass
-    return None
+        bootstrap = Bootstrap.from_json(text)
+        return bootstrap if bootstrap.version >= 2 else None
+    except (TypeError, ValueError):
+        return None
 
 
 def _from_message(answer: bytes) -> Bootstrap | None:
@@ -100,7 +114,11 @@ def resolve(runtime: str) -> Path:
             f"invalid runtime name {runtime}, correct runtime name should be either format like "
             "`io.containerd.runc.v2` or a full path to the binary"
         )
-    name = f"containerd-shim-{parts[-2]}-{parts[-1]}"
+    return resolve_program(runtime, f"containerd-shim-{parts[-2]}-{parts[-1]}")
+
+
+def resolve_program(runtime: str, name: str) -> Path:
+    """Find the program `name` of `runtime` on PATH. Raises `Unknown` if it is not there."""
     found = shutil.which(name)
     if found is None:
         raise Unknown(f'runtime "{runtime}" binary not installed "{name}": file does not exist')
@@ -121,13 +139,16 @@ class ShimBinary:
     """What an older shim executes to publish an event: ``taskd``, with containerd's arguments."""
     debug: bool = False
 
-    async def start(self, options: TypedValue | None) -> Bootstrap:
+    deletes_after_shutdown: ClassVar[bool] = True
+    """``delete`` is run even after a shim that has ended well, as containerd does."""
+
+    async def start(self, options: CreateOptions) -> Bootstrap:
         """Run ``start``, which leaves the shim running and prints where it listens.
 
         Raises `Unknown` with the shim's own words if it fails.
         """
         flags = ["-id", self.bundle.id, *(["-debug"] if self.debug else []), "start"]
-        message = to_any(options)
+        message = to_any(options.options)
         done = await self._run(flags, stdin=encode(message) if message else b"", merge=True)
         if done.returncode:
             words = done.stdout.decode(errors="replace").strip()

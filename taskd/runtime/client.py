@@ -7,7 +7,7 @@ Source: containerd's ``core/runtime/v2/bridge.go``.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 import anyio
@@ -18,11 +18,11 @@ from taskd.errors import Unimplemented
 from taskd.proto.containerd.task import v2 as api
 from taskd.proto.containerd.types import Mount as MountMessage
 from taskd.runtime.connection import Connection
-from taskd.runtime.types import CreateOptions, Exit, ProcessInfo, Status, Stdio, TaskState
+from taskd.runtime.types import CreateOptions, Exit, Mount, ProcessInfo, Status, Stdio, TaskState
 from taskd.types import TypedValue
 from taskd.wellknown import from_any, nanoseconds, to_any
 
-__all__ = ["TaskClient"]
+__all__ = ["TaskClient", "mount_messages", "status_of", "time_left"]
 
 _SERVICES = {2: "containerd.task.v2.Task", 3: "containerd.task.v3.Task"}
 _Response = TypeVar("_Response", bound=betterproto2.Message)
@@ -48,15 +48,7 @@ class TaskClient:
         request = api.CreateTaskRequest(
             id=self._id,
             bundle=bundle,
-            rootfs=[
-                MountMessage(
-                    type=mount.type,
-                    source=mount.source,
-                    target=mount.target,
-                    options=list(mount.options),
-                )
-                for mount in options.rootfs
-            ],
+            rootfs=mount_messages(options.rootfs),
             terminal=stdio.terminal,
             stdin=stdio.stdin,
             stdout=stdio.stdout,
@@ -76,7 +68,7 @@ class TaskClient:
         answer = await self._call("State", request, api.StateResponse, timeout=timeout)
         return TaskState(
             pid=answer.pid,
-            status=_status(answer.status),
+            status=status_of(answer.status),
             stdio=Stdio(answer.stdin, answer.stdout, answer.stderr, answer.terminal),
             exit_status=answer.exit_status,
             exited_at=nanoseconds(answer.exited_at),
@@ -153,7 +145,7 @@ class TaskClient:
         await self._command("Shutdown", api.ShutdownRequest(id=self._id))
 
     async def _command(self, method: str, request: betterproto2.Message) -> None:
-        await self._connection.call(self._service, method, encode(request), timeout=_time_left())
+        await self._connection.call(self._service, method, encode(request), timeout=time_left())
 
     async def _call(
         self,
@@ -163,21 +155,32 @@ class TaskClient:
         *,
         timeout: float | None = None,
     ) -> _Response:
-        left = _time_left()
-        if timeout is not None and left is not None:
-            timeout = min(timeout, left)
         answer = await self._connection.call(
-            self._service, method, encode(request), timeout=left if timeout is None else timeout
+            self._service, method, encode(request), timeout=time_left(timeout)
         )
         return decode(response_type, answer)
 
 
-def _time_left() -> float | None:
+def time_left(timeout: float | None = None) -> float | None:
+    """Seconds that a call may take: `timeout`, or what the caller's cancel scopes leave."""
     deadline = anyio.current_effective_deadline()
-    return None if deadline == math.inf else max(deadline - anyio.current_time(), 0.0)
+    if deadline == math.inf:
+        return timeout
+    left = max(deadline - anyio.current_time(), 0.0)
+    return left if timeout is None else min(timeout, left)
 
 
-def _status(number: int) -> Status:
+def mount_messages(mounts: Iterable[Mount]) -> list[MountMessage]:
+    return [
+        MountMessage(
+            type=mount.type, source=mount.source, target=mount.target, options=list(mount.options)
+        )
+        for mount in mounts
+    ]
+
+
+def status_of(number: int) -> Status:
+    """A status as shims have it; `Status.UNKNOWN` for one that we do not know."""
     try:
         return Status(number)
     except ValueError:

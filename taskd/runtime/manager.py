@@ -23,9 +23,10 @@ from anyio.abc import TaskGroup
 
 from taskd import identifiers, ttrpc
 from taskd.errors import AlreadyExists, InvalidArgument, NotFound, TaskdError, Unknown
-from taskd.runtime.binary import Bootstrap, ShimBinary, parse_bootstrap, resolve
+from taskd.runtime.binary import Bootstrap
 from taskd.runtime.bundle import Bundle
-from taskd.runtime.connection import connect
+from taskd.runtime.connection import Connection, connect
+from taskd.runtime.generation import Binary, Generation
 from taskd.runtime.shim import Shim, ShimLog
 from taskd.runtime.types import CreateOptions, Exit
 from taskd.sockets import remove_stale
@@ -61,10 +62,6 @@ class ManagerConfig:
     """Holds the work folders of bundles."""
     state: Path
     """Holds the bundles."""
-    address: str
-    ttrpc_address: str
-    publish_binary: str
-    debug: bool = False
     timeouts: Timeouts = field(default_factory=Timeouts)
 
 
@@ -79,10 +76,12 @@ class ShimManager:
     def __init__(
         self,
         config: ManagerConfig,
+        generation: Generation,
         group: TaskGroup,
         on_lost: Callable[[Shim, Exit], Awaitable[None]],
     ) -> None:
         self._config = config
+        self._generation = generation
         self._group = group
         self._on_lost = on_lost
         self._shims: dict[_Key, Shim] = {}
@@ -170,17 +169,6 @@ class ShimManager:
 
     # --- starting -------------------------------------------------------------------------
 
-    def _binary(self, path: Path, bundle: Bundle) -> ShimBinary:
-        config = self._config
-        return ShimBinary(
-            path,
-            bundle,
-            config.address,
-            config.ttrpc_address,
-            config.publish_binary,
-            config.debug,
-        )
-
     async def _start(self, namespace: str, id: str, options: CreateOptions) -> Shim:  # noqa: A002
         spec = options.spec.value if options.spec is not None else b""
         config = self._config
@@ -193,14 +181,14 @@ class ShimManager:
         shim_log = None
         try:
             try:
-                path = resolve(options.runtime)
+                path = self._generation.resolve(options.runtime)
             except TaskdError as exc:
                 raise exc.within("failed to resolve runtime path") from exc
             shim_log = ShimLog(bundle)
-            binary = self._binary(path, bundle)
+            binary = self._generation.binary(path, bundle)
             try:
                 with anyio.fail_after(config.timeouts.start):
-                    bootstrap = await binary.start(options.options)
+                    bootstrap = await binary.start(options)
                 connection = await connect(bootstrap, timeout=config.timeouts.load)
             except TimeoutError:
                 raise Unknown(f"start failed: no address in {config.timeouts.start} s") from None
@@ -211,7 +199,15 @@ class ShimManager:
             with anyio.CancelScope(shield=True):
                 await self._undo_start(bundle, shim_log)
             raise
-        return Shim(bundle, binary, connection, bootstrap, shim_log, self._group.start_soon)
+        return self._shim(binary, connection, bootstrap, shim_log)
+
+    def _shim(
+        self, binary: Binary, connection: Connection, bootstrap: Bootstrap, shim_log: ShimLog
+    ) -> Shim:
+        bundle = binary.bundle
+        task = self._generation.task(connection, bundle, bootstrap)
+        spawn = self._group.start_soon
+        return Shim(bundle, binary, connection, bootstrap, shim_log, task, spawn)
 
     async def _undo_start(self, bundle: Bundle, shim_log: ShimLog | None) -> None:
         # Nobody can talk to what `start` may have left running, so it cannot be asked to end.
@@ -237,7 +233,8 @@ class ShimManager:
         shim.ending = True
         # The task is deleted already, so neither has to wait for the other.
         async with anyio.create_task_group() as both:
-            both.start_soon(self._run_delete, shim.binary)
+            if shim.binary.deletes_after_shutdown:
+                both.start_soon(self._run_delete, shim.binary)
             agreed = await shim.shutdown(timeout=self._config.timeouts.shutdown)
             if not agreed and not self._shares_shim(shim):
                 await to_thread.run_sync(_kill_shim, shim.bundle)
@@ -258,6 +255,7 @@ class ShimManager:
         await shim.connection.wait_closed()
         if shim.ending:
             return
+        shim.died = True
         log.warning("shim %s/%s disconnected; cleaning up after it", shim.namespace, shim.id)
         async with self._busy.hold((shim.namespace, shim.id)):
             await shim.disconnect()
@@ -266,7 +264,7 @@ class ShimManager:
         shim.lost(found)
         await self._on_lost(shim, found)
 
-    async def _clean_up_dead(self, binary: ShimBinary, bootstrap: Bootstrap | None) -> Exit:
+    async def _clean_up_dead(self, binary: Binary, bootstrap: Bootstrap | None) -> Exit:
         found = await self._run_delete(binary)
         await self._delete_bundle(binary.bundle)
         if bootstrap is not None and bootstrap.address.startswith("unix:///"):
@@ -277,7 +275,7 @@ class ShimManager:
         # 255: containerd's status for an exit that nobody saw.
         return found or Exit(0, 255, time.time_ns())
 
-    async def _run_delete(self, binary: ShimBinary) -> Exit | None:
+    async def _run_delete(self, binary: Binary) -> Exit | None:
         bundle = binary.bundle
         try:
             with anyio.fail_after(self._config.timeouts.cleanup):
@@ -297,22 +295,20 @@ class ShimManager:
     async def _load(self, bundle: Bundle, limiter: anyio.CapacityLimiter) -> None:
         async with limiter:
             try:
-                path = await _read_path(bundle)
+                path = self._generation.resolve(await _read_path(bundle))
             except (OSError, TaskdError) as exc:
                 log.error("bundle %s is left alone: %s", bundle.path, exc)
                 return
-            binary = self._binary(path, bundle)
+            binary = self._generation.binary(path, bundle)
             bootstrap = None
             try:
                 bootstrap = await _read_bootstrap(bundle)
                 connection = await connect(bootstrap, timeout=self._config.timeouts.load)
-            except (OSError, TaskdError) as exc:
+            except (OSError, ValueError, TaskdError) as exc:
                 log.warning("shim %s/%s is dead: %s", bundle.namespace, bundle.id, exc)
                 await self._clean_up_dead(binary, bootstrap)
                 return
-            shim_log = ShimLog(bundle)
-            start = self._group.start_soon
-            shim = Shim(bundle, binary, connection, bootstrap, shim_log, start)
+            shim = self._shim(binary, connection, bootstrap, ShimLog(bundle))
             try:
                 with anyio.fail_after(self._config.timeouts.load):
                     shim.pid = await shim.task.connect()
@@ -359,14 +355,14 @@ def _note(bundle: Bundle, binary: Path, bootstrap: str) -> None:
     unfinished.rename(bundle.path / "bootstrap.json")
 
 
-async def _read_path(bundle: Bundle) -> Path:
+async def _read_path(bundle: Bundle) -> str:
     async with aiofiles.open(bundle.path / "shim-binary-path") as file:
-        return resolve(await file.read())
+        return await file.read()
 
 
 async def _read_bootstrap(bundle: Bundle) -> Bootstrap:
     async with aiofiles.open(bundle.path / "bootstrap.json", "rb") as file:
-        return parse_bootstrap(await file.read())
+        return Bootstrap.from_json(await file.read())
 
 
 def _find_bundles(state: Path) -> list[Bundle]:

@@ -12,10 +12,10 @@ import anyio
 
 from taskd import ttrpc
 from taskd.errors import NotFound, TaskdError
-from taskd.runtime.binary import Bootstrap, ShimBinary
+from taskd.runtime.binary import Bootstrap
 from taskd.runtime.bundle import Bundle
-from taskd.runtime.client import TaskClient
 from taskd.runtime.connection import Connection
+from taskd.runtime.generation import Binary, TaskApi
 from taskd.runtime.types import Exit, TaskState
 
 __all__ = ["Shim", "ShimLog"]
@@ -72,20 +72,23 @@ class Shim:
     def __init__(
         self,
         bundle: Bundle,
-        binary: ShimBinary,
+        binary: Binary,
         connection: Connection,
         bootstrap: Bootstrap,
         shim_log: ShimLog,
+        task: TaskApi,
         spawn: Callable[..., object],
     ) -> None:
         self.bundle = bundle
         self.binary = binary
         self.connection = connection
         self.bootstrap = bootstrap
-        self.task = TaskClient(connection, bundle.id, bootstrap.version)
+        self.task = task
         self.log = shim_log
         # The daemon itself has begun to end this shim; its disconnection is expected.
         self.ending = False
+        # The connection ended, and nobody here had ended it.
+        self.died = False
         # Pid of the init process, as far as the shim has told.
         self.pid = 0
         self._spawn = spawn
@@ -121,7 +124,7 @@ class Shim:
             found = await self.task.wait(exec_id)
         except ttrpc.ConnectionClosed as exc:
             # The exit is found out while the dead shim is cleaned up: see `lost`.
-            if self.ending:
+            if self.ending and not self.died:
                 self._fail(exec_id, waiting, exc)
         except TaskdError as exc:
             self._fail(exec_id, waiting, exc)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import anyio
 
-__all__ = ["Completed", "run"]
+__all__ = ["Completed", "detach", "run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,36 @@ async def run(
         finally:
             process.wait()
         return Completed(process.returncode, _contents(out), _contents(err))
+
+
+def detach(
+    command: Sequence[str], *, cwd: Path, env: Mapping[str, str], output: Path, descriptor: int
+) -> int:
+    """Start a process that outlives its caller; returns its pid. It is reaped when it ends.
+
+    It has `descriptor` as its number 3, and writes to `output`. Raises OSError.
+    """
+    with output.open("wb") as file:
+        # The shell moves the descriptor: Python can do so only in a fork of the whole daemon.
+        process = subprocess.Popen(
+            ["/bin/sh", "-c", 'exec "$0" "$@" 3<&0 </dev/null', *command],
+            cwd=cwd,
+            env=dict(env),
+            stdin=descriptor,
+            stdout=file,
+            stderr=file,
+            process_group=0,
+        )
+    ended = os.pidfd_open(process.pid)
+    loop = asyncio.get_running_loop()
+
+    def reap() -> None:
+        loop.remove_reader(ended)
+        os.close(ended)
+        process.wait()
+
+    loop.add_reader(ended, reap)
+    return process.pid
 
 
 async def _exited(pid: int) -> None:

@@ -66,12 +66,19 @@ class CreateOptions:
     """Name (``io.containerd.runc.v2``) or absolute path of the shim's binary."""
     spec: TypedValue | None = None
     """The OCI runtime specification, as JSON."""
-    options: TypedValue | None = None
-    """The runtime's own options: those of the call, or else those of the container."""
+    task_options: TypedValue | None = None
+    """The runtime's own options, as the call has them."""
+    runtime_options: TypedValue | None = None
+    """The same, as the container has them."""
     stdio: Stdio = field(default_factory=Stdio)
     rootfs: tuple[Mount, ...] = ()
     checkpoint: str = ""
     """Folder of a checkpoint to restore, or empty."""
+
+    @property
+    def options(self) -> TypedValue | None:
+        """Those of the call, or else those of the container."""
+        return self.task_options or self.runtime_options
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import anyio
 from taskd import filters, identifiers
 from taskd.errors import InvalidArgument, NotFound, TaskdError, Unimplemented
 from taskd.events import Bus
-from taskd.metadata.containers import ContainerStore
+from taskd.metadata.containers import Container, ContainerStore
 from taskd.proto.containerd.events import TaskDelete, TaskExit
 from taskd.runtime.manager import ShimManager
 from taskd.runtime.shim import Shim
@@ -29,6 +29,8 @@ __all__ = ["Metric", "TaskService", "publish_loss"]
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_DEPRECATED = {"io.containerd.runtime.v1.linux", "io.containerd.runc.v1"}
 
 STATE_TIMEOUT = 2.0
 """Seconds a shim has to tell a process's state (``io.containerd.timeout.task.state``)."""
@@ -54,11 +56,14 @@ class TaskService:
         self,
         containers: ContainerStore,
         shims: ShimManager,
+        others: Mapping[str, ShimManager] | None = None,
         *,
         state_timeout: float = STATE_TIMEOUT,
     ) -> None:
+        """`others` are the managers of runtimes, by name, that are not `shims`'s."""
         self._containers = containers
         self._shims = shims
+        self._others = others or {}
         self._state_timeout = state_timeout
 
     async def create(
@@ -76,13 +81,19 @@ class TaskService:
         Raises `AlreadyExists`, and what `ShimManager.create` raises.
         """
         container = self._containers.get(namespace, container_id)
-        shim = await self._shims.create(
+        if container.runtime_name in _DEPRECATED:
+            log.warning(
+                "%s is deprecated since containerd v1.4, consider using io.containerd.runc.v2",
+                container.runtime_name,
+            )
+        shim = await self._manager(container).create(
             namespace,
             container.id,
             CreateOptions(
                 runtime=runtime_path or container.runtime_name,
                 spec=container.spec,
-                options=options or container.runtime_options,
+                task_options=options,
+                runtime_options=container.runtime_options,
                 stdio=stdio,
                 rootfs=rootfs,
             ),
@@ -96,7 +107,8 @@ class TaskService:
     async def delete(self, namespace: str, container_id: str) -> Exit:
         """Delete a task that has exited. Raises `FailedPrecondition` while it runs."""
         self._shim(namespace, container_id)
-        return await self._shims.delete(namespace, container_id)
+        manager = self._manager(self._containers.get(namespace, container_id))
+        return await manager.delete(namespace, container_id)
 
     async def delete_process(self, namespace: str, container_id: str, exec_id: str) -> Exit:
         """Delete an exec that has exited. Raises `FailedPrecondition` while it runs."""
@@ -112,7 +124,7 @@ class TaskService:
         async def ask(shim: Shim) -> tuple[str, TaskState]:
             return shim.id, await self._state(shim, "")
 
-        return await _ask_all(self._shims.all(namespace), ask)
+        return await _ask_all(self._all(namespace), ask)
 
     async def kill(
         self, namespace: str, container_id: str, exec_id: str, signal: int, everyone: bool
@@ -183,17 +195,24 @@ class TaskService:
             with anyio.fail_after(self._state_timeout):
                 return Metric(shim.id, time.time_ns(), await shim.task.stats())
 
-        wanted = [shim for shim in self._shims.all(namespace) if matches.match(_fields(shim))]
+        wanted = [shim for shim in self._all(namespace) if matches.match(_fields(shim))]
         return await _ask_all(wanted, ask)
 
     async def wait(self, namespace: str, container_id: str, exec_id: str) -> Exit:
         """Wait, however long, for a process to exit."""
         return await self._shim(namespace, container_id).wait(exec_id)
 
+    def _manager(self, container: Container) -> ShimManager:
+        return self._others.get(container.runtime_name, self._shims)
+
+    def _all(self, namespace: str) -> list[Shim]:
+        managers = (*self._others.values(), self._shims)
+        return [shim for manager in managers for shim in manager.all(namespace)]
+
     def _shim(self, namespace: str, container_id: str) -> Shim:
         container = self._containers.get(namespace, container_id)
         try:
-            return self._shims.get(namespace, container.id)
+            return self._manager(container).get(namespace, container.id)
         except NotFound:
             raise NotFound(f"task {container.id} not found", verbatim=True) from None
 

@@ -13,6 +13,7 @@ from taskd.proto.containerd.task.v2 import DeleteResponse
 from taskd.proto.google.protobuf import Timestamp
 from taskd.runtime.binary import Bootstrap, ShimBinary, parse_bootstrap, resolve
 from taskd.runtime.bundle import Bundle
+from taskd.runtime.types import CreateOptions
 from taskd.types import TypedValue
 
 ADDRESS = "unix:///run/containerd/s/abc"
@@ -84,7 +85,9 @@ async def test_start_is_called_as_containerd_calls_it(tmp_path: Path, bundle: Bu
         'echo "$@" > args; cat > stdin; pwd > cwd; echo "$TTRPC_ADDRESS $GRPC_ADDRESS '
         '$NAMESPACE $GOMAXPROCS $MAX_SHIM_VERSION" > env; echo unix:///a',
     )
-    bootstrap = await binary.start(TypedValue("a.Type", b"options"))
+    bootstrap = await binary.start(
+        CreateOptions("kind", task_options=TypedValue("a.Type", b"options"))
+    )
     assert bootstrap.address == "unix:///a"
     said = {path: (bundle.path / path).read_text() for path in ("args", "cwd", "env")}
     assert said["args"].split() == [
@@ -98,14 +101,14 @@ async def test_start_is_called_as_containerd_calls_it(tmp_path: Path, bundle: Bu
 
 async def test_a_failure_is_told_in_the_shims_words(tmp_path: Path, bundle: Bundle) -> None:
     with pytest.raises(Unknown, match=r"^one\ntwo: exit status 3$"):
-        await shim(tmp_path, bundle, "echo one; echo two >&2; exit 3").start(None)
+        await shim(tmp_path, bundle, "echo one; echo two >&2; exit 3").start(CreateOptions("kind"))
 
 
 async def test_a_binary_that_cannot_be_run(tmp_path: Path, bundle: Bundle) -> None:
     binary = shim(tmp_path, bundle, "")
     binary.path.chmod(0o644)
     with pytest.raises(Unknown, match=r"fork/exec .*/shim: Permission denied"):
-        await binary.start(None)
+        await binary.start(CreateOptions("kind"))
 
 
 async def test_delete_tells_the_exit(tmp_path: Path, bundle: Bundle) -> None:

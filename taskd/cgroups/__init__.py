@@ -1,0 +1,1 @@
+"""What the kernel's control groups tell about the processes in them."""

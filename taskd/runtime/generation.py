@@ -1,0 +1,97 @@
+"""What differs from one generation of shims to the next, in the domain's terms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from taskd.runtime.binary import Bootstrap
+from taskd.runtime.bundle import Bundle
+from taskd.runtime.connection import Connection
+from taskd.runtime.types import CreateOptions, Exit, ProcessInfo, Stdio, TaskState
+from taskd.types import TypedValue
+
+__all__ = ["Binary", "Generation", "TaskApi"]
+
+
+class Binary(Protocol):
+    """A shim's executable, called for one bundle."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def bundle(self) -> Bundle: ...
+
+    @property
+    def deletes_after_shutdown(self) -> bool:
+        """Whether `delete` is called even after a shim that has ended well."""
+
+    async def start(self, options: CreateOptions) -> Bootstrap:
+        """Start a shim; it goes on when this returns."""
+
+    async def delete(self) -> Exit:
+        """Clean up after a shim that cannot be asked; returns what is known of the task's exit."""
+
+
+class TaskApi(Protocol):
+    """One task of one shim. An empty `exec_id` means the init process.
+
+    Every call raises the error that the shim answered, `DeadlineExceeded` when the caller's
+    deadline (the innermost cancel scope's) is over, or `ttrpc.ConnectionClosed`.
+    """
+
+    async def create(self, bundle: str, options: CreateOptions) -> int:
+        """Make the container; returns the pid of its init process."""
+
+    async def start(self, exec_id: str) -> int:
+        """Start a created process; returns its pid."""
+
+    async def state(self, exec_id: str, *, timeout: float | None = None) -> TaskState: ...
+
+    async def delete(self, exec_id: str) -> Exit:
+        """Remove a process that has exited."""
+
+    async def exec(self, exec_id: str, spec: TypedValue | None, stdio: Stdio) -> None:
+        """Add a process to the task; `spec` is an OCI process as JSON."""
+
+    async def wait(self, exec_id: str) -> Exit:
+        """Wait for a process to exit, however long; the exit's pid is not known here (0)."""
+
+    async def kill(self, exec_id: str, signal: int, everyone: bool) -> None: ...
+
+    async def pause(self) -> None: ...
+
+    async def resume(self) -> None: ...
+
+    async def pids(self) -> list[ProcessInfo]: ...
+
+    async def resize_pty(self, exec_id: str, width: int, height: int) -> None: ...
+
+    async def close_stdin(self, exec_id: str) -> None: ...
+
+    async def update(
+        self, resources: TypedValue | None, annotations: Mapping[str, str]
+    ) -> None: ...
+
+    async def stats(self) -> TypedValue | None: ...
+
+    async def checkpoint(self, path: str, options: TypedValue | None) -> None: ...
+
+    async def connect(self) -> int:
+        """Pid of the task's init process: the call that proves that the shim answers."""
+
+    async def shutdown(self) -> None:
+        """End the shim, unless it has other containers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """How shims of one generation are found, called, and spoken to."""
+
+    resolve: Callable[[str], Path]
+    """Finds the executable of a runtime's name. Raises `Unknown`."""
+    binary: Callable[[Path, Bundle], Binary]
+    task: Callable[[Connection, Bundle, Bootstrap], TaskApi]

@@ -1,0 +1,176 @@
+"""Runtime v1, ``io.containerd.runtime.v1.linux``, with the real ``containerd-shim``."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import anyio
+import pytest
+from grpclib.client import Channel
+from grpclib.exceptions import GRPCError
+from harness.containers import process, spec
+from harness.daemons import Taskd, client
+from harness.real import need
+
+from taskd.cgroups.v1 import Cgroup
+from taskd.codec import decode
+from taskd.proto.containerd.services.containers.v1 import (
+    Container,
+    ContainerRuntime,
+    ContainersStub,
+    CreateContainerRequest,
+    DeleteContainerRequest,
+)
+from taskd.proto.containerd.services.events.v1 import EventsStub, SubscribeRequest
+from taskd.proto.containerd.services.tasks.v1 import (
+    CreateTaskRequest,
+    DeleteProcessRequest,
+    DeleteTaskRequest,
+    ExecProcessRequest,
+    GetRequest,
+    KillRequest,
+    ListPidsRequest,
+    ListTasksRequest,
+    MetricsRequest,
+    PauseTaskRequest,
+    ResumeTaskRequest,
+    StartRequest,
+    TasksStub,
+    WaitRequest,
+)
+from taskd.proto.io.containerd.cgroups.v1 import Metrics
+
+pytestmark = pytest.mark.usefixtures("clean")
+
+RUNTIME = "io.containerd.runtime.v1.linux"
+
+
+@pytest.fixture(autouse=True)
+def _parts() -> None:
+    need("containerd-shim")
+
+
+async def start(channel: Channel, rootfs: Path, *arguments: str, runtime: str = RUNTIME) -> int:
+    container = Container(
+        id="one", runtime=ContainerRuntime(name=runtime), spec=spec(rootfs, arguments)
+    )
+    await ContainersStub(channel).create(CreateContainerRequest(container=container))
+    tasks = TasksStub(channel)
+    created = await tasks.create(CreateTaskRequest(container_id="one"))
+    assert (await tasks.start(StartRequest(container_id="one"))).pid == created.pid
+    return created.pid
+
+
+async def end(channel: Channel) -> int:
+    tasks = TasksStub(channel)
+    await tasks.kill(KillRequest(container_id="one", signal=9))
+    status = (await tasks.wait(WaitRequest(container_id="one"))).exit_status
+    await tasks.delete(DeleteTaskRequest(container_id="one"))
+    await ContainersStub(channel).delete(DeleteContainerRequest(id="one"))
+    return status
+
+
+async def test_life_of_a_task(daemon: Taskd, namespace: str, rootfs: Path) -> None:
+    async with client(daemon.address, namespace) as channel:
+        tasks = TasksStub(channel)
+        pid = await start(channel, rootfs, "/bin/sleep", "1000")
+        listed = (await tasks.list(ListTasksRequest())).tasks
+        assert [(found.id, found.pid, found.status.name) for found in listed] == [
+            ("one", pid, "RUNNING")
+        ]
+        request = ExecProcessRequest(
+            container_id="one", exec_id="two", spec=process(["/bin/sh", "-c", "exit 7"])
+        )
+        await tasks.exec(request)
+        await tasks.start(StartRequest(container_id="one", exec_id="two"))
+        waited = await tasks.wait(WaitRequest(container_id="one", exec_id="two"))
+        assert waited.exit_status == 7
+        request = DeleteProcessRequest(container_id="one", exec_id="two")
+        assert (await tasks.delete_process(request)).exit_status == 7
+        await tasks.pause(PauseTaskRequest(container_id="one"))
+        state = (await tasks.get(GetRequest(container_id="one"))).process
+        assert state is not None
+        assert state.status.name == "PAUSED"
+        await tasks.resume(ResumeTaskRequest(container_id="one"))
+        pids = (await tasks.list_pids(ListPidsRequest(container_id="one"))).processes
+        assert [found.pid for found in pids] == [pid]
+        metrics = (await tasks.metrics(MetricsRequest())).metrics
+        assert metrics[0].data is not None
+        assert decode(Metrics, metrics[0].data.value).pids.current == 1
+        assert await end(channel) == 137
+
+
+async def test_events(daemon: Taskd, namespace: str, rootfs: Path) -> None:
+    async with client(daemon.address, namespace) as channel:
+        topics: set[str] = set()
+
+        async def follow() -> None:
+            async for envelope in EventsStub(channel).subscribe(SubscribeRequest()):
+                topics.add(envelope.topic)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(follow)
+            await anyio.sleep(0.2)
+            await start(channel, rootfs, "/bin/true")
+            await TasksStub(channel).wait(WaitRequest(container_id="one"))
+            await TasksStub(channel).delete(DeleteTaskRequest(container_id="one"))
+            await ContainersStub(channel).delete(DeleteContainerRequest(id="one"))
+            wanted = {f"/tasks/{what}" for what in ("create", "start", "exit", "delete")}
+            with anyio.fail_after(10):
+                while not wanted <= topics:
+                    await anyio.sleep(0.01)
+            group.cancel_scope.cancel()
+
+
+async def test_it_outlives_the_daemon(daemon: Taskd, namespace: str, rootfs: Path) -> None:
+    async with client(daemon.address, namespace) as channel:
+        pid = await start(channel, rootfs, "/bin/sleep", "1000")
+    daemon.kill()
+    daemon.start()
+    async with client(daemon.address, namespace) as channel:
+        state = (await TasksStub(channel).get(GetRequest(container_id="one"))).process
+        assert state is not None
+        assert (state.pid, state.status.name) == (pid, "RUNNING")
+        assert await end(channel) == 137
+
+
+async def test_a_killed_shim_is_cleaned_up_after(
+    daemon: Taskd, namespace: str, rootfs: Path
+) -> None:
+    async with client(daemon.address, namespace) as channel:
+        await start(channel, rootfs, "/bin/sleep", "1000")
+        bundle = daemon.state / RUNTIME / namespace / "one"
+        os.kill(int((bundle / "shim.pid").read_text()), signal.SIGKILL)
+        waited = await TasksStub(channel).wait(WaitRequest(container_id="one"), timeout=20)
+        assert waited.exit_status == 137
+        with pytest.raises(GRPCError, match="task one not found"):
+            await TasksStub(channel).get(GetRequest(container_id="one"))
+        assert not bundle.exists()
+
+
+async def test_our_metrics_are_what_the_newer_shim_measures(
+    daemon: Taskd, namespace: str, rootfs: Path
+) -> None:
+    async with client(daemon.address, namespace) as channel:
+        pid = await start(channel, rootfs, "/bin/sleep", "1000", runtime="io.containerd.runc.v2")
+        metrics = (await TasksStub(channel).metrics(MetricsRequest())).metrics
+        assert metrics[0].data is not None
+        theirs = decode(Metrics, metrics[0].data.value)
+        ours = Cgroup.of(pid).stats()
+        assert ours.pids == theirs.pids
+        assert ours.memory_oom_control == theirs.memory_oom_control
+        assert ours.memory is not None
+        assert theirs.memory is not None
+        for field in ("usage", "swap", "kernel", "kernel_tcp"):
+            assert getattr(ours.memory, field).limit == getattr(theirs.memory, field).limit
+        assert ours.memory.total_rss == pytest.approx(theirs.memory.total_rss, abs=1 << 20)
+        assert ours.cpu is not None
+        assert theirs.cpu is not None
+        assert len(ours.cpu.usage.per_cpu) == len(theirs.cpu.usage.per_cpu)
+        assert ours.cpu.usage.total == pytest.approx(theirs.cpu.usage.total, abs=10**8)
+        assert {name for name in ours.__dict__ if getattr(ours, name)} >= {
+            name for name in theirs.__dict__ if getattr(theirs, name) and name != "network"
+        }
+        await end(channel)
