@@ -6,12 +6,13 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from harness.containers import make_rootfs
 from harness.daemons import Containerd, Taskd
-from harness.leaks import traces
+from harness.leaks import sweep, traces
 from harness.real import need
 from hypothesis import settings
 
@@ -71,4 +72,8 @@ def clean(daemon: Taskd, namespace: str) -> Iterator[None]:
         if after == expected or time.monotonic() > deadline:
             break
         time.sleep(0.05)
+    if after != expected:
+        sweep(after, namespace)
     assert after == expected
+    with suppress(OSError):
+        Path("/run/containerd/runc", namespace).rmdir()

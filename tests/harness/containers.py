@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,6 +64,10 @@ def spec(
             {"destination": "/dev/pts", "type": "devpts", "source": "devpts"},
             {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"},
         ],
-        "linux": {"namespaces": [{"type": name} for name in namespaces]},
+        "linux": {
+            # By default runc takes the container's id alone, which other tests have too.
+            "cgroupsPath": f"/test-{uuid.uuid4().hex}",
+            "namespaces": [{"type": name} for name in namespaces],
+        },
     }
     return Any(type_url=SPEC_TYPE, value=json.dumps(document).encode())

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Traces", "descriptors", "traces"]
+__all__ = ["Traces", "descriptors", "sweep", "traces"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,20 @@ def _processes(state: str, namespace: str) -> list[str]:
         if shim or (command.startswith("runc ") and state in command):
             found.append(f"{folder.name} {command}")
     return found
+
+
+def sweep(found: Traces, namespace: str) -> None:
+    """End and remove what a failed test left, so that it is the only one to fail."""
+    for process in found.processes:
+        with suppress(ProcessLookupError):
+            os.kill(int(process.split()[0]), signal.SIGKILL)
+    for container in found.runc:
+        root, name = os.path.split(container)
+        subprocess.run(["runc", "--root", root, "delete", "--force", name], check=False)
+    for mount in found.mounts:
+        subprocess.run(["umount", "-l", mount], check=False)
+    with suppress(OSError):
+        Path("/run/containerd/runc", namespace).rmdir()
 
 
 def descriptors(pid: int) -> list[str]:
