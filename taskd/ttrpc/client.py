@@ -145,7 +145,9 @@ class Client(Endpoint):
             raise DeadlineExceeded
         if math.isinf(left):
             return 0
-        return max(1, min(int(left * 1e9), _MAX_TIMEOUT_NANO))
+        if left * 1e9 >= _MAX_TIMEOUT_NANO:
+            return _MAX_TIMEOUT_NANO
+        return max(1, int(left * 1e9))
 
     def _handle(self, event: Event) -> None:
         if type(event) is ResponseReceived:

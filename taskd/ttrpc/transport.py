@@ -89,8 +89,9 @@ class Endpoint(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is not None:
             logger.debug("connection with %s lost: %s", self._peer, exc)
-        self.eof_received()
+        # To abort a transport that has gone would make asyncio lose it once more.
         self._transport = None
+        self.eof_received()
         self._writable.set()
         self._lost.set()
 
