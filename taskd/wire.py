@@ -45,6 +45,10 @@ The value of a group, which nobody uses, is empty.
 class MalformedMessage(InvalidArgument):
     """Bytes that are not the message they should be."""
 
+    def __init__(self, reason: str, *, verbatim: bool = False) -> None:
+        self.reason = reason
+        super().__init__(reason, verbatim=verbatim)
+
 
 def tag(number: int, kind: int) -> int:
     """What introduces a field: its number and the kind of its value."""
