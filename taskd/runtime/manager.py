@@ -178,7 +178,7 @@ class ShimManager:
             )
         except OSError as exc:
             raise Unknown(str(exc)) from exc
-        shim_log = None
+        shim_log = bootstrap = connection = None
         try:
             try:
                 path = self._generation.resolve(options.runtime)
@@ -197,7 +197,11 @@ class ShimManager:
             await to_thread.run_sync(_note, bundle, path, bootstrap.to_json())
         except BaseException:
             with anyio.CancelScope(shield=True):
-                await self._undo_start(bundle, shim_log)
+                if connection is not None:
+                    await connection.aclose()
+                await self._remove_unreachable(bundle, bootstrap)
+                if shim_log is not None:
+                    shim_log.close()
             raise
         return self._shim(binary, connection, bootstrap, shim_log)
 
@@ -209,18 +213,12 @@ class ShimManager:
         spawn = self._group.start_soon
         return Shim(bundle, binary, connection, bootstrap, shim_log, task, spawn)
 
-    async def _undo_start(self, bundle: Bundle, shim_log: ShimLog | None) -> None:
-        # Nobody can talk to what `start` may have left running, so it cannot be asked to end.
-        await to_thread.run_sync(_kill_shim, bundle)
-        if shim_log is not None:
-            shim_log.close()
-        await self._delete_bundle(bundle)
-
     async def _abandon(self, shim: Shim) -> None:
         """Take down a shim in which no task could be made."""
         with anyio.move_on_after(self._config.timeouts.cleanup), suppress(TaskdError):
             await shim.task.delete("")
         await self._finish(shim)
+        await self._remove_unreachable(shim.bundle, shim.bootstrap)
 
     def _admit(self, shim: Shim) -> None:
         self._shims[shim.namespace, shim.id] = shim
@@ -266,14 +264,19 @@ class ShimManager:
 
     async def _clean_up_dead(self, binary: Binary, bootstrap: Bootstrap | None) -> Exit:
         found = await self._run_delete(binary)
-        await self._delete_bundle(binary.bundle)
+        await self._remove_unreachable(binary.bundle, bootstrap)
+        # 255: containerd's status for an exit that nobody saw.
+        return found or Exit(0, 255, time.time_ns())
+
+    async def _remove_unreachable(self, bundle: Bundle, bootstrap: Bootstrap | None) -> None:
+        """Remove what there is of a shim that cannot be asked: process, bundle, and socket."""
+        await to_thread.run_sync(_kill_shim, bundle)
+        await self._delete_bundle(bundle)
         if bootstrap is not None and bootstrap.address.startswith("unix:///"):
             # A shim that ends by itself removes its socket; containerd leaves a dead one's.
             with suppress(TaskdError, OSError):
                 path = Path(bootstrap.address.removeprefix("unix://"))
                 await to_thread.run_sync(remove_stale, path)
-        # 255: containerd's status for an exit that nobody saw.
-        return found or Exit(0, 255, time.time_ns())
 
     async def _run_delete(self, binary: Binary) -> Exit | None:
         bundle = binary.bundle
@@ -296,6 +299,14 @@ class ShimManager:
         async with limiter:
             try:
                 path = self._generation.resolve(await _read_path(bundle))
+            except FileNotFoundError:
+                if (bundle.path / "config.json").exists():
+                    # Its making was cut short before there could be a container in it.
+                    log.warning("bundle %s is half made; removing it", bundle.path)
+                    await self._remove_unreachable(bundle, None)
+                else:
+                    log.error("%s is no bundle; it is left alone", bundle.path)
+                return
             except (OSError, TaskdError) as exc:
                 log.error("bundle %s is left alone: %s", bundle.path, exc)
                 return

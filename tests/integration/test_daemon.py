@@ -189,3 +189,20 @@ async def test_stopping_does_not_wait_for_waiters(
         follower.wait()
     daemon.start()
     await end_task(daemon, namespace)
+
+
+def test_what_an_earlier_daemon_left_half_made_is_removed(folder: Path) -> None:
+    taskd = Taskd(folder)
+    bundles = taskd.state / "io.containerd.runtime.v2.task" / "some"
+    half_made, foreign = bundles / "one", bundles / "two"
+    for bundle in (half_made, foreign):
+        bundle.mkdir(parents=True)
+    (half_made / "config.json").write_text("{}")
+    (foreign / "precious").write_text("")
+    stray = taskd.root / "io.containerd.runtime.v2.task" / "some" / "gone"
+    stray.mkdir(parents=True)
+    with taskd:
+        assert not half_made.exists()
+        assert not stray.exists()
+        assert (foreign / "precious").exists()
+    assert f"{foreign} is no bundle; it is left alone" in taskd.log.read_text()
