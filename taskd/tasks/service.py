@@ -21,6 +21,7 @@ from taskd.proto.containerd.events import TaskDelete, TaskExit
 from taskd.runtime.manager import ShimManager
 from taskd.runtime.shim import Shim
 from taskd.runtime.types import CreateOptions, Exit, Mount, ProcessInfo, Status, Stdio, TaskState
+from taskd.tasks.checkpoint import checkpoint_path, restore_path
 from taskd.types import TypedValue
 from taskd.wellknown import pack, timestamp
 
@@ -96,6 +97,7 @@ class TaskService:
                 runtime_options=container.runtime_options,
                 stdio=stdio,
                 rootfs=rootfs,
+                checkpoint=restore_path(container.runtime_name, options),
             ),
         )
         return shim.pid
@@ -170,9 +172,16 @@ class TaskService:
     async def checkpoint(
         self, namespace: str, container_id: str, options: TypedValue | None
     ) -> None:
-        """Not there yet: raises `Unimplemented`."""
-        self._shim(namespace, container_id)
-        raise Unimplemented("checkpoint")
+        """Write a running task down, into the folder that the options name.
+
+        Raises `Unimplemented` without one: the content store is not there yet.
+        """
+        shim = self._shim(namespace, container_id)
+        container = self._containers.get(namespace, container_id)
+        path = checkpoint_path(container.runtime_name, options)
+        if not path:
+            raise Unimplemented("checkpoint into the content store")
+        await shim.task.checkpoint(path, options)
 
     async def update(
         self,

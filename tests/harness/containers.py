@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from taskd.proto.google.protobuf import Any
@@ -50,10 +50,19 @@ def process(arguments: Sequence[str], *, terminal: bool = False, cwd: str = "/")
 
 
 def spec(
-    rootfs: Path | str, arguments: Sequence[str], *, terminal: bool = False, cwd: str = "/"
+    rootfs: Path | str,
+    arguments: Sequence[str],
+    *,
+    terminal: bool = False,
+    cwd: str = "/",
+    binds: Mapping[str, Path] | None = None,
+    host_network: bool = False,
 ) -> Any:
-    """The specification of a container without a network."""
-    namespaces = ("pid", "ipc", "uts", "mount", "network")
+    """The specification of a container without a network, or with the host's.
+
+    `binds` are folders of the host's, by where they are in the container.
+    """
+    namespaces = ["pid", "ipc", "uts", "mount", *([] if host_network else ["network"])]
     document = {
         "ociVersion": "1.0.2",
         "process": _process(arguments, terminal=terminal, cwd=cwd),
@@ -63,6 +72,10 @@ def spec(
             {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["mode=755"]},
             {"destination": "/dev/pts", "type": "devpts", "source": "devpts"},
             {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"},
+            *(
+                {"destination": place, "type": "bind", "source": str(source), "options": ["rbind"]}
+                for place, source in (binds or {}).items()
+            ),
         ],
         "linux": {
             # By default runc takes the container's id alone, which other tests have too.
