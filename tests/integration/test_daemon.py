@@ -201,7 +201,9 @@ def test_what_an_earlier_daemon_left_half_made_is_removed(folder: Path) -> None:
     (foreign / "precious").write_text("")
     stray = taskd.root / "io.containerd.runtime.v2.task" / "some" / "gone"
     stray.mkdir(parents=True)
+    need("ctr")
     with taskd:
+        taskd.ctr("version", namespace="any")  # is answered when all is loaded
         assert not half_made.exists()
         assert not stray.exists()
         assert (foreign / "precious").exists()
