@@ -171,6 +171,15 @@ async def test_states_and_refusals_of_a_running_task(ask: Client) -> None:
     assert await ask.end("one") == 137
 
 
+async def test_the_shims_log_goes_into_the_daemons(
+    ask: Client, daemon: Taskd, namespace: str
+) -> None:
+    await ask.start("one", "/bin/true")
+    await ask.end("one")
+    lines = [line for line in daemon.log.read_text().splitlines() if f"{namespace}/one: " in line]
+    assert any("starting signal loop" in line for line in lines)
+
+
 async def test_execs(ask: Client) -> None:
     await ask.start("one", "/bin/sleep", "1000")
     request = ExecProcessRequest(
