@@ -19,7 +19,9 @@ from anyio.abc import TaskGroup
 
 from taskd import ttrpc
 from taskd.api.containers import Containers
+from taskd.api.content import Content
 from taskd.api.events import Events, ttrpc_service
+from taskd.api.images import Images
 from taskd.api.introspection import Introspection
 from taskd.api.leases import Leases
 from taskd.api.namespaces import Namespaces
@@ -27,8 +29,10 @@ from taskd.api.server import ApiServer
 from taskd.api.tasks import Tasks
 from taskd.api.version import Version
 from taskd.config import Config
+from taskd.content import ContentStore
+from taskd.errors import TaskdError
 from taskd.events import Bus
-from taskd.metadata import ContainerStore, Database, LeaseStore, NamespaceStore
+from taskd.metadata import ContainerStore, Database, ImageStore, LeaseStore, NamespaceStore
 from taskd.runtime import binary, v1
 from taskd.runtime.client import TaskClient
 from taskd.runtime.generation import Generation
@@ -45,8 +49,11 @@ __all__ = ["running", "serve"]
 
 log = logging.getLogger(__name__)
 
-LEASE_INTERVAL = 60.0
-"""Seconds between two looks for leases that have expired."""
+GARBAGE_INTERVAL = 60.0
+"""Seconds between two looks for leases and writes that have expired."""
+
+CONTENT = "io.containerd.content.v1.content"
+"""Name of the content store's folder; containerd's, as the layout below it is."""
 
 RUNTIME = "io.containerd.runtime.v2.task"
 """Name of the folders of bundles and of their work folders; containerd's, which tools look for."""
@@ -83,12 +90,13 @@ async def running(config: Config) -> AsyncIterator[None]:
         listening(config.ttrpc_socket) as shim_listener,
         listening(config.socket) as listener,
     ):
+        content = ContentStore(database, config.root / CONTENT)
         async with anyio.create_task_group() as group:
             bus = Bus()
             managers = _managers(config, group, bus)
-            group.start_soon(_remove_expired_leases, LeaseStore(database))
+            group.start_soon(_collect_garbage, LeaseStore(database), content)
             shim_events = ttrpc.Server([ttrpc_service(bus)])
-            api = ApiServer(_services(config, database, bus, managers))
+            api = ApiServer(_services(config, database, content, bus, managers))
             await shim_events.start(shim_listener)
             # Who connects meanwhile waits; nobody sees a list of tasks that is not whole.
             for manager in managers.values():
@@ -151,7 +159,11 @@ def _managers(config: Config, group: TaskGroup, bus: Bus) -> dict[str, ShimManag
 
 
 def _services(
-    config: Config, database: Database, bus: Bus, managers: dict[str, ShimManager]
+    config: Config,
+    database: Database,
+    content: ContentStore,
+    bus: Bus,
+    managers: dict[str, ShimManager],
 ) -> list[IServable]:
     containers = ContainerStore(database)
     others = {name: manager for name, manager in managers.items() if name != RUNTIME}
@@ -159,7 +171,9 @@ def _services(
     tasks = TaskService(containers, managers[RUNTIME], others, state_timeout=state_timeout)
     return [
         Containers(containers, bus),
+        Content(content, bus),
         Events(bus),
+        Images(ImageStore(database), bus),
         Introspection(_identity(config.root / "uuid")),
         Leases(LeaseStore(database)),
         Namespaces(NamespaceStore(database), bus),
@@ -168,12 +182,16 @@ def _services(
     ]
 
 
-async def _remove_expired_leases(leases: LeaseStore) -> None:
-    """What containerd's garbage collector does to leases whose label gc.expire has passed."""
+async def _collect_garbage(leases: LeaseStore, content: ContentStore) -> None:
+    """What containerd's garbage collector does to leases, and to writes that nobody ended."""
     while True:
-        await anyio.sleep(LEASE_INTERVAL)
-        for namespace, name in await leases.remove_expired(time.time_ns()):
-            log.info("lease %s/%s has expired", namespace, name)
+        try:
+            for namespace, name in await leases.remove_expired(time.time_ns()):
+                log.info("lease %s/%s has expired", namespace, name)
+            await content.sweep(time.time_ns())
+        except (OSError, TaskdError) as error:
+            log.warning("garbage was not collected: %s", error)
+        await anyio.sleep(GARBAGE_INTERVAL)
 
 
 def _own_executable() -> str:

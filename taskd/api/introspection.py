@@ -38,6 +38,7 @@ class Part:
 
 
 PLUGINS = (
+    Part("io.containerd.content.v1", "content"),
     Part("io.containerd.event.v1", "exchange"),
     Part("io.containerd.metadata.v1", "sqlite", ("io.containerd.event.v1",)),
     Part(
@@ -47,8 +48,14 @@ PLUGINS = (
         has_platform=True,
     ),
     Part("io.containerd.grpc.v1", "containers", ("io.containerd.metadata.v1",)),
+    Part(
+        "io.containerd.grpc.v1",
+        "content",
+        ("io.containerd.content.v1", "io.containerd.metadata.v1"),
+    ),
     Part("io.containerd.grpc.v1", "events", ("io.containerd.event.v1",)),
     Part("io.containerd.grpc.v1", "healthcheck"),
+    Part("io.containerd.grpc.v1", "images", ("io.containerd.metadata.v1",)),
     Part("io.containerd.grpc.v1", "introspection"),
     Part("io.containerd.grpc.v1", "leases", ("io.containerd.metadata.v1",)),
     Part("io.containerd.grpc.v1", "namespaces", ("io.containerd.metadata.v1",)),

@@ -62,6 +62,40 @@ _MIGRATIONS = (
         FOREIGN KEY (namespace, lease) REFERENCES leases (namespace, id) ON DELETE CASCADE
     ) WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE images (
+        namespace TEXT NOT NULL REFERENCES namespaces (name),
+        name TEXT NOT NULL,
+        labels TEXT NOT NULL,
+        media_type TEXT NOT NULL,
+        digest TEXT NOT NULL,
+        size INTEGER NOT NULL,
+        annotations TEXT NOT NULL,
+        created_at INTEGER NOT NULL,
+        updated_at INTEGER NOT NULL,
+        PRIMARY KEY (namespace, name)
+    ) WITHOUT ROWID;
+
+    CREATE TABLE blobs (
+        namespace TEXT NOT NULL REFERENCES namespaces (name),
+        digest TEXT NOT NULL,
+        size INTEGER NOT NULL,
+        labels TEXT NOT NULL,
+        created_at INTEGER NOT NULL,
+        updated_at INTEGER NOT NULL,
+        PRIMARY KEY (namespace, digest)
+    ) WITHOUT ROWID;
+
+    CREATE INDEX blobs_by_digest ON blobs (digest);
+
+    CREATE TABLE ingests (
+        namespace TEXT NOT NULL REFERENCES namespaces (name) ON DELETE CASCADE,
+        ref TEXT NOT NULL,
+        expected TEXT NOT NULL,
+        expires_at INTEGER,
+        PRIMARY KEY (namespace, ref)
+    ) WITHOUT ROWID;
+    """,
 )
 
 

@@ -14,7 +14,11 @@ from taskd.metadata.database import Database
 __all__ = ["Namespace", "NamespaceStore", "ensure"]
 
 # What keeps a namespace from being deleted, in the order in which containerd lists it.
-_OCCUPANTS = (("containers", "SELECT 1 FROM containers WHERE namespace = ? LIMIT 1"),)
+_OCCUPANTS = (
+    ("images", "SELECT 1 FROM images WHERE namespace = ? LIMIT 1"),
+    ("blobs", "SELECT 1 FROM blobs WHERE namespace = ? LIMIT 1"),
+    ("containers", "SELECT 1 FROM containers WHERE namespace = ? LIMIT 1"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,7 @@ class NamespaceStore:
         await self._database.write(update)
 
     async def delete(self, name: str) -> None:
-        """Delete a namespace and its leases.
+        """Delete a namespace, its leases and its unfinished writes.
 
         Raises `NotFound`, and `FailedPrecondition` naming what the namespace still has.
         """

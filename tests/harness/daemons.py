@@ -135,6 +135,9 @@ class Containerd(Daemon):
             f'version = 2\nroot = "{self.root}"\nstate = "{self.state}"\n'
             'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
             f'[grpc]\naddress = "{self.address}"\n'
+            # What is compared must not depend on when it first collects garbage.
+            '[plugins."io.containerd.gc.v1.scheduler"]\n'
+            'startup_delay = "1h"\n'
         )
         program = self.binaries / "containerd" if self.binaries else shutil.which("containerd")
         return [str(program), "--config", str(config)]

@@ -1,0 +1,89 @@
+"""``containerd.services.images.v1.Images``; source: ``services/images/local.go``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from taskd.api import request
+from taskd.errors import InvalidArgument
+from taskd.events import Bus
+from taskd.metadata import Descriptor, Image, ImageStore
+from taskd.proto.containerd import types
+from taskd.proto.containerd.services.images import v1
+from taskd.proto.google.protobuf import Empty, Timestamp
+from taskd.wellknown import nanoseconds, pack, timestamp
+
+__all__ = ["Images"]
+
+# The generated module imports another class of this name, which is the one that mypy sees.
+_Descriptor: Any = types.Descriptor
+
+
+class Images(v1.ImagesBase):
+    def __init__(self, store: ImageStore, bus: Bus) -> None:
+        self._store = store
+        self._bus = bus
+
+    async def get(self, message: v1.GetImageRequest) -> v1.GetImageResponse:
+        image = self._store.get(request.namespace(), message.name)
+        return v1.GetImageResponse(image=_to_message(image))
+
+    async def list(self, message: v1.ListImagesRequest) -> v1.ListImagesResponse:
+        images = await self._store.list(request.namespace(), message.filters)
+        return v1.ListImagesResponse(images=[_to_message(each) for each in images])
+
+    async def create(self, message: v1.CreateImageRequest) -> v1.CreateImageResponse:
+        namespace, image = _named(message.image)
+        now = _epoch(message.source_date_epoch)
+        image = await self._store.create(namespace, image, now=now)
+        event = v1.ImageCreate(name=image.name, labels=dict(image.labels))
+        await self._bus.publish(namespace, "/images/create", pack(event))
+        return v1.CreateImageResponse(image=_to_message(image))
+
+    async def update(self, message: v1.UpdateImageRequest) -> v1.UpdateImageResponse:
+        namespace, image = _named(message.image)
+        paths = message.update_mask.paths if message.update_mask else ()
+        now = _epoch(message.source_date_epoch)
+        image = await self._store.update(namespace, image, paths, now=now)
+        event = v1.ImageUpdate(name=image.name, labels=dict(image.labels))
+        await self._bus.publish(namespace, "/images/update", pack(event))
+        return v1.UpdateImageResponse(image=_to_message(image))
+
+    async def delete(self, message: v1.DeleteImageRequest) -> Empty:
+        """Deletes the record. The content stays, even if `sync` is set: nothing collects it."""
+        namespace = request.namespace()
+        target: Any = message.target or _Descriptor()
+        await self._store.delete(namespace, message.name, target.digest)
+        await self._bus.publish(
+            namespace, "/images/delete", pack(v1.ImageDelete(name=message.name))
+        )
+        return Empty()
+
+
+def _named(message: v1.Image | None) -> tuple[str, Image]:
+    """The caller's namespace, and the record it sends; the times are not its to say."""
+    if message is None or not message.name:
+        raise InvalidArgument("Image.Name required", verbatim=True)
+    target: Any = message.target or _Descriptor()
+    descriptor = Descriptor(target.media_type, target.digest, target.size, target.annotations)
+    return request.namespace(), Image(message.name, message.labels, descriptor)
+
+
+def _epoch(message: Timestamp | None) -> int | None:
+    return None if message is None else nanoseconds(message)
+
+
+def _to_message(image: Image) -> v1.Image:
+    target = image.target
+    return v1.Image(
+        name=image.name,
+        labels=dict(image.labels),
+        target=_Descriptor(
+            media_type=target.media_type,
+            digest=target.digest,
+            size=target.size,
+            annotations=dict(target.annotations),
+        ),
+        created_at=timestamp(image.created_at),
+        updated_at=timestamp(image.updated_at),
+    )

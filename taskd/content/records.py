@@ -1,0 +1,137 @@
+"""What SQLite knows of the store: which namespace has which blob, and what is being written.
+
+Source: containerd's ``metadata/content.go``, for leases ``metadata/leases.go``. Functions that
+take a connection are parts of a transaction.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from taskd.content.files import Files
+from taskd.errors import NotFound
+from taskd.metadata import labels as labels_
+from taskd.metadata.database import Row
+
+__all__ = [
+    "SELECT_INFO",
+    "SELECT_INFOS",
+    "USED",
+    "Info",
+    "begin",
+    "end",
+    "end_expired",
+    "has",
+    "hold",
+    "info",
+    "key",
+    "release",
+    "remove_unused",
+]
+
+SELECT_INFOS = "SELECT digest, size, labels, created_at, updated_at FROM blobs WHERE namespace = ?"
+SELECT_INFO = f"{SELECT_INFOS} AND digest = ?"
+
+USED = (
+    "SELECT 1 WHERE EXISTS (SELECT 1 FROM blobs WHERE digest = ?1) "
+    "OR EXISTS (SELECT 1 FROM ingests WHERE expected = ?1)"
+)
+"""Whether any namespace has a blob, or is about to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """What a namespace knows of a blob. `size` is in bytes, times in ns since the epoch."""
+
+    digest: str
+    size: int = 0
+    labels: Mapping[str, str] = field(default_factory=dict)
+    created_at: int = 0
+    updated_at: int = 0
+
+
+def info(row: Row) -> Info:
+    digest, size, labels, created_at, updated_at = row
+    return Info(digest, size, labels_.load(labels), created_at, updated_at)
+
+
+def key(namespace: str, ref: str) -> str:
+    """The name of a write among those of all namespaces, as containerd has it."""
+    return f"{namespace}/1/{ref}"
+
+
+def has(connection: sqlite3.Connection, namespace: str, digest: str) -> bool:
+    return connection.execute(SELECT_INFO, (namespace, digest)).fetchone() is not None
+
+
+def remove_unused(files: Files, digest: str, connection: sqlite3.Connection) -> None:
+    """Remove the blob's file if no namespace has the blob, nor is about to.
+
+    It goes in a transaction after the one that ended its use: should that one not be committed,
+    there must be a file still. And in a transaction, so that nobody begins to use it meanwhile.
+    """
+    if not connection.execute(USED, (digest,)).fetchone():
+        files.remove(digest)
+
+
+def begin(
+    connection: sqlite3.Connection, namespace: str, ref: str, expected: str, expires_at: int | None
+) -> None:
+    """Note a write down. One begun before keeps what it expects, and when it ends, if not given."""
+    connection.execute(
+        "INSERT INTO ingests (namespace, ref, expected, expires_at) VALUES (?, ?, ?, ?) "
+        "ON CONFLICT (namespace, ref) DO UPDATE SET "
+        "expected = iif(excluded.expected = '', expected, excluded.expected), "
+        "expires_at = coalesce(excluded.expires_at, expires_at)",
+        (namespace, ref, expected, expires_at),
+    )
+
+
+def end(connection: sqlite3.Connection, namespace: str, ref: str) -> str | None:
+    """Forget a write; returns what it expected, None if there is no such write."""
+    row = connection.execute(
+        "DELETE FROM ingests WHERE namespace = ? AND ref = ? RETURNING expected", (namespace, ref)
+    ).fetchone()
+    return None if row is None else str(row[0])
+
+
+def end_expired(connection: sqlite3.Connection, now: int, active: frozenset[str]) -> None:
+    """Forget the writes that no lease holds, are not under way, and whose time has passed."""
+    expired = connection.execute(
+        "SELECT namespace, ref FROM ingests AS ingest WHERE coalesce(expires_at, 0) < ? "
+        "AND NOT EXISTS (SELECT 1 FROM lease_resources AS resource WHERE type = 'ingests' "
+        "AND resource.namespace = ingest.namespace AND resource.id = ingest.ref)",
+        (now,),
+    ).fetchall()
+    for namespace, ref in expired:
+        if key(namespace, ref) not in active:
+            end(connection, namespace, ref)
+
+
+def hold(
+    connection: sqlite3.Connection, namespace: str, lease: str | None, type_: str, id_: str
+) -> None:
+    """Let the lease, if there is one, hold a blob or a write. Raises `NotFound` for the lease."""
+    if lease is None:
+        return
+    found = connection.execute(
+        "SELECT 1 FROM leases WHERE namespace = ? AND id = ?", (namespace, lease)
+    )
+    if not found.fetchone():
+        raise NotFound("lease does not exist")
+    connection.execute(
+        "INSERT INTO lease_resources (namespace, lease, type, id) VALUES (?, ?, ?, ?) "
+        "ON CONFLICT DO NOTHING",
+        (namespace, lease, type_, id_),
+    )
+
+
+def release(
+    connection: sqlite3.Connection, namespace: str, lease: str | None, type_: str, id_: str
+) -> None:
+    connection.execute(
+        "DELETE FROM lease_resources WHERE namespace = ? AND lease = ? AND type = ? AND id = ?",
+        (namespace, lease, type_, id_),
+    )
