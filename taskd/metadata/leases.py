@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from taskd import digests
 from taskd.errors import AlreadyExists, InvalidArgument, NotFound, Unimplemented, Unknown
 from taskd.metadata import labels as labels_
 from taskd.metadata.database import Database
@@ -26,9 +27,6 @@ EXPIRE_LABEL = "containerd.io/gc.expire"
 _log = logging.getLogger(__name__)
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:\d\d)", re.ASCII)
-_DIGEST_LENGTHS = {"sha256": 64, "sha384": 96, "sha512": 128}
-_DIGEST = re.compile(r"[a-z0-9]+(?:[.+_-][a-z0-9]+)*:[a-zA-Z0-9=_-]+")
-_HEX = re.compile(r"[a-f0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +207,11 @@ def _validate(resource: Resource) -> None:
     kind, *rest = resource.type.split("/")
     match kind, len(rest):
         case "content", 0:
-            _validate_digest(resource.id)
+            try:
+                digests.validate(resource.id)
+            except InvalidArgument as exc:
+                words = f"invalid content resource id {resource.id}: {exc}"
+                raise InvalidArgument(words) from None
         case ("ingests", 0) | ("snapshots", 1):
             pass
         case "content" | "ingests", _:
@@ -218,20 +220,3 @@ def _validate(resource: Resource) -> None:
             raise InvalidArgument(f"invalid snapshot resource type {resource.type}")
         case _:
             raise Unimplemented(f"resource type {resource.type} not supported yet")
-
-
-def _validate_digest(digest: str) -> None:
-    """go-digest's ``Digest.Validate``."""
-    algorithm, _, encoded = digest.partition(":")
-    length = _DIGEST_LENGTHS.get(algorithm)
-    if not algorithm or not encoded:
-        problem = "invalid checksum digest format"
-    elif length is None and _DIGEST.fullmatch(digest):
-        problem = "unsupported digest algorithm"
-    elif length is not None and len(encoded.encode()) != length:
-        problem = "invalid checksum digest length"
-    elif length is None or not _HEX.fullmatch(encoded):
-        problem = "invalid checksum digest format"
-    else:
-        return
-    raise InvalidArgument(f"invalid content resource id {digest}: {problem}")
