@@ -23,8 +23,10 @@ START_SECONDS = 20.0
 class Daemon:
     """A daemon on folders and a socket of its own, below `folder`; use it in ``with``."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, path: str = "") -> None:
+        """`path`, if given, is the PATH in which it looks for programs."""
         self.folder = folder
+        self.path = path or os.environ["PATH"]
         self.root = folder / "root"
         self.state = folder / "state"
         self.address = folder / "d.sock"
@@ -36,7 +38,7 @@ class Daemon:
         raise NotImplementedError
 
     def environment(self) -> dict[str, str]:
-        return dict(os.environ)
+        return os.environ | {"PATH": self.path}
 
     def start(self) -> Self:
         with self.log.open("ab") as log:
@@ -107,8 +109,8 @@ class Daemon:
 
 
 class Taskd(Daemon):
-    def __init__(self, folder: Path, *options: str) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, *options: str, path: str = "") -> None:
+        super().__init__(folder, path=path)
         self.options = options
 
     def command(self) -> list[str]:
@@ -125,10 +127,6 @@ class Taskd(Daemon):
 class Containerd(Daemon):
     """A real containerd with what taskd has: no CRI, no image handling."""
 
-    def __init__(self, folder: Path, binaries: Path | None = None) -> None:
-        super().__init__(folder)
-        self.binaries = binaries
-
     def command(self) -> list[str]:
         config = self.folder / "config.toml"
         config.write_text(
@@ -139,12 +137,11 @@ class Containerd(Daemon):
             '[plugins."io.containerd.gc.v1.scheduler"]\n'
             'startup_delay = "1h"\n'
         )
-        program = self.binaries / "containerd" if self.binaries else shutil.which("containerd")
-        return [str(program), "--config", str(config)]
+        return [str(shutil.which("containerd", path=self.path)), "--config", str(config)]
 
     def environment(self) -> dict[str, str]:
-        path = os.environ["PATH"]
-        return os.environ | {"PATH": f"{self.binaries}:{path}" if self.binaries else path}
+        # Where it leaves checkpoints that it has unpacked.
+        return super().environment() | {"XDG_RUNTIME_DIR": str(self.folder)}
 
 
 def client(address: Path, namespace: str) -> Channel:
