@@ -40,7 +40,7 @@ from taskd.runtime.manager import ManagerConfig, ShimManager, Timeouts
 from taskd.runtime.shim import Shim
 from taskd.runtime.types import Exit
 from taskd.sockets import listening, lock, notify
-from taskd.tasks import TaskService, publish_loss
+from taskd.tasks import Checkpoints, TaskService, publish_loss
 
 if TYPE_CHECKING:
     from grpclib._typing import IServable
@@ -168,7 +168,10 @@ def _services(
     containers = ContainerStore(database)
     others = {name: manager for name, manager in managers.items() if name != RUNTIME}
     state_timeout = config.timeouts["io.containerd.timeout.task.state"]
-    tasks = TaskService(containers, managers[RUNTIME], others, state_timeout=state_timeout)
+    checkpoints = Checkpoints(content, config.root / "checkpoints")
+    tasks = TaskService(
+        containers, managers[RUNTIME], checkpoints, others, state_timeout=state_timeout
+    )
     return [
         Containers(containers, bus),
         Content(content, bus),

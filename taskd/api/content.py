@@ -27,7 +27,6 @@ __all__ = ["Content"]
 
 M = TypeVar("M")
 
-LEASE_HEADER = "containerd-lease"
 
 _BATCH = 100  # infos in one message of List
 _NEVER = timestamp(nanoseconds(None))  # what containerd sends for a time that is not known
@@ -70,7 +69,7 @@ class Content(v1.ContentBase):
     async def delete(self, message: v1.DeleteContentRequest) -> Empty:
         digests.validate(message.digest)
         namespace = request.namespace()
-        await self._store.delete(namespace, message.digest, _lease())
+        await self._store.delete(namespace, message.digest, request.lease())
         event = events.ContentDelete(digest=message.digest)
         await self._bus.publish(namespace, "/content/delete", pack(event))
         return Empty()
@@ -102,7 +101,7 @@ class Content(v1.ContentBase):
         return v1.ListStatusesResponse(statuses=[_status(each) for each in statuses])
 
     async def abort(self, message: v1.AbortRequest) -> Empty:
-        await self._store.abort(request.namespace(), message.ref, _lease())
+        await self._store.abort(request.namespace(), message.ref, request.lease())
         return Empty()
 
     async def write(
@@ -115,7 +114,9 @@ class Content(v1.ContentBase):
         if not first.ref:
             raise InvalidArgument("first message must have a reference", verbatim=True)
         namespace = request.namespace()
-        begun = self._store.writer(namespace, first.ref, first.total, first.expected, _lease())
+        begun = self._store.writer(
+            namespace, first.ref, first.total, first.expected, request.lease()
+        )
         async with begun as writer:
             session = _Session(self._store, namespace, writer, first)
             yield await session.answer(first)
@@ -195,15 +196,8 @@ class _Session:
             return
         await self._writer.close()
         with suppress(NotFound):
-            await self._store.abort(self._namespace, self._ref, _lease())
+            await self._store.abort(self._namespace, self._ref, request.lease())
         raise AlreadyExists(f"blob with expected digest {self._expected} exists", verbatim=True)
-
-
-def _lease() -> str | None:
-    """The lease that the call is made under, if any (containerd: ``leases/grpc.go``)."""
-    metadata = request.current.get().metadata
-    value = metadata.get(LEASE_HEADER) if metadata is not None else None
-    return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 def _require_digest(digest: str) -> None:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from taskd.api import request
+from taskd.api.descriptors import descriptor, descriptor_message
 from taskd.errors import InvalidArgument
 from taskd.events import Bus
-from taskd.metadata import Descriptor, Image, ImageStore
-from taskd.proto.containerd import types
+from taskd.metadata import Image, ImageStore
 from taskd.proto.containerd.services.images import v1
 from taskd.proto.google.protobuf import Empty, Timestamp
 from taskd.wellknown import nanoseconds, pack, timestamp
 
 __all__ = ["Images"]
-
-# The generated module imports another class of this name, which is the one that mypy sees.
-_Descriptor: Any = types.Descriptor
 
 
 class Images(v1.ImagesBase):
@@ -52,8 +47,7 @@ class Images(v1.ImagesBase):
     async def delete(self, message: v1.DeleteImageRequest) -> Empty:
         """Deletes the record. The content stays, even if `sync` is set: nothing collects it."""
         namespace = request.namespace()
-        target: Any = message.target or _Descriptor()
-        await self._store.delete(namespace, message.name, target.digest)
+        await self._store.delete(namespace, message.name, descriptor(message.target).digest)
         await self._bus.publish(
             namespace, "/images/delete", pack(v1.ImageDelete(name=message.name))
         )
@@ -64,9 +58,7 @@ def _named(message: v1.Image | None) -> tuple[str, Image]:
     """The caller's namespace, and the record it sends; the times are not its to say."""
     if message is None or not message.name:
         raise InvalidArgument("Image.Name required", verbatim=True)
-    target: Any = message.target or _Descriptor()
-    descriptor = Descriptor(target.media_type, target.digest, target.size, target.annotations)
-    return request.namespace(), Image(message.name, message.labels, descriptor)
+    return request.namespace(), Image(message.name, message.labels, descriptor(message.target))
 
 
 def _epoch(message: Timestamp | None) -> int | None:
@@ -74,16 +66,10 @@ def _epoch(message: Timestamp | None) -> int | None:
 
 
 def _to_message(image: Image) -> v1.Image:
-    target = image.target
     return v1.Image(
         name=image.name,
         labels=dict(image.labels),
-        target=_Descriptor(
-            media_type=target.media_type,
-            digest=target.digest,
-            size=target.size,
-            annotations=dict(target.annotations),
-        ),
+        target=descriptor_message(image.target),
         created_at=timestamp(image.created_at),
         updated_at=timestamp(image.updated_at),
     )

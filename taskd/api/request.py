@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
     Stream = grpclib.server.Stream[Any, Any]
 
-__all__ = ["NAMESPACE_HEADER", "current", "namespace"]
+__all__ = ["LEASE_HEADER", "NAMESPACE_HEADER", "current", "lease", "namespace"]
 
 NAMESPACE_HEADER = "containerd-namespace"
+LEASE_HEADER = "containerd-lease"
 
 current: ContextVar[Stream] = ContextVar("current")
 """The stream of the call that the running handler serves."""
@@ -37,3 +38,10 @@ def namespace() -> str:
     except InvalidArgument as exc:
         raise exc.within("namespace validation") from None
     return name
+
+
+def lease() -> str | None:
+    """The lease that the call is made under, if any (containerd: ``leases/grpc.go``)."""
+    metadata = current.get().metadata
+    value = metadata.get(LEASE_HEADER) if metadata is not None else None
+    return value.decode(errors="replace") if isinstance(value, bytes) else value

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from taskd.api.request import namespace
+from taskd.api.descriptors import descriptor, descriptor_message
+from taskd.api.request import lease, namespace
 from taskd.proto.containerd.services.tasks.v1 import (
     CheckpointTaskRequest,
     CheckpointTaskResponse,
@@ -58,6 +59,7 @@ class Tasks(TasksBase):
             stdio=Stdio(message.stdin, message.stdout, message.stderr, message.terminal),
             options=from_any(message.options),
             runtime_path=message.runtime_path,
+            checkpoint=descriptor(message.checkpoint) if message.checkpoint else None,
         )
         return CreateTaskResponse(container_id=message.container_id, pid=pid)
 
@@ -111,8 +113,9 @@ class Tasks(TasksBase):
         return Empty()
 
     async def close_io(self, message: CloseIoRequest) -> Empty:
-        if message.stdin:
-            await self._tasks.close_stdin(namespace(), message.container_id, message.exec_id)
+        await self._tasks.close_io(
+            namespace(), message.container_id, message.exec_id, stdin=message.stdin
+        )
         return Empty()
 
     async def pause(self, message: PauseTaskRequest) -> Empty:
@@ -132,8 +135,12 @@ class Tasks(TasksBase):
         )
 
     async def checkpoint(self, message: CheckpointTaskRequest) -> CheckpointTaskResponse:
-        await self._tasks.checkpoint(namespace(), message.container_id, from_any(message.options))
-        return CheckpointTaskResponse()
+        stored = await self._tasks.checkpoint(
+            namespace(), message.container_id, from_any(message.options), lease()
+        )
+        return CheckpointTaskResponse(
+            descriptors=[descriptor_message(descriptor) for descriptor in stored]
+        )
 
     async def update(self, message: UpdateTaskRequest) -> Empty:
         await self._tasks.update(

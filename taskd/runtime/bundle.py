@@ -60,7 +60,7 @@ class Bundle:
                 # What a task of the same name left there is no longer anybody's.
                 shutil.rmtree(work)
                 _mkdir(work, 0o711)
-            (bundle.path / "work").symlink_to(work)
+            bundle.work.symlink_to(work)
             (bundle.path / "config.json").write_bytes(spec)
         except BaseException:
             shutil.rmtree(bundle.path, ignore_errors=True)
@@ -71,6 +71,11 @@ class Bundle:
     @property
     def rootfs(self) -> Path:
         return self.path / "rootfs"
+
+    @property
+    def work(self) -> Path:
+        """A folder on disk, which outlives a reboot; runtimes keep their logs there."""
+        return self.path / "work"
 
     @property
     def log(self) -> Path:
@@ -89,7 +94,7 @@ class Bundle:
             self.rootfs.rmdir()
         work = None
         with contextlib.suppress(OSError):
-            work = (self.path / "work").readlink()
+            work = self.work.readlink()
         _remove_at_once(self.path)
         if work is not None:
             _remove_at_once(work)

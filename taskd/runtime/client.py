@@ -14,11 +14,12 @@ import anyio
 import betterproto2
 
 from taskd.codec import decode, encode
-from taskd.errors import Unimplemented
+from taskd.errors import NotFound, TaskdError, Unimplemented
 from taskd.proto.containerd.task import v2 as api
 from taskd.proto.containerd.types import Mount as MountMessage
 from taskd.runtime.connection import Connection
 from taskd.runtime.types import CreateOptions, Exit, Mount, ProcessInfo, Status, Stdio, TaskState
+from taskd.ttrpc import ConnectionClosed
 from taskd.types import TypedValue
 from taskd.wellknown import from_any, nanoseconds, to_any
 
@@ -56,7 +57,10 @@ class TaskClient:
             checkpoint=options.checkpoint,
             options=to_any(options.options),
         )
-        return (await self._call("Create", request, api.CreateTaskResponse)).pid
+        try:
+            return (await self._call("Create", request, api.CreateTaskResponse)).pid
+        except TaskdError as exc:
+            raise exc.within("failed to create shim task") from exc
 
     async def start(self, exec_id: str) -> int:
         """Start a created process; returns its pid."""
@@ -77,7 +81,14 @@ class TaskClient:
     async def delete(self, exec_id: str) -> Exit:
         """Remove a process that has exited."""
         request = api.DeleteRequest(id=self._id, exec_id=exec_id)
-        answer = await self._call("Delete", request, api.DeleteResponse)
+        try:
+            answer = await self._call("Delete", request, api.DeleteResponse)
+        except (NotFound, ConnectionClosed):
+            raise
+        except TaskdError as exc:
+            if exec_id:
+                raise
+            raise exc.within("failed to delete task") from exc
         return Exit(answer.pid, answer.exit_status, nanoseconds(answer.exited_at))
 
     async def exec(self, exec_id: str, spec: TypedValue | None, stdio: Stdio) -> None:

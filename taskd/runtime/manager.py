@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,12 +113,14 @@ class ShimManager:
             except TaskdError as exc:
                 raise exc.within("failed to start shim") from exc
             try:
+                if options.unpack_checkpoint is not None:
+                    folder = shim.bundle.work / "checkpoint"
+                    await options.unpack_checkpoint(folder)
+                    options = replace(options, checkpoint=str(folder))
                 shim.pid = await shim.task.create(str(shim.bundle.path), options)
-            except BaseException as exc:
+            except BaseException:
                 with anyio.CancelScope(shield=True):
                     await self._abandon(shim)
-                if isinstance(exc, TaskdError):
-                    raise exc.within("failed to create shim task") from exc
                 raise
             self._admit(shim)
             return shim
@@ -140,8 +142,6 @@ class ShimManager:
                 with anyio.CancelScope(shield=True):
                     await self._finish(shim)
                 raise
-            except TaskdError as exc:
-                raise exc.within("failed to delete task") from exc
             else:
                 with anyio.CancelScope(shield=True):
                     await self._finish(shim)

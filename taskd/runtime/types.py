@@ -8,7 +8,9 @@ containerd (``protobuf.FromTimestamp``).
 from __future__ import annotations
 
 import enum
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from taskd.types import TypedValue
 
@@ -74,6 +76,8 @@ class CreateOptions:
     rootfs: tuple[Mount, ...] = ()
     checkpoint: str = ""
     """Folder of a checkpoint to restore, or empty."""
+    unpack_checkpoint: Callable[[Path], Awaitable[None]] | None = None
+    """Makes such a folder, which is then the bundle's: the shim reads it as late as at Start."""
 
     @property
     def options(self) -> TypedValue | None:

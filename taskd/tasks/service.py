@@ -14,13 +14,15 @@ from typing import TypeVar
 import anyio
 
 from taskd import filters, identifiers
-from taskd.errors import InvalidArgument, NotFound, TaskdError, Unimplemented
+from taskd.errors import InvalidArgument, NotFound, TaskdError, Unknown
 from taskd.events import Bus
 from taskd.metadata.containers import Container, ContainerStore
+from taskd.metadata.images import Descriptor
 from taskd.proto.containerd.events import TaskDelete, TaskExit
 from taskd.runtime.manager import ShimManager
 from taskd.runtime.shim import Shim
 from taskd.runtime.types import CreateOptions, Exit, Mount, ProcessInfo, Status, Stdio, TaskState
+from taskd.tasks.archive import Checkpoints
 from taskd.tasks.checkpoint import checkpoint_path, restore_path
 from taskd.types import TypedValue
 from taskd.wellknown import pack, timestamp
@@ -57,6 +59,7 @@ class TaskService:
         self,
         containers: ContainerStore,
         shims: ShimManager,
+        checkpoints: Checkpoints,
         others: Mapping[str, ShimManager] | None = None,
         *,
         state_timeout: float = STATE_TIMEOUT,
@@ -64,6 +67,7 @@ class TaskService:
         """`others` are the managers of runtimes, by name, that are not `shims`'s."""
         self._containers = containers
         self._shims = shims
+        self._checkpoints = checkpoints
         self._others = others or {}
         self._state_timeout = state_timeout
 
@@ -76,12 +80,19 @@ class TaskService:
         stdio: Stdio,
         options: TypedValue | None = None,
         runtime_path: str = "",
+        checkpoint: Descriptor | None = None,
     ) -> int:
         """Make a task of a container; returns the pid of its init process.
 
-        Raises `AlreadyExists`, and what `ShimManager.create` raises.
+        It is restored from the checkpoint whose folder `options` name, or else from the content
+        that `checkpoint` is. Raises `AlreadyExists`, and what `ShimManager.create` and
+        `Checkpoints.unpack` raise.
         """
         container = self._containers.get(namespace, container_id)
+        restored = restore_path(container.runtime_name, options)
+        unpack = None
+        if checkpoint is not None and not restored:
+            unpack = self._checkpoints.unpack(namespace, checkpoint)
         if container.runtime_name in _DEPRECATED:
             log.warning(
                 "%s is deprecated since containerd v1.4, consider using io.containerd.runc.v2",
@@ -97,7 +108,8 @@ class TaskService:
                 runtime_options=container.runtime_options,
                 stdio=stdio,
                 rootfs=rootfs,
-                checkpoint=restore_path(container.runtime_name, options),
+                checkpoint=restored,
+                unpack_checkpoint=unpack,
             ),
         )
         return shim.pid
@@ -157,8 +169,15 @@ class TaskService:
         """Set the size, in characters, of a process's terminal."""
         await self._shim(namespace, container_id).task.resize_pty(exec_id, width, height)
 
-    async def close_stdin(self, namespace: str, container_id: str, exec_id: str) -> None:
-        await self._shim(namespace, container_id).task.close_stdin(exec_id)
+    async def close_io(
+        self, namespace: str, container_id: str, exec_id: str, *, stdin: bool
+    ) -> None:
+        """Let a process read no more than what is in its standard input already."""
+        shim = self._shim(namespace, container_id)
+        if exec_id:
+            await shim.task.state(exec_id)  # whose errors are those that containerd gives
+        if stdin:
+            await shim.task.close_stdin(exec_id)
 
     async def pause(self, namespace: str, container_id: str) -> None:
         await self._shim(namespace, container_id).task.pause()
@@ -170,18 +189,26 @@ class TaskService:
         return await self._shim(namespace, container_id).task.pids()
 
     async def checkpoint(
-        self, namespace: str, container_id: str, options: TypedValue | None
-    ) -> None:
-        """Write a running task down, into the folder that the options name.
+        self,
+        namespace: str,
+        container_id: str,
+        options: TypedValue | None,
+        lease: str | None = None,
+    ) -> list[Descriptor]:
+        """Write a running task down, into the folder that the options name, or as content.
 
-        Raises `Unimplemented` without one: the content store is not there yet.
+        Returns what the content is: the checkpoint, and the container's specification. `lease`
+        is the one that the caller works under, if any.
         """
         shim = self._shim(namespace, container_id)
         container = self._containers.get(namespace, container_id)
         path = checkpoint_path(container.runtime_name, options)
-        if not path:
-            raise Unimplemented("checkpoint into the content store")
-        await shim.task.checkpoint(path, options)
+        if path:
+            await shim.task.checkpoint(path, options)
+            return []
+        return await self._checkpoints.store(
+            namespace, container.spec, lease, lambda folder: shim.task.checkpoint(folder, options)
+        )
 
     async def update(
         self,
@@ -198,7 +225,10 @@ class TaskService:
 
         A task whose shim fails or is slower than the state timeout is left out.
         """
-        matches = filters.compile(filter_expressions)
+        try:
+            matches = filters.compile(filter_expressions)
+        except InvalidArgument as exc:
+            raise Unknown(str(exc)) from None  # as containerd has it
 
         async def ask(shim: Shim) -> Metric:
             with anyio.fail_after(self._state_timeout):

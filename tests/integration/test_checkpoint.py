@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import subprocess
+import io
+import json
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
+from grpclib.client import Channel
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 from harness.containers import spec
 from harness.daemons import Taskd, client
+from harness.generations import criu
 from harness.real import need
 
+from taskd import digests
+from taskd.codec import decode
 from taskd.proto.containerd.runc.v1 import CheckpointOptions, Options
 from taskd.proto.containerd.services.containers.v1 import (
     Container,
@@ -22,6 +29,13 @@ from taskd.proto.containerd.services.containers.v1 import (
     CreateContainerRequest,
     DeleteContainerRequest,
 )
+from taskd.proto.containerd.services.content.v1 import (
+    ContentStub,
+    ReadContentRequest,
+    WriteAction,
+    WriteContentRequest,
+)
+from taskd.proto.containerd.services.images.v1 import ImagesStub, ListImagesRequest
 from taskd.proto.containerd.services.tasks.v1 import (
     CheckpointTaskRequest,
     CreateTaskRequest,
@@ -31,7 +45,9 @@ from taskd.proto.containerd.services.tasks.v1 import (
     TasksStub,
     WaitRequest,
 )
-from taskd.proto.google.protobuf import Any
+from taskd.proto.containerd.types import Descriptor
+from taskd.proto.google.protobuf import Any as AnyMessage
+from taskd.tasks.archive import CHECKPOINT, CONFIG
 from taskd.wellknown import pack, to_any
 
 RUNTIME = ContainerRuntime(name="io.containerd.runc.v2")
@@ -42,9 +58,7 @@ COUNT = "n=0; while :; do n=$((n + 1)); echo $n > /count/n; sleep 0.02; done"
 def daemon(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Taskd]:
     """A taskd whose runc finds a CRIU that works here."""
     need("containerd-shim-runc-v2", "runc")
-    script = Path(__file__).parents[1] / "harness/criu.sh"
-    found = subprocess.run(["sh", str(script)], check=True, capture_output=True, text=True)
-    monkeypatch.setenv("PATH", found.stdout.strip(), prepend=":")
+    monkeypatch.setenv("PATH", str(criu()), prepend=":")
     with Taskd(folder / "taskd") as running:
         yield running
 
@@ -59,40 +73,159 @@ async def count(folder: Path) -> int:
     return int(file.read_text() or 0)
 
 
+class Counter:
+    """A container that counts, and can be restored from how far it came."""
+
+    def __init__(self, channel: Channel, rootfs: Path, counted: Path) -> None:
+        self.tasks, self.containers = TasksStub(channel), ContainersStub(channel)
+        self.counted = counted
+        counted.mkdir()
+        (rootfs / "count").mkdir(exist_ok=True)
+        # To checkpoint a network namespace, CRIU needs iptables.
+        arguments = ["/bin/sh", "-c", COUNT]
+        self.spec = spec(rootfs, arguments, binds={"/count": counted}, host_network=True)
+
+    async def run(self) -> None:
+        container = Container(id="one", runtime=RUNTIME, spec=self.spec)
+        await self.containers.create(CreateContainerRequest(container=container))
+        await self.tasks.create(CreateTaskRequest(container_id="one"))
+        await self.tasks.start(StartRequest(container_id="one"))
+        while await count(self.counted) < 20:
+            pass
+
+    async def stopped(self) -> None:
+        """Remove the task that has exited."""
+        await self.tasks.wait(WaitRequest(container_id="one"))
+        await self.tasks.delete(DeleteTaskRequest(container_id="one"))
+
+    async def goes_on(self, **how: Any) -> None:
+        """Restored, it must count on from where it is."""
+        stopped_at = int((self.counted / "n").read_text())
+        await self.tasks.create(CreateTaskRequest(container_id="one", **how))
+        await self.tasks.start(StartRequest(container_id="one"))
+        went_on_at = await count(self.counted)
+        assert stopped_at < went_on_at < stopped_at + 200
+
+    async def end(self) -> None:
+        await self.tasks.kill(KillRequest(container_id="one", signal=9))
+        await self.stopped()
+
+    async def remove(self) -> None:
+        await self.containers.delete(DeleteContainerRequest(id="one"))
+
+
+def leftovers(daemon: Taskd) -> list[Path]:
+    """Folders of checkpoints that nobody needs any more."""
+    return [*(daemon.root / "checkpoints").iterdir(), *daemon.root.glob("io.*/*/*/checkpoint")]
+
+
 @pytest.mark.usefixtures("clean")
 async def test_a_counter_goes_on_where_it_stopped(
     daemon: Taskd, namespace: str, rootfs: Path, folder: Path
 ) -> None:
-    counted, image = folder / "count", folder / "image"
-    counted.mkdir()
-    (rootfs / "count").mkdir(exist_ok=True)
-    # To checkpoint a network namespace, CRIU needs iptables.
-    arguments = ["/bin/sh", "-c", COUNT]
-    document = spec(rootfs, arguments, binds={"/count": counted}, host_network=True)
+    image = folder / "image"
     async with client(daemon.address, namespace) as channel:
-        tasks, containers = TasksStub(channel), ContainersStub(channel)
-        container = Container(id="one", runtime=RUNTIME, spec=document)
-        await containers.create(CreateContainerRequest(container=container))
-        await tasks.create(CreateTaskRequest(container_id="one"))
-        await tasks.start(StartRequest(container_id="one"))
-        while await count(counted) < 20:
-            pass
+        counter = Counter(channel, rootfs, folder / "count")
+        await counter.run()
         options = CheckpointOptions(exit=True, image_path=str(image))
-        await tasks.checkpoint(
+        answer = await counter.tasks.checkpoint(
             CheckpointTaskRequest(container_id="one", options=to_any(pack(options)))
         )
-        await tasks.wait(WaitRequest(container_id="one"))
-        await tasks.delete(DeleteTaskRequest(container_id="one"))
-        stopped_at = int((counted / "n").read_text())
+        assert not answer.descriptors
+        await counter.stopped()
+        await counter.goes_on(options=to_any(pack(Options(criu_image_path=str(image)))))
+        await counter.end()
+        await counter.remove()
 
-        options = Options(criu_image_path=str(image))
-        await tasks.create(CreateTaskRequest(container_id="one", options=to_any(pack(options))))
-        await tasks.start(StartRequest(container_id="one"))
-        went_on_at = await count(counted)
-        assert stopped_at < went_on_at < stopped_at + 200
-        await tasks.kill(KillRequest(container_id="one", signal=9))
-        await tasks.wait(WaitRequest(container_id="one"))
-        await tasks.delete(DeleteTaskRequest(container_id="one"))
+
+@pytest.mark.usefixtures("clean")
+async def test_a_counter_goes_on_from_the_content_store(
+    daemon: Taskd, namespace: str, rootfs: Path, folder: Path
+) -> None:
+    async with client(daemon.address, namespace) as channel:
+        counter = Counter(channel, rootfs, folder / "count")
+        await counter.run()
+        options = to_any(pack(CheckpointOptions(exit=True)))
+        answer = await counter.tasks.checkpoint(
+            CheckpointTaskRequest(container_id="one", options=options)
+        )
+        await counter.stopped()
+        checkpoint, config = answer.descriptors
+        assert (checkpoint.media_type, config.media_type) == (CHECKPOINT, CONFIG)
+        read = ContentStub(channel).read(ReadContentRequest(digest=config.digest))
+        assert decode(AnyMessage, b"".join([piece.data async for piece in read])) == counter.spec
+        assert not leftovers(daemon)
+
+        for _ in range(2):  # as often as one likes
+            await counter.goes_on(checkpoint=checkpoint)
+            await counter.end()
+        assert not leftovers(daemon)
+
+        # Created, and then deleted before it was started.
+        await counter.tasks.create(CreateTaskRequest(container_id="one", checkpoint=checkpoint))
+        assert leftovers(daemon)
+        await counter.tasks.delete(DeleteTaskRequest(container_id="one"))
+        assert not leftovers(daemon)
+        await counter.remove()
+
+
+@pytest.mark.usefixtures("clean")
+async def test_ctr_makes_an_image_of_a_checkpoint(
+    daemon: Taskd, namespace: str, rootfs: Path, folder: Path
+) -> None:
+    async with client(daemon.address, namespace) as channel:
+        counter = Counter(channel, rootfs, folder / "count")
+        await counter.run()
+        daemon.ctr("tasks", "checkpoint", "--exit", "one", namespace=namespace)
+        await counter.stopped()
+        (image,) = (await ImagesStub(channel).list(ListImagesRequest())).images
+        read = ContentStub(channel).read(ReadContentRequest(digest=image.target.digest))
+        index = json.loads(b"".join([piece.data async for piece in read]))
+        (found,) = [each for each in index["manifests"] if each["mediaType"] == CHECKPOINT]
+        checkpoint = Descriptor(CHECKPOINT, found["digest"], found["size"])
+        await counter.goes_on(checkpoint=checkpoint)
+        await counter.end()
+        await counter.remove()
+        assert not leftovers(daemon)
+
+
+def _tar(name: str, kind: bytes = tarfile.REGTYPE) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        member = tarfile.TarInfo(name)
+        member.type, member.linkname = kind, "/etc"
+        archive.addfile(member)
+    return out.getvalue()
+
+
+@pytest.mark.usefixtures("clean")
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"x" * 5000, "invalid header"),
+        (_tar("../../up"), "../../up: not a plain file"),
+        (_tar("/absolute"), "/absolute: not a plain file"),
+        (_tar("link", tarfile.SYMTYPE), "link: not a plain file"),
+        (_tar("device", tarfile.CHRTYPE), "device: not a plain file"),
+    ],
+    ids=["no tar", "up", "absolute", "symlink", "device"],
+)
+async def test_content_that_is_no_checkpoint(
+    daemon: Taskd, namespace: str, rootfs: Path, data: bytes, words: str
+) -> None:
+    checkpoint = Descriptor(CHECKPOINT, digests.of(data), len(data))
+    async with client(daemon.address, namespace) as channel:
+        tasks, containers = TasksStub(channel), ContainersStub(channel)
+        write = WriteContentRequest(action=WriteAction.COMMIT, ref="bad", data=data)
+        async for _ in ContentStub(channel).write([write]):
+            pass
+        container = Container(id="one", runtime=RUNTIME, spec=spec(rootfs, ["/bin/true"]))
+        await containers.create(CreateContainerRequest(container=container))
+        with pytest.raises(GRPCError) as caught:
+            await tasks.create(CreateTaskRequest(container_id="one", checkpoint=checkpoint))
+        assert caught.value.status is Status.INVALID_ARGUMENT
+        assert words in caught.value.message
+        assert not leftovers(daemon)
         await containers.delete(DeleteContainerRequest(id="one"))
 
 
@@ -101,13 +234,13 @@ async def test_a_counter_goes_on_where_it_stopped(
     ("options", "words"),
     [
         (Options(), "invalid task checkpoint option for io.containerd.runc.v2"),
-        (Any(type_url="no.such.Type"), "type with url no.such.Type: not found"),
+        (AnyMessage(type_url="no.such.Type"), "type with url no.such.Type: not found"),
     ],
 )
 async def test_options_of_a_wrong_type(
-    daemon: Taskd, namespace: str, rootfs: Path, options: Options | Any, words: str
+    daemon: Taskd, namespace: str, rootfs: Path, options: Options | AnyMessage, words: str
 ) -> None:
-    message = options if isinstance(options, Any) else to_any(pack(options))
+    message = options if isinstance(options, AnyMessage) else to_any(pack(options))
     async with client(daemon.address, namespace) as channel:
         tasks, containers = TasksStub(channel), ContainersStub(channel)
         document = spec(rootfs, ["/bin/sleep", "1000"])

@@ -13,8 +13,9 @@ import pytest
 
 from taskd import digests
 from taskd.api import request
-from taskd.api.content import LEASE_HEADER, Content
+from taskd.api.content import Content
 from taskd.api.images import Images
+from taskd.api.request import LEASE_HEADER
 from taskd.content import ContentStore
 from taskd.errors import (
     AlreadyExists,

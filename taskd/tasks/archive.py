@@ -1,0 +1,168 @@
+"""Checkpoints as blobs of the content store: the folder that CRIU wrote as a tar, and back.
+
+Source: containerd's ``services/tasks/local.go``, ``Create`` and ``Checkpoint``.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import aclosing, suppress
+from io import BufferedReader, RawIOBase
+from pathlib import Path, PurePosixPath
+from tempfile import mkdtemp
+from typing import TYPE_CHECKING
+
+import anyio
+from anyio import from_thread, to_thread
+
+from taskd.codec import encode
+from taskd.content import ContentStore
+from taskd.errors import AlreadyExists, InvalidArgument, Unknown
+from taskd.metadata.images import Descriptor
+from taskd.proto.google.protobuf import Any
+from taskd.types import TypedValue
+from taskd.wellknown import to_any
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+__all__ = ["CHECKPOINT", "CONFIG", "Checkpoints"]
+
+CHECKPOINT = "application/vnd.containerd.container.criu.checkpoint.criu.tar"
+"""containerd's media type of a checkpoint."""
+CONFIG = "application/vnd.containerd.container.checkpoint.config.v1+proto"
+"""containerd's media type of the specification of the container that a checkpoint is of."""
+
+_CHUNK = 1 << 20
+
+Sink = Callable[[bytes], Coroutine[object, object, None]]
+
+
+class Checkpoints:
+    """Checkpoints in the content store."""
+
+    def __init__(self, content: ContentStore, scratch: Path) -> None:
+        """`scratch` is a folder of its own, whatever is in which is removed. Blocks."""
+        shutil.rmtree(scratch, ignore_errors=True)  # of a daemon that was killed
+        scratch.mkdir(mode=0o700)
+        self._content = content
+        self._scratch = scratch
+
+    async def store(
+        self,
+        namespace: str,
+        spec: TypedValue | None,
+        lease: str | None,
+        write: Callable[[str], Awaitable[None]],
+    ) -> list[Descriptor]:
+        """Let `write` fill a folder, and keep it and the container's specification as blobs.
+
+        Raises what `write` and the store raise.
+        """
+        folder = Path(await to_thread.run_sync(lambda: mkdtemp(dir=self._scratch)))
+        try:
+            await write(str(folder))
+
+            async def archive(sink: Sink) -> None:
+                await to_thread.run_sync(_pack, folder, sink)
+
+            async def specification(sink: Sink) -> None:
+                await sink(encode(to_any(spec) or Any()))
+
+            return [
+                await self._blob(namespace, str(folder), CHECKPOINT, archive, lease),
+                await self._blob(namespace, f"{folder}/spec", CONFIG, specification, lease),
+            ]
+        finally:
+            with anyio.CancelScope(shield=True):
+                await to_thread.run_sync(shutil.rmtree, folder)
+
+    def unpack(self, namespace: str, checkpoint: Descriptor) -> Callable[[Path], Awaitable[None]]:
+        """What makes a folder of a checkpoint.
+
+        Raises `Unknown` for what is none, `NotFound` for a blob that there is not; and the
+        function `InvalidArgument`, for one that is not a tar of plain files.
+        """
+        if checkpoint.media_type != CHECKPOINT:
+            raise Unknown(f'unsupported checkpoint type "{checkpoint.media_type}"')
+        self._content.info(namespace, checkpoint.digest)
+
+        async def unpack(folder: Path) -> None:
+            async with aclosing(self._content.read(namespace, checkpoint.digest)) as pieces:
+                await to_thread.run_sync(_unpack, pieces, checkpoint.digest, folder)
+
+        return unpack
+
+    async def _blob(
+        self,
+        namespace: str,
+        ref: str,
+        media_type: str,
+        produce: Callable[[Sink], Awaitable[None]],
+        lease: str | None,
+    ) -> Descriptor:
+        async with self._content.writer(namespace, ref, 0, "", lease) as writer:
+            await produce(writer.write)
+            descriptor = Descriptor(media_type, writer.digest, writer.status.offset)
+            with suppress(AlreadyExists):  # the same bytes are there already
+                await writer.commit(0, "", {})
+        return descriptor
+
+
+def _pack(folder: Path, sink: Sink) -> None:
+    with tarfile.open(fileobj=_Writer(sink), mode="w|", bufsize=_CHUNK) as archive:
+        for path in sorted(folder.rglob("*")):
+            archive.add(path, path.relative_to(folder), recursive=False)
+
+
+def _unpack(pieces: AsyncGenerator[bytes], digest: str, folder: Path) -> None:
+    folder.mkdir()
+    try:
+        with tarfile.open(fileobj=BufferedReader(_Reader(pieces)), mode="r|") as archive:
+            for member in archive:
+                path = PurePosixPath(member.name)
+                # Whoever can write content can write such a tar.
+                plain = member.isreg() or member.isdir()
+                if path.is_absolute() or ".." in path.parts or not plain:
+                    raise InvalidArgument(f"checkpoint {digest}: {member.name}: not a plain file")
+                archive.extract(member, folder, set_attrs=False)
+    except (tarfile.TarError, FileExistsError) as exc:
+        raise InvalidArgument(f"checkpoint {digest}: {exc}") from exc
+
+
+class _Writer(RawIOBase):
+    """A file that a thread writes to, and the event loop gets the bytes of."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        from_thread.run(self._sink, bytes(data))
+        return memoryview(data).nbytes
+
+
+class _Reader(RawIOBase):
+    """A file that a thread reads from, and the event loop has the bytes of."""
+
+    def __init__(self, pieces: AsyncGenerator[bytes]) -> None:
+        self._pieces = pieces
+        self._left = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        if not self._left:
+            self._left = memoryview(from_thread.run(self._next))
+        target = memoryview(buffer)
+        size = min(len(target), len(self._left))
+        target[:size], self._left = self._left[:size], self._left[size:]
+        return size
+
+    async def _next(self) -> bytes:
+        return await anext(self._pieces, b"")
