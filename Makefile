@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SHIM := containerd-shim-runc-v2:containerd runc:runc busybox:busybox-static
 
-.PHONY: demo test lint types tests bench protos clean
+.PHONY: demo test lint types tests parity bench protos clean
 
 demo: $(VENV)/.installed
 	@.ci/need $(SHIM)
@@ -21,6 +21,10 @@ types: $(VENV)/.installed-dev
 tests: $(VENV)/.installed-dev
 	@.ci/need -n $(SHIM) containerd:containerd ctr:containerd crun:crun
 	$(BIN)/pytest $(PYTEST)
+
+parity: $(VENV)/.installed-dev
+	@.ci/need $(SHIM) containerd:containerd
+	PYTHONPATH=tests $(BIN)/python -m parity $(PARITY)
 
 bench: $(VENV)/.installed-dev
 	@.ci/need $(SHIM) containerd:containerd h2load:nghttp2-client

@@ -6,6 +6,7 @@ and as one argument of a command line.
 
 from __future__ import annotations
 
+import json
 import re
 from functools import lru_cache
 
@@ -22,11 +23,12 @@ _IDENTIFIER = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*", re.ASCII)
 @lru_cache(maxsize=1024)
 def validate(identifier: str) -> None:
     """Raise `InvalidArgument`, in containerd's words, unless `identifier` is a valid one."""
+    quoted = json.dumps(identifier, ensure_ascii=False)
     if not identifier:
         raise InvalidArgument("identifier must not be empty")
     if len(identifier.encode()) > MAX_LENGTH:
         raise InvalidArgument(
-            f'identifier "{identifier}" greater than maximum length ({MAX_LENGTH} characters)'
+            f"identifier {quoted} greater than maximum length ({MAX_LENGTH} characters)"
         )
     if not _IDENTIFIER.fullmatch(identifier):
-        raise InvalidArgument(f'identifier "{identifier}" must match {_PATTERN}')
+        raise InvalidArgument(f"identifier {quoted} must match {_PATTERN}")

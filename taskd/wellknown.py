@@ -10,9 +10,10 @@ from taskd.proto.google.protobuf import Any, Timestamp
 from taskd.proto.message_pool import default_message_pool
 from taskd.types import TypedValue
 
-__all__ = ["from_any", "nanoseconds", "pack", "timestamp", "to_any", "unpack"]
+__all__ = ["GO_ZERO", "from_any", "nanoseconds", "pack", "timestamp", "to_any", "unpack"]
 
-_GO_ZERO_SECONDS = -62135596800
+GO_ZERO = -62135596800 * 10**9
+"""Nanoseconds since the epoch of Go's zero time, which means none."""
 
 
 def to_any(value: TypedValue | None) -> Any | None:
@@ -50,5 +51,5 @@ def timestamp(nanoseconds: int) -> Timestamp:
 def nanoseconds(message: Timestamp | None) -> int:
     """Nanoseconds since the epoch; Go's zero time for a timestamp that is absent."""
     if message is None:
-        return _GO_ZERO_SECONDS * 10**9
+        return GO_ZERO
     return message.seconds * 10**9 + message.nanos

@@ -9,7 +9,7 @@ import betterproto2
 from taskd import filters, ttrpc
 from taskd.api import request
 from taskd.codec import decode
-from taskd.errors import InvalidArgument, Unknown
+from taskd.errors import InvalidArgument, TaskdError, Unknown
 from taskd.events import Bus, Envelope
 from taskd.proto.containerd.services.events.ttrpc import v1 as ttrpc_api
 from taskd.proto.containerd.services.events.v1 import (
@@ -20,8 +20,7 @@ from taskd.proto.containerd.services.events.v1 import (
 )
 from taskd.proto.containerd.types import Envelope as EnvelopeMessage
 from taskd.proto.google.protobuf import Empty
-from taskd.types import TypedValue
-from taskd.wellknown import from_any, nanoseconds, timestamp, to_any, unpack
+from taskd.wellknown import GO_ZERO, from_any, nanoseconds, timestamp, to_any, unpack
 
 __all__ = ["Events", "ttrpc_service"]
 
@@ -31,8 +30,11 @@ class Events(EventsBase):
         self._bus = bus
 
     async def publish(self, message: PublishRequest) -> Empty:
-        event = from_any(message.event) or TypedValue("")
-        await self._bus.publish(request.namespace(), message.topic, event)
+        try:
+            namespace = request.namespace()
+        except TaskdError as exc:
+            raise exc.within("failed publishing event") from None
+        await self._bus.publish(namespace, message.topic, from_any(message.event))
         return Empty()
 
     async def forward(self, message: ForwardRequest) -> Empty:
@@ -69,7 +71,7 @@ def ttrpc_service(bus: Bus) -> ttrpc.Service:
 def _envelope(message: EnvelopeMessage | None) -> Envelope:
     if message is None:
         message = EnvelopeMessage()
-    if message.timestamp is None:
+    if nanoseconds(message.timestamp) == GO_ZERO:
         raise InvalidArgument("timestamp must be set on forwarded event")
     return Envelope(
         nanoseconds(message.timestamp), message.namespace, message.topic, from_any(message.event)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from taskd.api import request
-from taskd.errors import TaskdError
 from taskd.events import Bus
 from taskd.metadata import NamespaceStore
 from taskd.proto.containerd import events
@@ -15,6 +13,8 @@ __all__ = ["Namespaces"]
 
 
 class Namespaces(v1.NamespacesBase):
+    """Events are of the namespace that they are about, whatever the caller's is."""
+
     def __init__(self, store: NamespaceStore, bus: Bus) -> None:
         self._store = store
         self._bus = bus
@@ -37,9 +37,7 @@ class Namespaces(v1.NamespacesBase):
         namespace = message.namespace or v1.Namespace()
         await self._store.create(namespace.name, namespace.labels)
         event = events.NamespaceCreate(name=namespace.name, labels=namespace.labels)
-        await self._bus.publish(
-            _namespace_of_event(namespace.name), "/namespaces/create", pack(event)
-        )
+        await self._bus.publish(namespace.name, "/namespaces/create", pack(event))
         return v1.CreateNamespaceResponse(namespace=namespace)
 
     async def update(self, message: v1.UpdateNamespaceRequest) -> v1.UpdateNamespaceResponse:
@@ -48,9 +46,7 @@ class Namespaces(v1.NamespacesBase):
         paths = message.update_mask.paths if message.update_mask else ()
         await self._store.update(namespace.name, namespace.labels, paths)
         event = events.NamespaceUpdate(name=namespace.name, labels=namespace.labels)
-        await self._bus.publish(
-            _namespace_of_event(namespace.name), "/namespaces/update", pack(event)
-        )
+        await self._bus.publish(namespace.name, "/namespaces/update", pack(event))
         return v1.UpdateNamespaceResponse(namespace=v1.Namespace())
 
     async def delete(self, message: v1.DeleteNamespaceRequest) -> Empty:
@@ -58,11 +54,3 @@ class Namespaces(v1.NamespacesBase):
         event = events.NamespaceDelete(name=message.name)
         await self._bus.publish(message.name, "/namespaces/delete", pack(event))
         return Empty()
-
-
-def _namespace_of_event(name: str) -> str:
-    """The caller's, as in containerd 1.6; without one `name`, as in later versions always."""
-    try:
-        return request.namespace()
-    except TaskdError:
-        return name

@@ -25,7 +25,7 @@ class Bus:
     def __init__(self) -> None:
         self._subscriptions: set[Subscription] = set()
 
-    async def publish(self, namespace: str, topic: str, event: TypedValue) -> None:
+    async def publish(self, namespace: str, topic: str, event: TypedValue | None) -> None:
         """Publish an event of this daemon's own, now. Raises `InvalidArgument` for a bad topic."""
         validate_topic(topic)
         self._deliver(Envelope(time.time_ns(), namespace, topic, event))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,8 +56,10 @@ class Bootstrap:
         """Raises ValueError."""
         try:
             document = json.loads(text)
-            return cls(document["address"], document["protocol"], document["version"])
-        except (TypeError, KeyError) as exc:
+            return cls(
+                document.get("address", ""), document.get("protocol", ""), document["version"]
+            )
+        except (AttributeError, TypeError, KeyError) as exc:
             raise ValueError("no bootstrap parameters") from exc
 
 
@@ -74,6 +77,8 @@ def parse_bootstrap(answer: bytes) -> Bootstrap:
     )
     if bootstrap.version > NEWEST_VERSION:
         raise Unimplemented(f"unsupported shim version ({bootstrap.version})")
+    if not bootstrap.address:
+        raise Unknown("the shim printed no address")
     return bootstrap
 
 
@@ -151,7 +156,7 @@ class ShimBinary:
         message = to_any(options.options)
         done = await self._run(flags, stdin=encode(message) if message else b"", merge=True)
         if done.returncode:
-            words = done.stdout.decode(errors="replace").strip()
+            words = done.stdout.decode(errors="replace")
             raise Unknown(f"{words}: {_exit_text(done.returncode)}")
         return parse_bootstrap(done.stdout)
 
@@ -186,7 +191,8 @@ class ShimBinary:
                 command, cwd=self.bundle.path, env=self._environment(), stdin=stdin, merge=merge
             )
         except OSError as exc:
-            raise Unknown(f"fork/exec {self.path}: {exc.strerror}") from exc
+            reason = (exc.strerror or str(exc)).lower()
+            raise Unknown(f": fork/exec {self.path}: {reason}") from exc  # it printed nothing
 
     def _environment(self) -> Mapping[str, str]:
         return os.environ | {
@@ -200,5 +206,5 @@ class ShimBinary:
 
 def _exit_text(returncode: int) -> str:
     if returncode < 0:
-        return f"signal: {-returncode}"
+        return f"signal: {(signal.strsignal(-returncode) or str(-returncode)).lower()}"
     return f"exit status {returncode}"

@@ -39,11 +39,14 @@ class Connection(Protocol):
 async def connect(bootstrap: Bootstrap, *, timeout: float) -> Connection:
     """Connect to the shim within `timeout` seconds.
 
-    Raises `Unavailable` if nobody listens there, `Unknown` for a protocol that is neither.
+    Raises `Unknown` if nobody listens there, or for a protocol that is neither.
     """
     match bootstrap.protocol.lower():
         case "ttrpc":
-            return await ttrpc.Client.connect(bootstrap.address, timeout=timeout)
+            try:
+                return await ttrpc.Client.connect(bootstrap.address, timeout=timeout)
+            except errors.Unavailable as exc:
+                raise errors.Unknown(str(exc).removesuffix(": unavailable")) from None
         case "grpc":
             return await GrpcConnection.connect(bootstrap.address, timeout=timeout)
         case other:
@@ -78,7 +81,7 @@ class GrpcConnection:
                 await connection._channel.__connect__()
         except (OSError, TimeoutError) as exc:
             connection._channel.close()
-            raise errors.Unavailable(f"connecting to shim at {address}: {exc}") from exc
+            raise errors.Unknown(f"connecting to shim at {address}: {exc}") from exc
         return connection
 
     async def call(

@@ -19,7 +19,7 @@ from taskd.errors import (
     InvalidArgument,
     ResourceExhausted,
     TaskdError,
-    Unavailable,
+    Unknown,
 )
 from taskd.ttrpc.events import (
     ConnectionEnded,
@@ -66,10 +66,13 @@ _RESPONSE: Final = int(FrameType.RESPONSE)
 _DATA: Final = int(FrameType.DATA)
 
 
-class ConnectionClosed(Unavailable):
-    """The connection is gone, or went while the call was under way (Go: ``ErrClosed``)."""
+class ConnectionClosed(Unknown):
+    """The connection is gone, or went while the call was under way (Go: ``ErrClosed``).
 
-    def __init__(self, message: str = "ttrpc: closed", *, verbatim: bool = True) -> None:
+    What containerd tells its client of it is of no known kind.
+    """
+
+    def __init__(self, message: str = "ttrpc: closed: unknown", *, verbatim: bool = True) -> None:
         super().__init__(message, verbatim=verbatim)
 
 

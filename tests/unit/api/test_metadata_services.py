@@ -201,7 +201,7 @@ class TestNamespaces:
         assert got.namespace == namespaces.Namespace(name="two", labels={"a": "1"})
         assert await self.names(service) == ["one", "two"]
         event = events.NamespaceCreate(name="two", labels={"a": "1", "e": ""})
-        assert bus.published[0] == published("ns", "/namespaces/create", event)
+        assert bus.published[0] == published("two", "/namespaces/create", event)
 
     async def test_one_that_does_not_exist_is_given(self, service: Namespaces) -> None:
         got = await service.get(namespaces.GetNamespaceRequest(name="nope"))
@@ -220,7 +220,7 @@ class TestNamespaces:
         got = await service.get(namespaces.GetNamespaceRequest(name="one"))
         assert got.namespace == namespaces.Namespace(name="one", labels={"a": "1", "b": "2"})
         event = events.NamespaceUpdate(name="one", labels=labels)
-        assert bus.published == [published("ns", "/namespaces/update", event)]
+        assert bus.published == [published("one", "/namespaces/update", event)]
 
     async def test_delete(self, service: Namespaces, bus: Recorder) -> None:
         await self.create(service, "one")

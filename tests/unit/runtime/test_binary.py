@@ -100,14 +100,14 @@ async def test_start_is_called_as_containerd_calls_it(tmp_path: Path, bundle: Bu
 
 
 async def test_a_failure_is_told_in_the_shims_words(tmp_path: Path, bundle: Bundle) -> None:
-    with pytest.raises(Unknown, match=r"^one\ntwo: exit status 3$"):
+    with pytest.raises(Unknown, match=r"^one\ntwo\n: exit status 3$"):
         await shim(tmp_path, bundle, "echo one; echo two >&2; exit 3").start(CreateOptions("kind"))
 
 
 async def test_a_binary_that_cannot_be_run(tmp_path: Path, bundle: Bundle) -> None:
     binary = shim(tmp_path, bundle, "")
     binary.path.chmod(0o644)
-    with pytest.raises(Unknown, match=r"fork/exec .*/shim: Permission denied"):
+    with pytest.raises(Unknown, match=r"^: fork/exec .*/shim: permission denied"):
         await binary.start(CreateOptions("kind"))
 
 

@@ -1,0 +1,277 @@
+"""Differences from containerd that are meant, each with its reason."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+__all__ = ["KNOWN", "Known", "without"]
+
+ALL = ("1.6", "1.7", "2")
+
+
+@dataclass(frozen=True)
+class Known:
+    """With `pattern` replaced by `replacement` both transcripts say the same.
+
+    What becomes empty is left out.
+    """
+
+    pattern: str
+    replacement: str
+    reason: str
+    generations: tuple[str, ...] = ALL
+    scenario: str = ""
+    """How the names of scenarios begin that it is about."""
+
+
+KNOWN: tuple[Known, ...] = (
+    Known(
+        r"(?s)(\n    UNKNOWN: .*): unknown$",
+        r"\1",
+        "1.6 and 1.7 end a message in the kind of error that a shim answered, and so does taskd; "
+        "2.x leaves out `unknown`",
+        ("2",),
+    ),
+    Known(
+        r"(?s)^\w+\.(create|update|add_resource|delete_resource) "
+        r"\{('image': \{'name': 'x'\}|'id': 'l')?\}\n.*",
+        "",
+        "newer ones end with a nil dereference when the record that a request is about, or its "
+        "target, is absent; taskd, as 1.6, takes it as empty",
+        ("1.7", "2"),
+    ),
+    Known(
+        r"('created_at': 'some time'), 'updated_at': '(some time|never)'",
+        r"\1",
+        "2.x tells in a list of content, too, when it was updated",
+        ("2",),
+    ),
+    Known(
+        r", '(started|updated)_at': 'never'",
+        "",
+        "1.6 sends Go's zero time where newer ones send none; both mean none",
+        ("1.7", "2"),
+    ),
+    Known(
+        r"(label key and value) length \(\d+ bytes\)",
+        r"\1",
+        "newer ones tell how long a label is that is too long",
+        ("1.7", "2"),
+    ),
+    Known(
+        r"(?s)^(Containers\.\w+|event /containers/\w+) .*",
+        "",
+        "newer ones take a container without a spec, of which no task can be made; taskd, as 1.6, "
+        "refuses it",
+        ("1.7", "2"),
+        "containers: without a spec",
+    ),
+    Known(
+        r", 'updated_at': 'some time'",
+        "",
+        "2.x answers Update without the time of the update",
+        ("2",),
+        "containers: ",
+    ),
+    Known(
+        r"(?s)^Namespaces\.update .*|^event /namespaces/update .*",
+        "",
+        "containerd makes labels for namespaces whose names it refuses elsewhere",
+        scenario="namespaces: update of bad names",
+    ),
+    Known(
+        r"(?s)^Namespaces\.(create|update) .*|^event /namespaces/(create|update) .*",
+        "",
+        "1.6 makes the namespace and then fails to tell of it, since events are in the caller's",
+        ("1.6",),
+        "namespaces: no namespace is needed",
+    ),
+    Known(
+        r"^event /namespaces/update .*",
+        "",
+        "1.6 tells the caller's namespace of it; taskd, as newer ones, the one without a name",
+        ("1.6",),
+        "namespaces: update nothing",
+    ),
+    Known(
+        r"^event /namespaces/create \{'name': 'other'.*",
+        "",
+        "1.6 tells of a new namespace in the caller's; taskd, as newer ones, in the new one",
+        ("1.6",),
+    ),
+    Known(
+        r"UNKNOWN: incompatible value|NOT_FOUND: lease \"\": not found",
+        "NOT_FOUND",
+        "words of containerd's database for an empty id",
+        scenario="leases: bad ids",
+    ),
+    Known(
+        r"(?s)^Leases\.\w+ \{'id': 'l', 'resource': \{'id': 'x', 'type': 'images'\}\}.*|"
+        r", \{'id': 'x', 'type': 'images'\}",
+        "",
+        "2.x can hold images by leases",
+        ("2",),
+        "leases: resources",
+    ),
+    Known(
+        r"UNKNOWN: (failed to start shim: )?mkdir [^:]*: file exists|"
+        r"ALREADY_EXISTS: task one: already exists",
+        "EXISTS",
+        "containerd's answer depends on how far the first call has come",
+        scenario="creation: at once",
+    ),
+    Known(
+        r"UNKNOWN: (failed to start shim: )?(unexpected end of JSON input|invalid character .*)|"
+        r"INVALID_ARGUMENT: failed to start shim: the container's spec is not JSON: .*",
+        "NO JSON",
+        "taskd says that it is the spec that is wrong",
+        scenario="creation: ",
+    ),
+    Known(
+        r"should be either format like `io.containerd.runc.v[12]`",
+        "",
+        "1.6 and 1.7 propose a runtime that is deprecated",
+        ("1.6", "1.7"),
+    ),
+    Known(
+        r"(UNKNOWN: failed to start shim: ).*",
+        r"\1",
+        "containerd takes a relative path, with folders in it, for a program; taskd for a bad name",
+        scenario="creation: relative path as runtime",
+    ),
+    Known(
+        r"(UNKNOWN|UNIMPLEMENTED)(: failed to start shim: start failed: )"
+        r"((failed to create TTRPC connection: )?(dial unix|unsupported protocol:) .*|"
+        r"the shim printed no address|connecting to .*|unsupported shim version.*)",
+        r"UNKNOWN\2",
+        "taskd says what the shim answered, not what became of it as an address",
+        scenario="creation: shim ",
+    ),
+    Known(
+        r"UNKNOWN: (unexpected EOF|proto:.*|type with url containerd.runc.v1.Options: not found)",
+        "UNKNOWN",
+        "Go's words for a malformed message",
+        scenario="creation: options that are malformed",
+    ),
+    Known(
+        r"(?s)^Tasks\.wait .*",
+        "",
+        "a client of containerd that waits hears that the connection to the shim is gone; one of "
+        "taskd's, with what status the container ended",
+        scenario="execs: without a spec",
+    ),
+    Known(
+        r"(?s)^Tasks\.(create|get|list) .*|^event /tasks/.*",
+        "",
+        "2.x reads specs to compare them with what the runtime can do; taskd leaves them to it",
+        ("2",),
+        "creation: spec of another type",
+    ),
+    Known(
+        r"(?s)^Tasks\.create .*|^event /tasks/.*",
+        "",
+        "2.x reads specs to compare them with what the runtime can do; taskd leaves them to it",
+        ("2",),
+        "tasks: record changes under a task",
+    ),
+    Known(
+        r"UNKNOWN: (type with url containerd.linux.runc.CreateOptions: not found|"
+        r"invalid task create option for io.containerd.runc.v2)",
+        "UNKNOWN",
+        "2.x no longer knows the options of runtime v1",
+        ("2",),
+        "creation: options of another runtime",
+    ),
+    Known(
+        r"(?s)^Events\.publish .*|^event /a .*",
+        "",
+        "containerd 1.6 ends with a nil dereference when there is no event",
+        ("1.6",),
+        "events: publish nothing",
+    ),
+    Known(
+        r"(?s)^Events\.forward \{\}\n.*",
+        "",
+        "containerd ends with a nil dereference when there is no envelope",
+        scenario="events: forward nothing",
+    ),
+    Known(
+        r"(?s)^Events\.forward .*|^event /a .*",
+        "",
+        "newer ones do not notice that a time is absent, and send one of 1970; taskd, as 1.6, does",
+        ("1.7", "2"),
+        "events: forward without a time",
+    ),
+    Known(
+        r"^event /tasks/exit .*",
+        "",
+        "2.x may end the shim of a task that never ran before it has told of the exit",
+        ("2",),
+        "tasks: wait for a created task that is deleted",
+    ),
+    Known(
+        r"^event /tasks/delete .*",
+        "",
+        "newer ones may end a shim before it has told that the task is deleted",
+        ("1.7", "2"),
+    ),
+    Known(
+        r"(?s)^Tasks\.metrics .*",
+        "",
+        "containerd's Metrics answers UNKNOWN to whatever is wrong with the namespace",
+        scenario="creation: no namespace",
+    ),
+    Known(
+        r"^event /tasks/(exit|delete) .*",
+        "",
+        "shims of runtime v1 publish by starting a program, which may be late",
+        ("1.6", "1.7"),
+        "runtimes: io.containerd.runtime.v1.linux",
+    ),
+    Known(
+        r"(invalid exec id) a/b:",
+        r"\1:",
+        "containerd does not name the id with runtime v1",
+        ("1.6", "1.7"),
+        "runtimes: linux execs",
+    ),
+    Known(
+        r"('exit_status': 137, 'exited_at': )'(never|some time)'",
+        r"\1 TIME",
+        "containerd leaves out when an exec ended with runtime v1",
+        ("1.6", "1.7"),
+        "runtimes: linux execs",
+    ),
+    Known(
+        r"'checkpoint': '[^']*'",
+        "'checkpoint': FOLDER",
+        "containerd unpacks a checkpoint into a folder that it never removes; taskd, into the "
+        "bundle's",
+        scenario="tasks: checkpoint as content",
+    ),
+    Known(
+        r"(UNKNOWN|NOT_FOUND)(: content digest)",
+        r"NOT_FOUND\2",
+        "containerd does not translate what its content store says when it restores",
+        scenario="tasks: restore of what is no checkpoint",
+    ),
+    Known(
+        r"^event /content/create .*",
+        "",
+        "2.x publishes what content is created; nothing in 1.x waits for it",
+        ("2",),
+    ),
+)
+
+
+def without(lines: list[str], scenario: str, generation: str) -> tuple[list[str], set[Known]]:
+    """The transcript without what is known to differ; and what there was of that."""
+    used = set()
+    for known in KNOWN:
+        if generation in known.generations and scenario.startswith(known.scenario):
+            replaced = [re.sub(known.pattern, known.replacement, line) for line in lines]
+            if replaced != lines:
+                used.add(known)
+            lines = [line for line in replaced if line]
+    return lines, used

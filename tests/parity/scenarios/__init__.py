@@ -1,0 +1,53 @@
+"""Scenarios: each drives a daemon through gRPC with a `Recorder`."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from harness.generations import GENERATIONS
+from parity.recorder import Recorder
+
+__all__ = ["Play", "Scenario", "collected", "scenario"]
+
+Play = Callable[[Recorder], Awaitable[None]]
+
+
+ALL = tuple(generation.name for generation in GENERATIONS)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    name: str
+    play: Play
+    alone: bool = False
+    """It looks at what all namespaces share, so it needs daemons that nobody else has used."""
+    generations: tuple[str, ...] = ALL
+    """The containerds that can do what it is about."""
+
+
+_SCENARIOS: dict[str, Scenario] = {}
+
+
+def scenario(
+    name: str = "", *, alone: bool = False, generations: tuple[str, ...] = ALL
+) -> Callable[[Play], Play]:
+    """Add a scenario; it is called what its module and function are unless `name` is given."""
+
+    def add(play: Play) -> Play:
+        module = play.__module__.rpartition(".")[2]
+        called = name or f"{module}: {play.__name__.replace('_', ' ')}"
+        assert called not in _SCENARIOS, called
+        _SCENARIOS[called] = Scenario(called, play, alone, generations)
+        return play
+
+    return add
+
+
+def collected() -> list[Scenario]:
+    """Every scenario there is."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")  # which adds its scenarios
+    return list(_SCENARIOS.values())

@@ -1,0 +1,43 @@
+"""Every scenario goes with taskd as it goes with a real containerd, generation by generation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from harness.generations import GENERATIONS, Generation
+from harness.real import need
+from parity.known import KNOWN
+from parity.runner import Pairs, compare
+from parity.scenarios import Scenario, collected
+
+SCENARIOS = collected()
+
+
+@pytest.fixture(scope="module")
+def pairs() -> Iterator[Pairs]:
+    need("containerd", "containerd-shim-runc-v2", "containerd-shim", "runc", "busybox")
+    with Pairs() as started:
+        yield started
+
+
+CASES = [
+    pytest.param(scenario, generation, id=f"{generation.name}: {scenario.name}")
+    for generation in GENERATIONS
+    for scenario in SCENARIOS
+    if generation.name in scenario.generations
+]
+
+
+@pytest.mark.parametrize(("scenario", "generation"), CASES)
+async def test_the_same_transcript(
+    scenario: Scenario, generation: Generation, pairs: Pairs
+) -> None:
+    found = await compare(scenario, pairs, generation)
+    if found.differences:
+        pytest.fail("\n".join(found.differences), pytrace=False)
+
+
+def test_what_is_known_is_about_scenarios_that_there_are() -> None:
+    for known in KNOWN:
+        assert any(scenario.name.startswith(known.scenario) for scenario in SCENARIOS), known
