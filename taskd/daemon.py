@@ -34,10 +34,10 @@ from taskd.errors import TaskdError
 from taskd.events import Bus
 from taskd.metadata import ContainerStore, Database, ImageStore, LeaseStore, NamespaceStore
 from taskd.runtime import binary, v1
+from taskd.runtime.bundle import Bundle
 from taskd.runtime.client import TaskClient
 from taskd.runtime.generation import Generation
 from taskd.runtime.manager import ManagerConfig, ShimManager, Timeouts
-from taskd.runtime.shim import Shim
 from taskd.runtime.types import Exit
 from taskd.sockets import listening, lock, notify
 from taskd.tasks import Checkpoints, TaskService, publish_loss
@@ -51,6 +51,9 @@ log = logging.getLogger(__name__)
 
 GARBAGE_INTERVAL = 60.0
 """Seconds between two looks for leases and writes that have expired."""
+
+REJOIN_SECONDS = 10.0
+"""How long after a start an earlier daemon's subscribers are awaited: see `Bus`."""
 
 CONTENT = "io.containerd.content.v1.content"
 """Name of the content store's folder; containerd's, as the layout below it is."""
@@ -102,6 +105,7 @@ async def running(config: Config) -> AsyncIterator[None]:
             for manager in managers.values():
                 await manager.load()
             await api.start(listener)
+            group.start_soon(_forget, bus)
             try:
                 yield
             finally:
@@ -147,8 +151,8 @@ def _managers(config: Config, group: TaskGroup, bus: Bus) -> dict[str, ShimManag
         ),
     }
 
-    async def lost(shim: Shim, found: Exit) -> None:
-        await publish_loss(bus, shim, found)
+    async def lost(bundle: Bundle, found: Exit) -> None:
+        await publish_loss(bus, bundle.namespace, bundle.id, found)
 
     return {
         name: ShimManager(
@@ -183,6 +187,11 @@ def _services(
         Tasks(tasks),
         Version(),
     ]
+
+
+async def _forget(bus: Bus) -> None:
+    await anyio.sleep(REJOIN_SECONDS)
+    bus.forget()
 
 
 async def _collect_garbage(leases: LeaseStore, content: ContentStore) -> None:

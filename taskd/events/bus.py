@@ -12,6 +12,7 @@ from typing import Self
 from taskd.errors import ResourceExhausted
 from taskd.events.envelope import Envelope, validate_topic
 from taskd.types import TypedValue
+from taskd.wellknown import unpack
 
 __all__ = ["Bus", "Subscription"]
 
@@ -20,10 +21,18 @@ BACKLOG = 65536
 
 
 class Bus:
-    """Hands every event to every subscriber whose filter it passes, in the order published."""
+    """Hands every event to every subscriber whose filter it passes, in the order published.
+
+    Until `forget`, who subscribes is also given what has happened to tasks older than the bus. The
+    clients of an earlier daemon take seconds to notice that it is back (Docker Engine up to four),
+    and one that misses an exit takes the container for running, for ever. Tasks made since are left
+    out: their clients were there to subscribe.
+    """
 
     def __init__(self) -> None:
         self._subscriptions: set[Subscription] = set()
+        self._kept: list[Envelope] | None = []
+        self._made: set[tuple[str, str]] = set()
 
     async def publish(self, namespace: str, topic: str, event: TypedValue | None) -> None:
         """Publish an event of this daemon's own, now. Raises `InvalidArgument` for a bad topic."""
@@ -37,9 +46,23 @@ class Bus:
 
     def subscribe(self, matches: Callable[[Envelope], bool]) -> Subscription:
         """Events published from now on for which `matches` is true; use it in ``async with``."""
-        return Subscription(self._subscriptions, matches)
+        subscription = Subscription(self._subscriptions, matches)
+        for envelope in self._kept or ():
+            subscription.offer(envelope)
+        return subscription
+
+    def forget(self) -> None:
+        """Keep nothing any longer: who was subscribed to an earlier daemon has come back."""
+        self._kept = None
+        self._made.clear()
 
     def _deliver(self, envelope: Envelope) -> None:
+        if self._kept is not None and envelope.topic.startswith("/tasks/") and envelope.event:
+            task = envelope.namespace, getattr(unpack(envelope.event), "container_id", "")
+            if envelope.topic == "/tasks/create":
+                self._made.add(task)
+            elif task not in self._made:
+                self._kept.append(envelope)
         for subscription in tuple(self._subscriptions):
             subscription.offer(envelope)
 

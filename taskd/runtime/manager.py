@@ -78,7 +78,7 @@ class ShimManager:
         config: ManagerConfig,
         generation: Generation,
         group: TaskGroup,
-        on_lost: Callable[[Shim, Exit], Awaitable[None]],
+        on_lost: Callable[[Bundle, Exit], Awaitable[None]],
     ) -> None:
         self._config = config
         self._generation = generation
@@ -257,16 +257,20 @@ class ShimManager:
         log.warning("shim %s/%s disconnected; cleaning up after it", shim.namespace, shim.id)
         async with self._busy.hold((shim.namespace, shim.id)):
             await shim.disconnect()
-            found = await self._clean_up_dead(shim.binary, shim.bootstrap)
+            found = await self._clean_up_dead(shim.binary, shim.bootstrap, shim.pid)
             del self._shims[shim.namespace, shim.id]
         shim.lost(found)
-        await self._on_lost(shim, found)
+        await self._on_lost(shim.bundle, found)
 
-    async def _clean_up_dead(self, binary: Binary, bootstrap: Bootstrap | None) -> Exit:
+    async def _clean_up_dead(
+        self, binary: Binary, bootstrap: Bootstrap | None, pid: int = 0
+    ) -> Exit:
         found = await self._run_delete(binary)
         await self._remove_unreachable(binary.bundle, bootstrap)
-        # 255: containerd's status for an exit that nobody saw.
-        return found or Exit(0, 255, time.time_ns())
+        if found is None:
+            # 255: containerd's status for an exit that nobody saw.
+            return Exit(pid, 255, time.time_ns())
+        return replace(found, pid=found.pid or pid)
 
     async def _remove_unreachable(self, bundle: Bundle, bootstrap: Bootstrap | None) -> None:
         """Remove what there is of a shim that cannot be asked: process, bundle, and socket."""
@@ -317,7 +321,7 @@ class ShimManager:
                 connection = await connect(bootstrap, timeout=self._config.timeouts.load)
             except (OSError, ValueError, TaskdError) as exc:
                 log.warning("shim %s/%s is dead: %s", bundle.namespace, bundle.id, exc)
-                await self._clean_up_dead(binary, bootstrap)
+                await self._on_lost(bundle, await self._clean_up_dead(binary, bootstrap))
                 return
             shim = self._shim(binary, connection, bootstrap, ShimLog(bundle))
             try:

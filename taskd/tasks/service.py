@@ -292,30 +292,21 @@ async def _ask_all(shims: list[Shim], ask: Callable[[Shim], Awaitable[T]]) -> li
     return [answers[shim.id] for shim in shims if shim.id in answers]
 
 
-async def publish_loss(bus: Bus, shim: Shim, found: Exit) -> None:
+async def publish_loss(bus: Bus, namespace: str, container_id: str, found: Exit) -> None:
     """Publish the exit and the deletion of a task whose shim died, in the shim's stead.
 
     Source: containerd's ``cleanupAfterDeadShim``.
     """
-    pid = found.pid or shim.pid
     exited_at = timestamp(found.exited_at)
-    await bus.publish(
-        shim.namespace,
-        "/tasks/exit",
-        pack(
-            TaskExit(
-                container_id=shim.id,
-                id=shim.id,
-                pid=pid,
-                exit_status=found.status,
-                exited_at=exited_at,
-            )
-        ),
+    ended = TaskExit(
+        container_id=container_id,
+        id=container_id,
+        pid=found.pid,
+        exit_status=found.status,
+        exited_at=exited_at,
     )
-    await bus.publish(
-        shim.namespace,
-        "/tasks/delete",
-        pack(
-            TaskDelete(container_id=shim.id, pid=pid, exit_status=found.status, exited_at=exited_at)
-        ),
+    deleted = TaskDelete(
+        container_id=container_id, pid=found.pid, exit_status=found.status, exited_at=exited_at
     )
+    await bus.publish(namespace, "/tasks/exit", pack(ended))
+    await bus.publish(namespace, "/tasks/delete", pack(deleted))

@@ -5,7 +5,9 @@ import pytest
 
 from taskd.errors import InvalidArgument, ResourceExhausted
 from taskd.events import Bus, Envelope, bus, validate_topic
+from taskd.proto.containerd.events import TaskCreate, TaskExit
 from taskd.types import TypedValue
+from taskd.wellknown import pack
 
 EVENT = TypedValue("a.Type", b"data")
 
@@ -70,6 +72,29 @@ async def test_a_slow_subscriber_is_dropped_with_an_error_and_nobody_else(
         ]
         with pytest.raises(ResourceExhausted, match="fell 10 events behind"):
             await slow.next_batch()
+
+
+async def test_who_comes_back_hears_what_has_become_of_older_tasks() -> None:
+    exchange = Bus()
+    await exchange.publish("ns", "/containers/create", EVENT)
+    await exchange.publish("ns", "/tasks/create", pack(TaskCreate(container_id="new")))
+    await exchange.publish("ns", "/tasks/exit", pack(TaskExit(container_id="new")))
+    old = pack(TaskExit(container_id="old"))
+    await exchange.publish("ns", "/tasks/exit", old)
+    await exchange.publish("other", "/tasks/exit", pack(TaskExit(container_id="new")))
+    async with (
+        exchange.subscribe(everything) as all_of_it,
+        exchange.subscribe(lambda envelope: envelope.namespace == "ns") as some,
+    ):
+        await exchange.publish("ns", "/tasks/oom", EVENT)
+        seen = [(each.namespace, each.topic) for each in await all_of_it.next_batch()]
+        assert seen == [("ns", "/tasks/exit"), ("other", "/tasks/exit"), ("ns", "/tasks/oom")]
+        assert [each.event for each in await some.next_batch()] == [old, EVENT]
+    exchange.forget()
+    await exchange.publish("ns", "/tasks/exit", old)
+    async with exchange.subscribe(everything) as late:
+        await exchange.publish("ns", "/a", EVENT)
+        assert [each.topic for each in await late.next_batch()] == ["/a"]
 
 
 async def test_one_who_has_left_gets_nothing() -> None:
