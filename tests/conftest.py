@@ -1,18 +1,15 @@
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import tempfile
-import time
 import uuid
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from harness.containers import make_rootfs
 from harness.daemons import Containerd, Taskd
-from harness.leaks import sweep, traces
+from harness.leaks import leaving_nothing
 from harness.real import need
 from hypothesis import settings
 
@@ -61,19 +58,5 @@ def containerd(folder: Path) -> Iterator[Containerd]:
 @pytest.fixture
 def clean(daemon: Taskd, namespace: str) -> Iterator[None]:
     """The test must leave nothing of its namespace behind."""
-    before = traces(daemon.state, daemon.root, namespace)
-    yield
-    # What ends by itself (an event being published, say) has a moment to do so.
-    deadline = time.monotonic() + 5
-    while True:
-        after = traces(daemon.state, daemon.root, namespace)
-        sockets = after.sockets & before.sockets
-        expected = dataclasses.replace(before, sockets=sockets)
-        if after == expected or time.monotonic() > deadline:
-            break
-        time.sleep(0.05)
-    if after != expected:
-        sweep(after, namespace)
-    assert after == expected
-    with suppress(OSError):
-        Path("/run/containerd/runc", namespace).rmdir()
+    with leaving_nothing(daemon, namespace):
+        yield

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from contextlib import suppress
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-__all__ = ["Traces", "descriptors", "sweep", "traces"]
+from harness.daemons import Daemon
+
+__all__ = ["Traces", "descriptors", "leaving_nothing", "traces"]
 
 
 @dataclass(frozen=True)
@@ -25,11 +29,14 @@ class Traces:
 
 def traces(state: Path, root: Path, namespace: str) -> Traces:
     """What there is now of the daemon on `state` and `root`, and of its `namespace`."""
+    # One on which somebody listens is found among the processes, if it is ours.
+    listening = Path("/proc/net/unix").read_text().split()
+    sockets = {str(path) for path in Path("/run/containerd/s").glob("*")}
     mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
     return Traces(
         processes=frozenset(_processes(str(state), namespace)),
         mounts=frozenset(mount for mount in mounts if mount.startswith((str(state), str(root)))),
-        sockets=frozenset(map(str, Path("/run/containerd/s").glob("*"))),
+        sockets=frozenset(sockets.difference(listening)),
         runc=frozenset(map(str, Path("/run/containerd/runc", namespace).glob("*"))),
         bundles=frozenset(
             str(path)
@@ -52,7 +59,28 @@ def _processes(state: str, namespace: str) -> list[str]:
     return found
 
 
-def sweep(found: Traces, namespace: str) -> None:
+@contextmanager
+def leaving_nothing(daemon: Daemon, namespace: str) -> Iterator[None]:
+    """What is done here must leave nothing of the namespace behind."""
+    before = traces(daemon.state, daemon.root, namespace)
+    yield
+    # What ends by itself (an event being published, say) has a moment to do so.
+    deadline = time.monotonic() + 5
+    while True:
+        after = traces(daemon.state, daemon.root, namespace)
+        expected = replace(before, sockets=after.sockets & before.sockets)
+        if after == expected or time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
+    if after != expected:
+        _sweep(after, namespace)
+    left = [each for kind, now in vars(after).items() for each in now - vars(expected)[kind]]
+    assert after == expected, f"left behind: {left}"
+    with suppress(OSError):
+        Path("/run/containerd/runc", namespace).rmdir()
+
+
+def _sweep(found: Traces, namespace: str) -> None:
     """End and remove what a failed test left, so that it is the only one to fail."""
     for process in found.processes:
         with suppress(ProcessLookupError):

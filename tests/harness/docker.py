@@ -1,0 +1,120 @@
+"""Docker Engine as a client: a dockerd on folders of its own, and shell scripts that use it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tarfile
+from contextlib import suppress
+from pathlib import Path
+
+from harness.daemons import Daemon
+
+__all__ = ["Dockerd"]
+
+_PRELUDE = """
+up() { name=$1; shift; docker run --detach --network none --name "$name" "$@" > /dev/null; }
+state() { docker inspect --format "{{.State.Status}} {{.State.ExitCode}}" "$@"; }
+field() { docker inspect --format "{{.$2}}" "$1"; }
+soon() {  # COMMAND OUTPUT: for ten seconds at most
+    for n in $(seq 100); do [ "$(eval "$1" 2>&1)" = "$2" ] && return; sleep 0.1; done
+    echo "never $2: $1: $(eval "$1" 2>&1)"; exit 1
+}
+"""
+
+
+class Dockerd(Daemon):
+    """A dockerd on somebody's containerd socket, in a namespace of it, without a network.
+
+    Leaving it removes its containers, stops it, and fails if anything of them is left.
+    """
+
+    def __init__(self, folder: Path, containerd: Path, namespace: str) -> None:
+        super().__init__(folder)
+        self.containerd = containerd
+        self.namespace = namespace
+        self._run_existed = Path("/run/docker").exists()
+
+    def command(self) -> list[str]:
+        config = self.folder / "daemon.json"
+        # By default this key is in /etc/docker; there is no option for it.
+        config.write_text(json.dumps({"deprecated-key-path": str(self.folder / "key.json")}))
+        return [
+            *("dockerd", "--config-file", str(config), "--experimental", "--live-restore"),
+            *("--host", f"unix://{self.address}", "--group", str(os.getgid())),
+            *("--containerd", str(self.containerd), "--containerd-namespace", self.namespace),
+            *("--containerd-plugins-namespace", f"{self.namespace}-plugins"),
+            *("--data-root", str(self.root), "--exec-root", str(self.state)),
+            *("--pidfile", str(self.folder / "pid"), "--cgroup-parent", f"/{self.namespace}"),
+            *("--bridge", "none", "--iptables=false", "--ip6tables=false"),
+            *("--ip-forward=false", "--ip-masq=false", "--userland-proxy=false"),
+        ]
+
+    def environment(self) -> dict[str, str]:
+        """For the clients too. Another `docker` on the PATH may be too new for Debian's dockerd."""
+        return super().environment() | {
+            "PATH": f"/usr/bin:{os.environ['PATH']}",
+            "DOCKER_HOST": f"unix://{self.address}",
+            "DOCKER_CONFIG": str(self.folder / "client"),
+        }
+
+    def sh(self, script: str, *, timeout: float = 60.0) -> str:
+        """Run a shell script against this dockerd; returns all that it writes."""
+        return subprocess.run(
+            ["/bin/sh", "-c", _PRELUDE + script],
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+            check=False,
+        ).stdout
+
+    def import_image(self, rootfs: Path, name: str) -> None:
+        archive = self.folder / "rootfs.tar"
+        with tarfile.open(archive, "w") as tar:
+            tar.add(rootfs, ".")
+        self.sh(f"docker import {archive} {name}")
+        archive.unlink()
+
+    def remove_containers(self) -> None:
+        self.sh("docker ps --all --quiet | xargs --no-run-if-empty docker rm --force --volumes")
+
+    def __exit__(self, *_: object) -> None:
+        self.remove_containers()
+        status = self.stop()
+        left = self._left()
+        self._sweep()
+        assert (status, left) == (0, []), f"dockerd ended with {status} and left {left}"
+
+    def _mounts(self) -> list[str]:
+        mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+        return [mount for mount in mounts if mount.startswith(str(self.folder))]
+
+    def _cgroups(self) -> list[Path]:
+        """The parents of all containers' cgroups, which dockerd leaves, and what is in them."""
+        hierarchies = Path("/sys/fs/cgroup")
+        parents = [*hierarchies.glob(f"*/{self.namespace}"), *hierarchies.glob(self.namespace)]
+        return [Path(folder) for parent in parents for folder, _, _ in os.walk(parent)]
+
+    def _left(self) -> list[str]:
+        """What there is of containers."""
+        # With live restore its data stays mounted on itself.
+        found = [mount for mount in self._mounts() if mount != str(self.root)]
+        found += [str(folder) for folder in self._cgroups() if folder.name != self.namespace]
+        for pattern in ("state/runtime-*/*/*", "state/containerd/*", "root/containers/*"):
+            found += map(str, self.folder.glob(pattern))
+        return found
+
+    def _sweep(self) -> None:
+        """Remove what dockerd never does, and what a failed test left."""
+        for mount in reversed(self._mounts()):
+            subprocess.run(["umount", "-l", mount], check=False)
+        empty = [*reversed(self._cgroups())]
+        if not self._run_existed:
+            empty += [Path("/run/docker/plugins"), Path("/run/docker")]
+        for folder in empty:
+            with suppress(OSError):
+                folder.rmdir()
