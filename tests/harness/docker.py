@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import tarfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -59,7 +58,7 @@ class Dockerd(Daemon):
             "DOCKER_CONFIG": str(self.folder / "client"),
         }
 
-    def sh(self, script: str, *, timeout: float = 60.0) -> str:
+    def sh(self, script: str) -> str:
         """Run a shell script against this dockerd; returns all that it writes."""
         return subprocess.run(
             ["/bin/sh", "-c", _PRELUDE + script],
@@ -68,25 +67,20 @@ class Dockerd(Daemon):
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=timeout,
+            timeout=60,
             check=False,
         ).stdout
-
-    def import_image(self, rootfs: Path, name: str) -> None:
-        archive = self.folder / "rootfs.tar"
-        with tarfile.open(archive, "w") as tar:
-            tar.add(rootfs, ".")
-        self.sh(f"docker import {archive} {name}")
-        archive.unlink()
 
     def remove_containers(self) -> None:
         self.sh("docker ps --all --quiet | xargs --no-run-if-empty docker rm --force --volumes")
 
     def __exit__(self, *_: object) -> None:
-        self.remove_containers()
-        status = self.stop()
-        left = self._left()
-        self._sweep()
+        try:
+            self.remove_containers()
+        finally:
+            status = self.stop()
+            left = self._left()
+            self._sweep()
         assert (status, left) == (0, []), f"dockerd ended with {status} and left {left}"
 
     def _mounts(self) -> list[str]:
@@ -101,8 +95,9 @@ class Dockerd(Daemon):
 
     def _left(self) -> list[str]:
         """What there is of containers."""
-        # With live restore its data stays mounted on itself.
-        found = [mount for mount in self._mounts() if mount != str(self.root)]
+        # With live restore its data stays mounted on itself; so does the host's network.
+        own = (str(self.root), str(self.state / "netns/default"))
+        found = [mount for mount in self._mounts() if mount not in own]
         found += [str(folder) for folder in self._cgroups() if folder.name != self.namespace]
         for pattern in ("state/runtime-*/*/*", "state/containerd/*", "root/containers/*"):
             found += map(str, self.folder.glob(pattern))

@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 from harness.daemons import Taskd
 from harness.docker import Dockerd
-from harness.leaks import leaving_nothing
 from harness.generations import criu
+from harness.leaks import leaving_nothing
 from harness.real import need
 
 RUN = "docker run --rm --network none"
@@ -31,7 +31,7 @@ def taskd() -> Iterator[Taskd]:
     need("dockerd", "/usr/bin/docker", "ps", "script", "containerd-shim-runc-v2", "runc", "busybox")
     folder = Path(tempfile.mkdtemp(prefix="taskd-"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", criu(), prepend=":")
+        patch.setenv("PATH", str(criu()), prepend=":")
         with Taskd(folder / "taskd", "--log-level", "debug") as running:
             yield running
     shutil.rmtree(folder)
@@ -42,7 +42,7 @@ def dockerd(taskd: Taskd, rootfs: Path) -> Iterator[Dockerd]:
     namespace = f"test-{uuid.uuid4().hex[:12]}"
     running = Dockerd(taskd.folder.with_name("docker"), taskd.address, namespace)
     with leaving_nothing(taskd, namespace), running:
-        running.import_image(rootfs, "busybox")
+        running.sh(f"tar -C {rootfs} -c . | docker import - busybox")
         yield running
 
 
@@ -209,6 +209,21 @@ END
         docker inspect --format '{{(index .State.Health.Log 0).Output}}' one
         """,
         "seen\n\n",
+    ),
+    "checkpoint": (
+        """
+        # To checkpoint a network namespace, CRIU needs iptables and iproute2.
+        docker run --detach --name one --network host busybox \
+            sh -c 'n=0; while :; do n=$((n + 1)); echo $n; sleep 0.02; done' > /dev/null
+        sleep 0.3; docker checkpoint create one first; soon 'state one' 'exited 137'
+        docker start --checkpoint first one; sleep 0.3
+        docker checkpoint create --leave-running one second; state one
+        docker stop --time 0 one; docker start --checkpoint second one; sleep 0.3; state one
+        docker checkpoint ls one; docker kill one
+        docker logs one | sort -n | uniq | wc -l > $DOCKER_CONFIG.log
+        docker logs one | sort -n | tail -n 1 | cmp - $DOCKER_CONFIG.log
+        """,
+        "first\nsecond\nrunning 0\none\nrunning 0\nCHECKPOINT NAME\nfirst\nsecond\none\n",
     ),
 }
 

@@ -166,8 +166,6 @@ async def test_states_and_refusals_of_a_running_task(ask: Client) -> None:
         await ask.tasks.exec(ExecProcessRequest(container_id="one", exec_id="../x"))
     with Refusal(Status.NOT_FOUND, "not found"):
         await ask.tasks.get(GetRequest(container_id="one", exec_id="nobody"))
-    with Refusal(Status.UNIMPLEMENTED, "checkpoint"):
-        await ask.tasks.checkpoint(CheckpointTaskRequest(container_id="one"))
     assert await ask.end("one") == 137
 
 
