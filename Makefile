@@ -19,7 +19,7 @@ types: $(VENV)/.installed-dev
 	$(BIN)/mypy taskd
 
 tests: $(VENV)/.installed-dev
-	@.ci/need -n $(SHIM) containerd:containerd ctr:containerd crun:crun dockerd:docker.io ps:procps
+	@.ci/need -n $(SHIM) containerd:containerd ctr:containerd crun:crun dockerd:docker.io ps:procps losetup:mount
 	$(BIN)/pytest $(PYTEST)
 
 parity: $(VENV)/.installed-dev

@@ -5,6 +5,8 @@ state = "/run/taskd"             # what does not: bundles, sockets
 address = "/run/taskd/taskd.sock"
 log_level = "info"
 shutdown_timeout = "10s"
+blockio_config_file = "/etc/taskd/blockio.yaml"  # goresctrl's formats, as in containerd
+rdt_config_file = "/etc/taskd/rdt.yaml"
 
 [timeouts]                       # containerd's names
 "io.containerd.timeout.shim.cleanup" = "5s"
@@ -45,6 +47,12 @@ class Config:
     log_level: str = "info"
     shutdown_timeout: float = 10.0
     """Seconds that calls in flight have to finish when the daemon is told to stop."""
+    blockio_config_file: Path | None = None
+    """Classes of block I/O, in goresctrl's YAML."""
+    rdt_config_file: Path | None = None
+    """Classes of cache and memory bandwidth, in goresctrl's YAML."""
+    resctrl_path: Path | None = None
+    """The resctrl file system; where it is mounted if none is given."""
     timeouts: Mapping[str, float] = field(default_factory=lambda: dict(TIMEOUTS))
 
     @property
@@ -94,7 +102,7 @@ def seconds(value: object) -> float:
     return sum(float(number) * units[unit] for number, unit in re.findall(one, value))
 
 
-def _folder(value: object) -> Path:
+def _path(value: object) -> Path:
     if not isinstance(value, str) or not value.startswith("/"):
         raise ValueError(f"{value!r} is not an absolute path")
     return Path(value)
@@ -121,10 +129,13 @@ def _timeouts(value: object) -> Mapping[str, float]:
 
 
 _PARSERS = {
-    "root": _folder,
-    "state": _folder,
-    "address": _folder,
+    "root": _path,
+    "state": _path,
+    "address": _path,
     "log_level": _level,
     "shutdown_timeout": seconds,
+    "blockio_config_file": _path,
+    "rdt_config_file": _path,
+    "resctrl_path": _path,
     "timeouts": _timeouts,
 }

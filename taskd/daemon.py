@@ -33,6 +33,7 @@ from taskd.content import ContentStore
 from taskd.errors import TaskdError
 from taskd.events import Bus
 from taskd.metadata import ContainerStore, Database, ImageStore, LeaseStore, NamespaceStore
+from taskd.qos import Qos
 from taskd.runtime import binary, v1
 from taskd.runtime.bundle import Bundle
 from taskd.runtime.client import TaskClient
@@ -83,7 +84,7 @@ async def running(config: Config) -> AsyncIterator[None]:
 
     In the end it takes no more calls, gives those in flight `Config.shutdown_timeout` to finish,
     and leaves containers running. Raises `FailedPrecondition` if another daemon uses the state
-    folder or the sockets, OSError if the folders cannot be used.
+    folder or the sockets, OSError if the folders cannot be used, and what `Qos.load` raises.
     """
     for folder in (config.root, config.state):
         folder.mkdir(mode=0o711, parents=True, exist_ok=True)
@@ -93,13 +94,15 @@ async def running(config: Config) -> AsyncIterator[None]:
         listening(config.ttrpc_socket) as shim_listener,
         listening(config.socket) as listener,
     ):
+        # Under the lock: two daemons would undo each other's groups of resctrl.
+        qos = Qos.load(config.blockio_config_file, config.rdt_config_file, config.resctrl_path)
         content = ContentStore(database, config.root / CONTENT)
         async with anyio.create_task_group() as group:
             bus = Bus()
             managers = _managers(config, group, bus)
             group.start_soon(_collect_garbage, LeaseStore(database), content)
             shim_events = ttrpc.Server([ttrpc_service(bus)])
-            api = ApiServer(_services(config, database, content, bus, managers))
+            api = ApiServer(_services(config, database, content, bus, managers, qos))
             await shim_events.start(shim_listener)
             # Who connects meanwhile waits; nobody sees a list of tasks that is not whole.
             for manager in managers.values():
@@ -168,13 +171,14 @@ def _services(
     content: ContentStore,
     bus: Bus,
     managers: dict[str, ShimManager],
+    qos: Qos,
 ) -> list[IServable]:
     containers = ContainerStore(database)
     others = {name: manager for name, manager in managers.items() if name != RUNTIME}
     state_timeout = config.timeouts["io.containerd.timeout.task.state"]
     checkpoints = Checkpoints(content, config.root / "checkpoints")
     tasks = TaskService(
-        containers, managers[RUNTIME], checkpoints, others, state_timeout=state_timeout
+        containers, managers[RUNTIME], checkpoints, qos, others, state_timeout=state_timeout
     )
     return [
         Containers(containers, bus),

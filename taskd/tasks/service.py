@@ -19,6 +19,7 @@ from taskd.events import Bus
 from taskd.metadata.containers import Container, ContainerStore
 from taskd.metadata.images import Descriptor
 from taskd.proto.containerd.events import TaskDelete, TaskExit
+from taskd.qos import Qos
 from taskd.runtime.manager import ShimManager
 from taskd.runtime.shim import Shim
 from taskd.runtime.types import CreateOptions, Exit, Mount, ProcessInfo, Status, Stdio, TaskState
@@ -60,15 +61,19 @@ class TaskService:
         containers: ContainerStore,
         shims: ShimManager,
         checkpoints: Checkpoints,
+        qos: Qos,
         others: Mapping[str, ShimManager] | None = None,
         *,
         state_timeout: float = STATE_TIMEOUT,
     ) -> None:
-        """`others` are the managers of runtimes, by name, that are not `shims`'s."""
+        """`qos` has the classes that a container's annotations may name; `others` are the managers
+        of runtimes, by name, that are not `shims`'s.
+        """
         self._containers = containers
         self._shims = shims
         self._checkpoints = checkpoints
         self._others = others or {}
+        self._qos = qos
         self._state_timeout = state_timeout
 
     async def create(
@@ -85,8 +90,8 @@ class TaskService:
         """Make a task of a container; returns the pid of its init process.
 
         It is restored from the checkpoint whose folder `options` name, or else from the content
-        that `checkpoint` is. Raises `AlreadyExists`, and what `ShimManager.create` and
-        `Checkpoints.unpack` raise.
+        that `checkpoint` is. Raises `AlreadyExists`, and what `ShimManager.create`,
+        `Checkpoints.unpack` and `Qos.apply` raise.
         """
         container = self._containers.get(namespace, container_id)
         restored = restore_path(container.runtime_name, options)
@@ -103,7 +108,7 @@ class TaskService:
             container.id,
             CreateOptions(
                 runtime=runtime_path or container.runtime_name,
-                spec=container.spec,
+                spec=self._qos.apply(container.id, container.spec),
                 task_options=options,
                 runtime_options=container.runtime_options,
                 stdio=stdio,

@@ -18,12 +18,15 @@ def test_everything_can_be_set(file: Path) -> None:
     file.write_text(
         'root = "/r"\nstate = "/s"\naddress = "/a/b.sock"\nlog_level = "warn"\n'
         'shutdown_timeout = "1m30s"\n'
+        'blockio_config_file = "/b"\nrdt_config_file = "/c"\nresctrl_path = "/d"\n'
         '[timeouts]\n"io.containerd.timeout.task.state" = "500ms"\n'
     )
     loaded = config.load(file)
     assert (loaded.root, loaded.state, loaded.log_level) == (Path("/r"), Path("/s"), "warn")
     assert (loaded.socket, loaded.ttrpc_socket) == (Path("/a/b.sock"), Path("/a/b.sock.ttrpc"))
     assert loaded.shutdown_timeout == 90.0
+    assert (loaded.blockio_config_file, loaded.rdt_config_file) == (Path("/b"), Path("/c"))
+    assert loaded.resctrl_path == Path("/d")
     assert loaded.timeouts["io.containerd.timeout.task.state"] == 0.5
     assert loaded.timeouts["io.containerd.timeout.shim.load"] == 5.0
 
