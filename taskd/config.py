@@ -10,18 +10,22 @@ rdt_config_file = "/etc/taskd/rdt.yaml"
 
 [timeouts]                       # containerd's names
 "io.containerd.timeout.shim.cleanup" = "5s"
+
+[gc]                             # containerd's names too
+startup_delay = "100ms"
 """
 
 from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from taskd.errors import InvalidArgument
+from taskd.gc.policy import MAX_PAUSE_THRESHOLD, Policy
 
 __all__ = ["LOG_LEVELS", "TIMEOUTS", "Config", "load", "seconds"]
 
@@ -54,6 +58,7 @@ class Config:
     resctrl_path: Path | None = None
     """The resctrl file system; where it is mounted if none is given."""
     timeouts: Mapping[str, float] = field(default_factory=lambda: dict(TIMEOUTS))
+    gc: Policy = field(default_factory=Policy)
 
     @property
     def socket(self) -> Path:
@@ -114,18 +119,45 @@ def _level(value: object) -> str:
     return str(value)
 
 
-def _timeouts(value: object) -> Mapping[str, float]:
+def _share(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+        raise ValueError(f"{value!r} is not a share such as 0.02")
+    return min(float(value), MAX_PAUSE_THRESHOLD)
+
+
+def _count(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{value!r} is not a number such as 100")
+    return value
+
+
+def _table(value: object, parsers: Mapping[str, Callable[[object], Any]]) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{value!r} is not a table")
-    chosen = dict(TIMEOUTS)
-    for name, duration in value.items():
-        if name not in TIMEOUTS:
+    chosen = {}
+    for name, entry in value.items():
+        if name not in parsers:
             raise ValueError(f"{name}: unknown key")
         try:
-            chosen[name] = seconds(duration)
+            chosen[name] = parsers[name](entry)
         except ValueError as exc:
             raise ValueError(f"{name}: {exc}") from None
     return chosen
+
+
+def _timeouts(value: object) -> Mapping[str, float]:
+    return {**TIMEOUTS, **_table(value, dict.fromkeys(TIMEOUTS, seconds))}
+
+
+def _gc(value: object) -> Policy:
+    parsers = {
+        "pause_threshold": _share,
+        "deletion_threshold": _count,
+        "mutation_threshold": _count,
+        "schedule_delay": seconds,
+        "startup_delay": seconds,
+    }
+    return Policy(**_table(value, parsers))
 
 
 _PARSERS = {
@@ -138,4 +170,5 @@ _PARSERS = {
     "rdt_config_file": _path,
     "resctrl_path": _path,
     "timeouts": _timeouts,
+    "gc": _gc,
 }

@@ -7,7 +7,6 @@ import logging
 import shutil
 import signal
 import sys
-import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -30,8 +29,9 @@ from taskd.api.tasks import Tasks
 from taskd.api.version import Version
 from taskd.config import Config
 from taskd.content import ContentStore
-from taskd.errors import TaskdError
 from taskd.events import Bus
+from taskd.gc.collector import Collector
+from taskd.gc.scheduler import Scheduler
 from taskd.metadata import ContainerStore, Database, ImageStore, LeaseStore, NamespaceStore
 from taskd.qos import Qos
 from taskd.runtime import binary, v1
@@ -49,9 +49,6 @@ if TYPE_CHECKING:
 __all__ = ["running", "serve"]
 
 log = logging.getLogger(__name__)
-
-GARBAGE_INTERVAL = 60.0
-"""Seconds between two looks for leases and writes that have expired."""
 
 REJOIN_SECONDS = 10.0
 """How long after a start an earlier daemon's subscribers are awaited: see `Bus`."""
@@ -100,9 +97,12 @@ async def running(config: Config) -> AsyncIterator[None]:
         async with anyio.create_task_group() as group:
             bus = Bus()
             managers = _managers(config, group, bus)
-            group.start_soon(_collect_garbage, LeaseStore(database), content)
+            scheduler = Scheduler(Collector(database, content), config.gc)
+            database.listen(scheduler.noticed)
+            group.start_soon(scheduler.run)
             shim_events = ttrpc.Server([ttrpc_service(bus)])
-            api = ApiServer(_services(config, database, content, bus, managers, qos))
+            services = _services(config, database, content, bus, managers, qos, scheduler)
+            api = ApiServer(services)
             await shim_events.start(shim_listener)
             # Who connects meanwhile waits; nobody sees a list of tasks that is not whole.
             for manager in managers.values():
@@ -172,6 +172,7 @@ def _services(
     bus: Bus,
     managers: dict[str, ShimManager],
     qos: Qos,
+    scheduler: Scheduler,
 ) -> list[IServable]:
     containers = ContainerStore(database)
     others = {name: manager for name, manager in managers.items() if name != RUNTIME}
@@ -184,9 +185,9 @@ def _services(
         Containers(containers, bus),
         Content(content, bus),
         Events(bus),
-        Images(ImageStore(database), bus),
+        Images(ImageStore(database), bus, scheduler.collect_now),
         Introspection(_identity(config.root / "uuid")),
-        Leases(LeaseStore(database)),
+        Leases(LeaseStore(database), scheduler.collect_now),
         Namespaces(NamespaceStore(database), bus),
         Tasks(tasks),
         Version(),
@@ -196,18 +197,6 @@ def _services(
 async def _forget(bus: Bus) -> None:
     await anyio.sleep(REJOIN_SECONDS)
     bus.forget()
-
-
-async def _collect_garbage(leases: LeaseStore, content: ContentStore) -> None:
-    """What containerd's garbage collector does to leases, and to writes that nobody ended."""
-    while True:
-        try:
-            for namespace, name in await leases.remove_expired(time.time_ns()):
-                log.info("lease %s/%s has expired", namespace, name)
-            await content.sweep(time.time_ns())
-        except (OSError, TaskdError) as error:
-            log.warning("garbage was not collected: %s", error)
-        await anyio.sleep(GARBAGE_INTERVAL)
 
 
 def _own_executable() -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from taskd.api import request
 from taskd.api.descriptors import descriptor, descriptor_message
 from taskd.errors import InvalidArgument
@@ -15,9 +17,11 @@ __all__ = ["Images"]
 
 
 class Images(v1.ImagesBase):
-    def __init__(self, store: ImageStore, bus: Bus) -> None:
+    def __init__(self, store: ImageStore, bus: Bus, collect: Callable[[], Awaitable[None]]) -> None:
+        """`collect` returns when garbage has been collected that there is now."""
         self._store = store
         self._bus = bus
+        self._collect = collect
 
     async def get(self, message: v1.GetImageRequest) -> v1.GetImageResponse:
         image = self._store.get(request.namespace(), message.name)
@@ -45,12 +49,14 @@ class Images(v1.ImagesBase):
         return v1.UpdateImageResponse(image=_to_message(image))
 
     async def delete(self, message: v1.DeleteImageRequest) -> Empty:
-        """Deletes the record. The content stays, even if `sync` is set: nothing collects it."""
+        """A synchronous deletion collects the garbage there is before it returns."""
         namespace = request.namespace()
         await self._store.delete(namespace, message.name, descriptor(message.target).digest)
         await self._bus.publish(
             namespace, "/images/delete", pack(v1.ImageDelete(name=message.name))
         )
+        if message.sync:
+            await self._collect()
         return Empty()
 
 

@@ -40,6 +40,7 @@ class Part:
 PLUGINS = (
     Part("io.containerd.content.v1", "content"),
     Part("io.containerd.event.v1", "exchange"),
+    Part("io.containerd.gc.v1", "scheduler", ("io.containerd.metadata.v1",)),
     Part("io.containerd.metadata.v1", "sqlite", ("io.containerd.event.v1",)),
     Part(
         "io.containerd.runtime.v2",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import secrets
 import time
+from collections.abc import Awaitable, Callable
 
 from taskd.api import request
 from taskd.metadata import Lease, LeaseStore, Resource
@@ -16,8 +17,10 @@ __all__ = ["Leases"]
 
 
 class Leases(v1.LeasesBase):
-    def __init__(self, store: LeaseStore) -> None:
+    def __init__(self, store: LeaseStore, collect: Callable[[], Awaitable[None]]) -> None:
+        """`collect` returns when garbage has been collected that there is now."""
         self._store = store
+        self._collect = collect
 
     async def create(self, message: v1.CreateRequest) -> v1.CreateResponse:
         lease = await self._store.create(
@@ -29,7 +32,7 @@ class Leases(v1.LeasesBase):
         """A synchronous deletion collects the garbage there is before it returns."""
         await self._store.delete(request.namespace(), message.id)
         if message.sync:
-            await self._store.remove_expired(time.time_ns())
+            await self._collect()
         return Empty()
 
     async def list(self, message: v1.ListRequest) -> v1.ListResponse:

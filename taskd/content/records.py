@@ -7,7 +7,7 @@ take a connection are parts of a transaction.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from taskd.content.files import Files
@@ -18,27 +18,26 @@ from taskd.metadata.database import Row
 __all__ = [
     "SELECT_INFO",
     "SELECT_INFOS",
-    "USED",
     "Info",
     "begin",
     "end",
-    "end_expired",
+    "expired",
     "has",
     "hold",
     "info",
     "key",
     "release",
     "remove_unused",
+    "used",
 ]
 
 SELECT_INFOS = "SELECT digest, size, labels, created_at, updated_at FROM blobs WHERE namespace = ?"
 SELECT_INFO = f"{SELECT_INFOS} AND digest = ?"
 
-USED = (
+_USED = (
     "SELECT 1 WHERE EXISTS (SELECT 1 FROM blobs WHERE digest = ?1) "
     "OR EXISTS (SELECT 1 FROM ingests WHERE expected = ?1)"
 )
-"""Whether any namespace has a blob, or is about to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +65,19 @@ def has(connection: sqlite3.Connection, namespace: str, digest: str) -> bool:
     return connection.execute(SELECT_INFO, (namespace, digest)).fetchone() is not None
 
 
+def used(connection: sqlite3.Connection) -> Set[str]:
+    """The digests of the blobs that any namespace has, or is about to."""
+    rows = connection.execute("SELECT digest FROM blobs UNION SELECT expected FROM ingests")
+    return {digest for (digest,) in rows}
+
+
 def remove_unused(files: Files, digest: str, connection: sqlite3.Connection) -> None:
     """Remove the blob's file if no namespace has the blob, nor is about to.
 
     It goes in a transaction after the one that ended its use: should that one not be committed,
     there must be a file still. And in a transaction, so that nobody begins to use it meanwhile.
     """
-    if not connection.execute(USED, (digest,)).fetchone():
+    if not connection.execute(_USED, (digest,)).fetchone():
         files.remove(digest)
 
 
@@ -97,17 +102,20 @@ def end(connection: sqlite3.Connection, namespace: str, ref: str) -> str | None:
     return None if row is None else str(row[0])
 
 
-def end_expired(connection: sqlite3.Connection, now: int, active: frozenset[str]) -> None:
-    """Forget the writes that no lease holds, are not under way, and whose time has passed."""
-    expired = connection.execute(
+def expired(
+    select: Callable[[str, Sequence[int]], Iterable[Row]], now: int, active: Set[str]
+) -> Sequence[tuple[str, str]]:
+    """Namespace and ref of the writes that may go at `now` (ns since the epoch).
+
+    No lease holds those, their time has passed, and they are not under way.
+    """
+    rows = select(
         "SELECT namespace, ref FROM ingests AS ingest WHERE coalesce(expires_at, 0) < ? "
         "AND NOT EXISTS (SELECT 1 FROM lease_resources AS resource WHERE type = 'ingests' "
         "AND resource.namespace = ingest.namespace AND resource.id = ingest.ref)",
         (now,),
-    ).fetchall()
-    for namespace, ref in expired:
-        if key(namespace, ref) not in active:
-            end(connection, namespace, ref)
+    )
+    return [(namespace, ref) for namespace, ref in rows if key(namespace, ref) not in active]
 
 
 def hold(

@@ -6,7 +6,7 @@ import functools
 import os
 import sqlite3
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence, Set
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -124,7 +124,7 @@ class ContentStore:
                 raise NotFound(f"content digest {digest}")
             records.release(connection, namespace, lease, "content", digest)
 
-        await self._database.write(delete)
+        await self._database.write(delete, deletes=True)
         await self._remove_unused(digest)
 
     async def read(
@@ -238,15 +238,19 @@ class ContentStore:
         finally:
             await writer.close()
 
-    async def sweep(self, now: int) -> None:
-        """Throw away writes that expired before `now` (ns since the epoch) and files of nobody's.
+    @property
+    def active(self) -> Set[str]:
+        """Keys of the writes that are under way, with files of their own."""
+        return self._locks.held()
 
-        What a daemon leaves that died between two steps goes this way.
+    async def sweep(self) -> None:
+        """Remove the files of what nobody knows (any more). Raises OSError, `Unknown`.
+
+        They are those of what has been collected, and of what a daemon leaves that died between
+        two steps.
         """
-        active = self._locks.held()
 
-        def sweep(connection: sqlite3.Connection) -> None:
-            records.end_expired(connection, now, active)
+        def sweep(connection: sqlite3.Connection) -> Set[str]:
             known = {
                 self._files.ingest(records.key(namespace, ref))
                 for namespace, ref in connection.execute("SELECT namespace, ref FROM ingests")
@@ -254,14 +258,15 @@ class ContentStore:
             for folder in self._files.ingests():
                 if folder not in known:
                     self._files.discard(folder)
+            return records.used(connection)
 
-        await self._database.write(sweep)
-        for digest in await run_sync(lambda: list(self._files.digests())):
-            if not self._database.read(records.USED, (digest,)):
-                await self._remove_unused(digest)
+        used = await self._database.maintain(sweep)
+        # In this order: what comes meanwhile is looked at once more, and stays.
+        for digest in await run_sync(lambda: set(self._files.digests()) - used):
+            await self._remove_unused(digest)
 
     async def _remove_unused(self, digest: str) -> None:
-        await self._database.write(functools.partial(records.remove_unused, self._files, digest))
+        await self._database.maintain(functools.partial(records.remove_unused, self._files, digest))
 
     async def _status(self, namespace: str, ref: str) -> Status:
         folder = self._files.ingest(records.key(namespace, ref))

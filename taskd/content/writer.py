@@ -123,7 +123,7 @@ class Writer:
             except TaskdError as error:
                 _log.warning("%s", error)  # it is committed all the same
             if source and source != self.digest:
-                await self._database.write(partial(records.remove_unused, self._files, source))
+                await self._database.maintain(partial(records.remove_unused, self._files, source))
             await self.close()
         if not added:
             raise AlreadyExists(f"content {self.digest}")

@@ -152,7 +152,7 @@ class ContainerStore:
             if not deleted.rowcount:
                 raise _missing(connection, "delete", namespace, container_id, container_id)
 
-        await self._database.write(delete)
+        await self._database.write(delete, deletes=True)
 
 
 def _missing(

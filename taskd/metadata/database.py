@@ -110,6 +110,7 @@ class Database:
         opened or that a newer taskd has written.
         """
         self.path = path
+        self._listeners: list[Callable[[bool], None]] = []
         self._limiter = anyio.CapacityLimiter(1)
         # A cancelled `write` gives its place in the limiter up while its thread still runs.
         self._writing = threading.Lock()
@@ -132,12 +133,23 @@ class Database:
         except sqlite3.Error as error:
             raise self._explained(error) from error
 
-    async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    async def write(self, work: Callable[[sqlite3.Connection], T], *, deletes: bool = False) -> T:
         """Run `work` as one transaction in a worker thread; what it changed is on disk on return.
 
         If `work` raises, nothing has changed. If the caller is cancelled meanwhile, the
-        transaction is completed all the same.
+        transaction is completed all the same. `deletes` says that something may now be garbage.
         """
+        result = await self.maintain(work)
+        for listener in self._listeners:
+            listener(deletes)
+        return result
+
+    def listen(self, listener: Callable[[bool], None]) -> None:
+        """Have `listener` called in the event loop after each `write`, with its `deletes`."""
+        self._listeners.append(listener)
+
+    async def maintain(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """As `write`, for what no client has asked for; nobody is told of it."""
         return await anyio.to_thread.run_sync(self._transact, work, limiter=self._limiter)
 
     def close(self) -> None:

@@ -148,7 +148,7 @@ class ImageStore:
                 "DELETE FROM images WHERE namespace = ? AND name = ?", (namespace, name)
             )
 
-        await self._database.write(delete)
+        await self._database.write(delete, deletes=True)
 
 
 def _with_field(image: Image, path: str, source: Image) -> Image:

@@ -9,20 +9,25 @@ import logging
 import re
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from taskd import digests
 from taskd.errors import AlreadyExists, InvalidArgument, NotFound, Unimplemented, Unknown
 from taskd.metadata import labels as labels_
-from taskd.metadata.database import Database
+from taskd.metadata.database import Database, Row
 from taskd.metadata.namespaces import ensure
 
-__all__ = ["EXPIRE_LABEL", "Lease", "LeaseStore", "Resource"]
+__all__ = ["EXPIRE_LABEL", "Lease", "LeaseStore", "Resource", "expired", "remove"]
 
 EXPIRE_LABEL = "containerd.io/gc.expire"
 """Label whose value, a time of RFC 3339, says from when on a lease may be removed."""
+
+_SELECT_EXPIRING = (
+    "SELECT namespace, lease.id, label.value FROM leases AS lease, json_each(labels) AS label "
+    "WHERE label.key = ?"
+)
 
 _log = logging.getLogger(__name__)
 
@@ -74,9 +79,9 @@ class LeaseStore:
 
         def delete(connection: sqlite3.Connection) -> None:
             _require(connection, namespace, lease_id)
-            _delete(connection, namespace, lease_id)
+            remove(connection, namespace, lease_id)
 
-        await self._database.write(delete)
+        await self._database.write(delete, deletes=True)
 
     async def list(self, namespace: str, filters: Iterable[str] = ()) -> Sequence[Lease]:
         """The leases that pass one of `filters`, by id.
@@ -124,7 +129,7 @@ class LeaseStore:
                 (namespace, lease_id, resource.type, resource.id),
             )
 
-        await self._database.write(delete)
+        await self._database.write(delete, deletes=True)
 
     async def list_resources(self, namespace: str, lease_id: str) -> Sequence[Resource]:
         """What a lease holds, by type and id. Raises `NotFound`."""
@@ -139,26 +144,21 @@ class LeaseStore:
             raise NotFound(f'lease "{lease_id}"')
         return [Resource(id_, type_) for id_, type_ in rows if type_ is not None]
 
-    async def remove_expired(self, now: int) -> Sequence[tuple[str, str]]:
-        """Delete the leases of all namespaces that expired before `now` (ns since the epoch).
 
-        Returns the namespace and the id of each. This is what containerd's garbage collection
-        does to leases; it runs after changes, and before a synchronous deletion returns.
-        """
+def expired(
+    select: Callable[[str, Sequence[str]], Iterable[Row]], now: int
+) -> Sequence[tuple[str, str]]:
+    """Namespace and id of the leases that expired before `now` (ns since the epoch)."""
+    return [
+        (namespace, id_)
+        for namespace, id_, value in select(_SELECT_EXPIRING, (EXPIRE_LABEL,))
+        if _expired(id_, value, now)
+    ]
 
-        def remove(connection: sqlite3.Connection) -> Sequence[tuple[str, str]]:
-            expired = [
-                (namespace, id_)
-                for namespace, id_, labels in connection.execute(
-                    "SELECT namespace, id, labels FROM leases"
-                )
-                if _expired(Lease(id_, labels_.load(labels)), now)
-            ]
-            for namespace, id_ in expired:
-                _delete(connection, namespace, id_)
-            return expired
 
-        return await self._database.write(remove)
+def remove(connection: sqlite3.Connection, namespace: str, lease_id: str) -> None:
+    """Delete a lease and its references, if there is one, as a part of a transaction."""
+    connection.execute("DELETE FROM leases WHERE namespace = ? AND id = ?", (namespace, lease_id))
 
 
 def _exists(connection: sqlite3.Connection, namespace: str, lease_id: str) -> bool:
@@ -173,20 +173,13 @@ def _require(connection: sqlite3.Connection, namespace: str, lease_id: str) -> N
         raise NotFound(f'lease "{lease_id}"')
 
 
-def _delete(connection: sqlite3.Connection, namespace: str, lease_id: str) -> None:
-    connection.execute("DELETE FROM leases WHERE namespace = ? AND id = ?", (namespace, lease_id))
-
-
-def _expired(lease: Lease, now: int) -> bool:
-    value = lease.labels.get(EXPIRE_LABEL)
-    if value is None:
-        return False
+def _expired(lease_id: str, value: str, now: int) -> bool:
     try:
         if not _TIME.fullmatch(value):
             raise ValueError("no time of RFC 3339")
         expires = datetime.fromisoformat(value)
     except ValueError as error:
-        _log.info('ignoring invalid expiration value "%s" of lease %s: %s', value, lease.id, error)
+        _log.info('ignoring invalid expiration value "%s" of lease %s: %s', value, lease_id, error)
         return False
     return expires.timestamp() < now / 1e9
 

@@ -99,7 +99,7 @@ class NamespaceStore:
             if not connection.execute("DELETE FROM namespaces WHERE name = ?", (name,)).rowcount:
                 raise NotFound(f'namespace "{name}"')
 
-        await self._database.write(delete)
+        await self._database.write(delete, deletes=True)
 
 
 def ensure(connection: sqlite3.Connection, name: str) -> None:

@@ -15,9 +15,12 @@ from typing import Self
 from grpclib.client import Channel
 from grpclib.events import SendRequest, listen
 
-__all__ = ["Containerd", "Daemon", "Taskd", "client"]
+__all__ = ["LATE_GC", "Containerd", "Daemon", "Taskd", "client"]
 
 START_SECONDS = 20.0
+
+LATE_GC = '[gc]\nstartup_delay = "1h"\n'
+"""Settings for a taskd that collects garbage when it is asked to, as `Containerd` does."""
 
 
 class Daemon:
@@ -109,9 +112,13 @@ class Daemon:
 
 
 class Taskd(Daemon):
-    def __init__(self, folder: Path, *options: str, path: str = "") -> None:
+    """`settings` is the text of a configuration file."""
+
+    def __init__(self, folder: Path, *options: str, path: str = "", settings: str = "") -> None:
         super().__init__(folder, path=path)
-        self.options = options
+        config = folder / "taskd.toml"
+        config.write_text(settings)
+        self.options = ("--config", str(config), *options)
 
     def command(self) -> list[str]:
         return [

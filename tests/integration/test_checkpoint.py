@@ -36,6 +36,7 @@ from taskd.proto.containerd.services.content.v1 import (
     WriteContentRequest,
 )
 from taskd.proto.containerd.services.images.v1 import ImagesStub, ListImagesRequest
+from taskd.proto.containerd.services.leases.v1 import CreateRequest, LeasesStub
 from taskd.proto.containerd.services.tasks.v1 import (
     CheckpointTaskRequest,
     CreateTaskRequest,
@@ -79,6 +80,7 @@ class Counter:
     def __init__(self, channel: Channel, rootfs: Path, counted: Path) -> None:
         self.tasks, self.containers = TasksStub(channel), ContainersStub(channel)
         self.counted = counted
+        self.stopped_at: int | None = None
         counted.mkdir()
         (rootfs / "count").mkdir(exist_ok=True)
         # To checkpoint a network namespace, CRIU needs iptables.
@@ -99,8 +101,10 @@ class Counter:
         await self.tasks.delete(DeleteTaskRequest(container_id="one"))
 
     async def goes_on(self, **how: Any) -> None:
-        """Restored, it must count on from where it is."""
-        stopped_at = int((self.counted / "n").read_text())
+        """Restored, it must count on from where it was when it was written down."""
+        if self.stopped_at is None:
+            self.stopped_at = int((self.counted / "n").read_text())
+        stopped_at = self.stopped_at
         await self.tasks.create(CreateTaskRequest(container_id="one", **how))
         await self.tasks.start(StartRequest(container_id="one"))
         went_on_at = await count(self.counted)
@@ -146,8 +150,11 @@ async def test_a_counter_goes_on_from_the_content_store(
         counter = Counter(channel, rootfs, folder / "count")
         await counter.run()
         options = to_any(pack(CheckpointOptions(exit=True)))
+        # Without a lease, garbage collection would take it.
+        await LeasesStub(channel).create(CreateRequest(id="mine"))
         answer = await counter.tasks.checkpoint(
-            CheckpointTaskRequest(container_id="one", options=options)
+            CheckpointTaskRequest(container_id="one", options=options),
+            metadata={"containerd-lease": "mine"},
         )
         await counter.stopped()
         checkpoint, config = answer.descriptors
@@ -216,7 +223,8 @@ async def test_content_that_is_no_checkpoint(
     checkpoint = Descriptor(CHECKPOINT, digests.of(data), len(data))
     async with client(daemon.address, namespace) as channel:
         tasks, containers = TasksStub(channel), ContainersStub(channel)
-        write = WriteContentRequest(action=WriteAction.COMMIT, ref="bad", data=data)
+        root = {"containerd.io/gc.root": "now"}  # else garbage collection would take it
+        write = WriteContentRequest(action=WriteAction.COMMIT, ref="bad", data=data, labels=root)
         async for _ in ContentStub(channel).write([write]):
             pass
         container = Container(id="one", runtime=RUNTIME, spec=spec(rootfs, ["/bin/true"]))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from grpclib.client import Channel
-from harness.daemons import Taskd, client
+from harness.daemons import LATE_GC, Taskd, client
 from harness.real import need
 
 from taskd import digests
@@ -32,9 +32,8 @@ Ctr = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture
 def daemon(folder: Path) -> Taskd:
     """A taskd that is not running yet, and does not wait long for calls when it stops."""
-    config = folder / "taskd.toml"
-    config.write_text('log_level = "debug"\nshutdown_timeout = "500ms"\n')
-    return Taskd(folder / "taskd", "--config", str(config))
+    settings = f'log_level = "debug"\nshutdown_timeout = "500ms"\n{LATE_GC}'
+    return Taskd(folder / "taskd", settings=settings)
 
 
 @pytest.fixture

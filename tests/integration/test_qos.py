@@ -50,10 +50,8 @@ def device(folder: Path) -> Iterator[str]:
         subprocess.run(["losetup", "--detach", found], check=True)
 
 
-def _config(folder: Path, **keys: Path) -> str:
-    file = folder / "taskd.toml"
-    file.write_text("".join(f'{key} = "{path}"\n' for key, path in keys.items()))
-    return str(file)
+def _settings(**keys: Path) -> str:
+    return "".join(f'{key} = "{path}"\n' for key, path in keys.items())
 
 
 def _annotated(document: Any, name: str, value: str, device: str = "") -> Any:
@@ -82,9 +80,9 @@ async def test_a_throttled_device_is_slow(
     seconds = {}
     arguments = ["/bin/busybox", "dd", "if=/dev/disk", "of=/dev/null", "bs=1M", "count=8"]
     arguments.append("iflag=direct")
-    config = _config(folder, blockio_config_file=classes)
+    settings = _settings(blockio_config_file=classes)
     with (
-        Taskd(folder / "taskd", "--config", config) as daemon,
+        Taskd(folder / "taskd", settings=settings) as daemon,
         leaving_nothing(daemon, namespace),
     ):
         async with client(daemon.address, namespace) as channel:
@@ -131,8 +129,8 @@ async def test_an_rdt_class_is_in_the_spec(folder: Path, namespace: str, rootfs:
         'partitions:\n  all:\n    l3Allocation: "100%"\n    classes:\n'
         '      gold: {l3Allocation: "75%"}\n      bronze: {l3Allocation: "25%"}\n'
     )
-    config = _config(folder, rdt_config_file=classes, resctrl_path=resctrl)
-    with Taskd(folder / "taskd", "--config", config) as daemon, leaving_nothing(daemon, namespace):
+    settings = _settings(rdt_config_file=classes, resctrl_path=resctrl)
+    with Taskd(folder / "taskd", settings=settings) as daemon, leaving_nothing(daemon, namespace):
         (group,) = resctrl.glob("*gold")
         assert group.joinpath("schemata").read_text() == "L3:0=1ff;1=1ff\n"
         async with client(daemon.address, namespace) as channel:
@@ -162,7 +160,7 @@ def test_a_bad_file_is_an_error_at_start_up(folder: Path, key: str, text: str, w
     classes.write_text(text)
     with (
         pytest.raises(RuntimeError, match="did not start") as caught,
-        Taskd(folder / "taskd", "--config", _config(folder, **{key: classes})),
+        Taskd(folder / "taskd", settings=_settings(**{key: classes})),
     ):
         pass
     assert f"{classes}{words}" in str(caught.value)

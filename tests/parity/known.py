@@ -34,8 +34,8 @@ KNOWN: tuple[Known, ...] = (
         ("2",),
     ),
     Known(
-        r"(?s)^\w+\.(create|update|add_resource|delete_resource) "
-        r"\{('image': \{'name': 'x'\}|'id': 'l')?\}\n.*",
+        r"(?s)^(\w+\.(create|update) \{('image': \{'name': 'x'\})?\}|"
+        r"Leases\.(add|delete)_resource \{'id': 'l'\})\n.*",
         "",
         "newer ones end with a nil dereference when the record that a request is about, or its "
         "target, is absent; taskd, as 1.6, takes it as empty",

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import anyio
 from harness.containers import make_rootfs
-from harness.daemons import Containerd, Daemon, Taskd
+from harness.daemons import LATE_GC, Containerd, Daemon, Taskd
 from harness.generations import Generation, criu
 from parity.known import Known, without
 from parity.recorder import Recorder
@@ -76,7 +76,7 @@ class Pairs:
         with (
             _temporary_folder() as folder,
             Containerd(Path(folder, "c"), path=path) as containerd,
-            Taskd(Path(folder, "t"), "--log-level", "debug", path=path) as taskd,
+            Taskd(Path(folder, "t"), "--log-level", "debug", path=path, settings=LATE_GC) as taskd,
         ):
             yield Pair(containerd, taskd)
 

@@ -7,6 +7,7 @@ import pytest
 from taskd import config
 from taskd.config import Config
 from taskd.errors import InvalidArgument
+from taskd.gc.policy import Policy
 
 
 @pytest.fixture
@@ -20,6 +21,8 @@ def test_everything_can_be_set(file: Path) -> None:
         'shutdown_timeout = "1m30s"\n'
         'blockio_config_file = "/b"\nrdt_config_file = "/c"\nresctrl_path = "/d"\n'
         '[timeouts]\n"io.containerd.timeout.task.state" = "500ms"\n'
+        "[gc]\npause_threshold = 0.9\ndeletion_threshold = 5\nmutation_threshold = 0\n"
+        'schedule_delay = "20ms"\nstartup_delay = "1h"\n'
     )
     loaded = config.load(file)
     assert (loaded.root, loaded.state, loaded.log_level) == (Path("/r"), Path("/s"), "warn")
@@ -29,6 +32,13 @@ def test_everything_can_be_set(file: Path) -> None:
     assert loaded.resctrl_path == Path("/d")
     assert loaded.timeouts["io.containerd.timeout.task.state"] == 0.5
     assert loaded.timeouts["io.containerd.timeout.shim.load"] == 5.0
+    assert loaded.gc == Policy(0.5, 5, 0, 0.02, 3600.0)
+
+
+def test_garbage_is_collected_as_containerd_does(file: Path) -> None:
+    file.write_text("[gc]\npause_threshold = 0\n")
+    assert config.load(file).gc == Policy(0.0, 0, 100, 0.0, 0.1)
+    assert Config().gc == Policy(0.02, 0, 100, 0.0, 0.1)
 
 
 def test_the_socket_follows_the_state_folder() -> None:
@@ -49,6 +59,15 @@ def test_the_socket_follows_the_state_folder() -> None:
             '[timeouts]\n"io.containerd.timeout.shim.load" = "1"',
             "timeouts: io.containerd.timeout.shim.load: '1' is not a duration",
         ),
+        ("gc = 1", "gc: 1 is not a table"),
+        ("[gc]\npause = 1", "gc: pause: unknown key"),
+        ('[gc]\npause_threshold = "1"', "gc: pause_threshold: '1' is not a share"),
+        ("[gc]\npause_threshold = nan", "gc: pause_threshold: nan is not a share"),
+        ("[gc]\npause_threshold = -0.1", "gc: pause_threshold: -0.1 is not a share"),
+        ("[gc]\ndeletion_threshold = -1", "gc: deletion_threshold: -1 is not a number"),
+        ("[gc]\nmutation_threshold = 1.5", "gc: mutation_threshold: 1.5 is not a number"),
+        ("[gc]\nmutation_threshold = true", "gc: mutation_threshold: True is not a number"),
+        ("[gc]\nschedule_delay = 5", "gc: schedule_delay: 5 is not a duration"),
         ("root = ", "Invalid value (at"),
     ],
 )

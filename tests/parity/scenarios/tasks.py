@@ -271,12 +271,15 @@ async def checkpoint_as_content(r: Recorder) -> None:
     request = tasks.CheckpointTaskRequest(
         container_id="one", options=to_any(pack(CheckpointOptions(exit=True)))
     )
-    checkpoint, config = (await r.stub(tasks.TasksStub).checkpoint(request)).descriptors
+    await r.leases.create(id="l")  # which keeps it
+    stub = r.stub(tasks.TasksStub)
+    answer = await stub.checkpoint(request, metadata={"containerd-lease": "l"})
+    checkpoint, config = answer.descriptors
     r.note(f"{checkpoint.media_type} {config.media_type}")
     await r.tasks.wait(container_id="one")
     await r.tasks.delete(container_id="one")
     restore = tasks.CreateTaskRequest(container_id="one", checkpoint=checkpoint)
-    await r.stub(tasks.TasksStub).create(restore)
+    await stub.create(restore)
     await r.tasks.get(container_id="one")
     await r.tasks.start(container_id="one")
     await r.tasks.get(container_id="one")

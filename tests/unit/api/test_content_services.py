@@ -234,7 +234,10 @@ class TestContent:
 class TestImages:
     @pytest.fixture
     def service(self, database: Database, bus: Recorder) -> Images:
-        return Images(ImageStore(database), bus)
+        async def collect() -> None:
+            bus.published.append(("", "collected", TypedValue("")))
+
+        return Images(ImageStore(database), bus, collect)
 
     @staticmethod
     def image(**fields: Any) -> images.Image:
@@ -284,7 +287,10 @@ class TestImages:
         with pytest.raises(NotFound):
             await service.delete(images.DeleteImageRequest(name="a", target=wrong))
         await service.delete(images.DeleteImageRequest(name="a", sync=True))
-        assert bus.published == [("ns", "/images/delete", pack(images.ImageDelete(name="a")))]
+        assert bus.published == [
+            ("ns", "/images/delete", pack(images.ImageDelete(name="a"))),
+            ("", "collected", TypedValue("")),
+        ]
         listed = await service.list(images.ListImagesRequest())
         assert [image.name for image in listed.images] == ["b", "c"]
 

@@ -17,8 +17,10 @@ from taskd.api import request
 from taskd.api.containers import Containers
 from taskd.api.leases import Leases
 from taskd.api.namespaces import Namespaces
+from taskd.content import ContentStore
 from taskd.errors import FailedPrecondition, InvalidArgument, NotFound
 from taskd.events import Bus
+from taskd.gc.collector import Collector
 from taskd.metadata import ContainerStore, Database, LeaseStore, NamespaceStore
 from taskd.proto.containerd import events
 from taskd.proto.containerd.services.containers import v1 as containers
@@ -250,8 +252,13 @@ class TestLeases:
         return LeaseStore(database)
 
     @pytest.fixture
-    def service(self, store: LeaseStore) -> Leases:
-        return Leases(store)
+    def service(self, store: LeaseStore, database: Database, tmp_path: Path) -> Leases:
+        collector = Collector(database, ContentStore(database, tmp_path / "content"))
+
+        async def collect() -> None:
+            await collector.collect()
+
+        return Leases(store, collect)
 
     async def ids(self, service: Leases, *filters: str) -> list[str]:
         response = await service.list(leases.ListRequest(filters=list(filters)))

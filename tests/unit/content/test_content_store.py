@@ -9,7 +9,6 @@ import pytest
 
 from taskd import digests
 from taskd.content import ContentStore, Info
-from taskd.content.store import EXPIRY
 from taskd.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -201,7 +200,7 @@ async def test_an_interrupted_write_is_resumed_after_a_restart(
         await writer.write(HELLO[:5])
         # The daemon dies here: nothing is closed.
         again = ContentStore(database, root)
-        await again.sweep(time.time_ns())
+        await again.sweep()
         status = await again.status("ns", "ref")
         assert (status.ref, status.offset, status.total) == ("ref", 5, 13)
         assert status.started_at == writer.status.started_at
@@ -408,7 +407,7 @@ async def test_namespaces_are_not_empty(
     await begin(store, "ns", "ref", HELLO)
     await namespaces.delete("ns")
     assert await store.statuses("ns") == []
-    await store.sweep(time.time_ns())
+    await store.sweep()
     assert ingests(root) == []
 
 
@@ -439,27 +438,40 @@ async def test_leases(store: ContentStore, database: Database) -> None:
     assert await held() == [("content", digests.of(b""))]
 
 
-async def test_sweep(store: ContentStore, database: Database, root: Path) -> None:
-    leases = LeaseStore(database)
-    await leases.create("ns", "l", {})
+async def test_sweep(store: ContentStore, root: Path) -> None:
     await put(store, "ns", HELLO)
-    await begin(store, "ns", "new", b"1")
-    async with store.writer("ns", "leased", 0, "", "l"):
+    await put(store, "one", b"shared")
+    async with store.writer("two", "shared", 0, digests.of(b"shared")):
         pass
+    await store.delete("one", digests.of(b"shared"))
+    await begin(store, "ns", "new", b"1")
     stray = root / "blobs" / "sha256" / MISSING.removeprefix("sha256:")
     stray.write_bytes(b"?")
     (root / "blobs" / "sha256" / "foreign").write_bytes(b"?")
     (root / "ingest" / ("0" * 64)).mkdir()
-    now = time.time_ns()
-    await store.sweep(now)
-    assert sorted(blobs(root)) == [DIGEST.removeprefix("sha256:"), "foreign"]
-    assert [each.ref for each in await store.statuses("ns")] == ["leased", "new"]
-    assert len(ingests(root)) == 2
-    async with store.writer("ns", "active", 0, "") as writer:
-        await store.sweep(now + 2 * EXPIRY)
-        await writer.commit(0, "", {})
-    assert [each.ref for each in await store.statuses("ns")] == ["leased"]
-    await leases.delete("ns", "l")
-    await store.sweep(time.time_ns())
-    assert ingests(root) == []
+    await store.sweep()
+    known = [digest.removeprefix("sha256:") for digest in (DIGEST, digests.of(b"shared"))]
+    assert sorted(blobs(root)) == sorted([*known, "foreign"])
+    assert [each.ref for each in await store.statuses("ns")] == ["new"]
+    assert len(ingests(root)) == 1
+    assert await get(store, "ns", DIGEST) == HELLO
+
+
+async def test_what_comes_while_files_are_swept_stays(
+    store: ContentStore, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removing = asyncio.Event()
+    remove_unused = store._remove_unused
+
+    async def later(digest: str) -> None:
+        removing.set()
+        async with store.writer("ns", "ref", 0, digest) as writer:
+            await writer.commit(0, digest, {})
+        await remove_unused(digest)
+
+    stray = root / "blobs" / "sha256" / DIGEST.removeprefix("sha256:")
+    stray.write_bytes(HELLO)
+    monkeypatch.setattr(store, "_remove_unused", later)
+    await store.sweep()
+    assert removing.is_set()
     assert await get(store, "ns", DIGEST) == HELLO

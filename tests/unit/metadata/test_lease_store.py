@@ -6,8 +6,8 @@ import time
 import pytest
 
 from taskd.errors import AlreadyExists, InvalidArgument, NotFound, Unimplemented, Unknown
-from taskd.metadata import LeaseStore, NamespaceStore, Resource
-from taskd.metadata.leases import EXPIRE_LABEL
+from taskd.metadata import Database, LeaseStore, NamespaceStore, Resource
+from taskd.metadata.leases import EXPIRE_LABEL, expired
 
 DIGEST = "sha256:" + "2" * 64
 SECOND = 10**9
@@ -156,7 +156,7 @@ async def test_empty_names(leases: LeaseStore) -> None:
         await leases.delete_resource("ns", "l1", Resource("", kind))
 
 
-async def test_remove_expired(leases: LeaseStore, caplog: pytest.LogCaptureFixture) -> None:
+async def test_expired(leases: LeaseStore, database: Database) -> None:
     async def create(namespace: str, lease: str, expires: str) -> None:
         await leases.create(namespace, lease, {EXPIRE_LABEL: expires})
 
@@ -165,10 +165,8 @@ async def test_remove_expired(leases: LeaseStore, caplog: pytest.LogCaptureFixtu
     await create("b", "stays", "2020-01-01T02:00:10+01:00")
     await leases.create("b", "never", {})
     now = 1577836811 * SECOND  # 2020-01-01T00:00:11Z
-    assert await leases.remove_expired(now - SECOND) == []
-    assert await leases.remove_expired(now) == [("a", "gone"), ("b", "gone")]
-    assert await leases.remove_expired(now) == []
-    assert [each.id for each in await leases.list("b")] == ["never", "stays"]
+    assert expired(database.read, now - SECOND) == []
+    assert expired(database.read, now) == [("a", "gone"), ("b", "gone")]
 
 
 @pytest.mark.parametrize(
@@ -176,9 +174,9 @@ async def test_remove_expired(leases: LeaseStore, caplog: pytest.LogCaptureFixtu
     ["yesterday", "2020-01-01", "20200101T000000Z", "2020-01-01T00:00:00", "2020-13-01T00:00:00Z"],
 )
 async def test_a_lease_whose_expiry_cannot_be_read_stays(
-    leases: LeaseStore, value: str, caplog: pytest.LogCaptureFixture
+    leases: LeaseStore, database: Database, value: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     await leases.create("ns", "l1", {EXPIRE_LABEL: value})
     with caplog.at_level(logging.INFO):
-        assert await leases.remove_expired(time.time_ns()) == []
+        assert expired(database.read, time.time_ns()) == []
     assert f'ignoring invalid expiration value "{value}"' in caplog.text
