@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from harness.generations import GENERATIONS, Generation
@@ -41,3 +43,11 @@ async def test_the_same_transcript(
 def test_what_is_known_is_about_scenarios_that_there_are() -> None:
     for known in KNOWN:
         assert any(scenario.name.startswith(known.scenario) for scenario in SCENARIOS), known
+
+
+def test_what_the_document_names_is_there() -> None:
+    document = Path(__file__).parents[2] / "docs/parity.md"
+    named = re.findall(r"`((?:task|exec)s? [^`]*:[^`]*|[a-z]+:[^`]*)`", document.read_text())
+    assert len(named) > 50
+    for name in named:
+        assert any(scenario.name.startswith(name) for scenario in SCENARIOS), name
