@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,8 +37,14 @@ async def test_the_same_transcript(
     scenario: Scenario, generation: Generation, pairs: Pairs
 ) -> None:
     found = await compare(scenario, pairs, generation)
-    if found.differences:
-        pytest.fail("\n".join(found.differences), pytrace=False)
+    if not found.differences:
+        return
+    # Shims and runc race, on either side: what differs must do so again, but is always told.
+    again = await compare(scenario, pairs, generation)
+    words = "\n".join(found.differences)
+    if again.differences:
+        pytest.fail(words, pytrace=False)
+    warnings.warn(f"{scenario.name}, {generation.name}, differed once:\n{words}", stacklevel=1)
 
 
 def test_what_is_known_is_about_scenarios_that_there_are() -> None:
