@@ -13,7 +13,7 @@ from pathlib import Path
 
 from harness.daemons import Daemon
 
-__all__ = ["Traces", "descriptors", "leaving_nothing", "traces"]
+__all__ = ["Traces", "descriptors", "leaving_nothing", "left_behind", "traces"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,23 @@ def leaving_nothing(daemon: Daemon, namespace: str) -> Iterator[None]:
     assert after == expected, f"left behind: {left}"
     with suppress(OSError):
         Path("/run/containerd/runc", namespace).rmdir()
+
+
+def left_behind(daemon: Daemon, namespace: str, *, seconds: float) -> list[str]:
+    """What there is of a namespace whose tasks are all deleted, after which it is gone.
+
+    What ends by itself has so many seconds to do so.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        found = traces(daemon.state, daemon.root, namespace)
+        left = [*found.processes, *found.runc, *found.bundles]
+        if not left or time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
+    if left:
+        _sweep(found, namespace)
+    return left
 
 
 def _sweep(found: Traces, namespace: str) -> None:

@@ -229,6 +229,14 @@ KNOWN: tuple[Known, ...] = (
         "runtimes: io.containerd.runtime.v1.linux",
     ),
     Known(
+        r"^event /tasks/exit .*",
+        "",
+        "the program that a shim of runtime v1 starts to publish, taskd's more often than "
+        "containerd's, may be too late on a busy machine",
+        ("1.6", "1.7"),
+        "runtimes: linux execs",
+    ),
+    Known(
         r"(invalid exec id) a/b:",
         r"\1:",
         "containerd does not name the id with runtime v1",

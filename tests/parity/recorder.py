@@ -345,6 +345,7 @@ class Recorder:
         _elsewhere.set([])
         listed = await tasks.TasksStub(self.channel).list(tasks.ListTasksRequest())
         for task in listed.tasks:
+            await self.container(task.id)  # the scenario may have deleted the record
             await self.tasks.resume(container_id=task.id)
             await self.tasks.kill(container_id=task.id, signal=9, all=True)
             await self.tasks.wait(container_id=task.id, patience=5)

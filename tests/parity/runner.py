@@ -8,7 +8,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import anyio
 from harness.containers import make_rootfs
 from harness.daemons import LATE_GC, Containerd, Daemon, Taskd
 from harness.generations import Generation, criu
+from harness.leaks import left_behind
 from parity.known import Known, without
 from parity.recorder import Recorder
 from parity.scenarios import Scenario
@@ -130,7 +131,12 @@ async def _played(
         found = _compared(theirs, ours, scenario, generation)
         await theirs.clean_up()
         await ours.clean_up()
-    return found
+    # What containerd leaves is swept away in silence.
+    left_behind(theirs.daemon, theirs.namespace, seconds=1)
+    left = left_behind(ours.daemon, ours.namespace, seconds=5)
+    return replace(
+        found, differences=[*found.differences, *(f"left behind: {each}" for each in left)]
+    )
 
 
 def _compared(
