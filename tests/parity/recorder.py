@@ -344,17 +344,17 @@ class Recorder:
             return  # the scenario was its end
         _elsewhere.set([])
         listed = await tasks.TasksStub(self.channel).list(tasks.ListTasksRequest())
-        for task in listed.tasks:
-            await self.container(task.id)  # the scenario may have deleted the record
-            await self.tasks.resume(container_id=task.id)
-            await self.tasks.kill(container_id=task.id, signal=9, all=True)
-            await self.tasks.wait(container_id=task.id, patience=5)
-            await self.tasks.delete(container_id=task.id)
         held = await containers.ContainersStub(self.channel).list(
             containers.ListContainersRequest()
         )
-        for container in held.containers:
-            await self.containers.delete(id=container.id)
+        # Not every task is listed, nor has every one a record by now.
+        for name in {task.id for task in listed.tasks} | {each.id for each in held.containers}:
+            await self.container(name)
+            await self.tasks.resume(container_id=name)
+            await self.tasks.kill(container_id=name, signal=9, all=True)
+            await self.tasks.wait(container_id=name, patience=5)
+            await self.tasks.delete(container_id=name)
+            await self.containers.delete(id=name)
         _elsewhere.set(None)
         with suppress(OSError):
             Path("/run/containerd/runc", self.namespace).rmdir()
