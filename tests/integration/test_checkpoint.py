@@ -52,7 +52,8 @@ from taskd.tasks.archive import CHECKPOINT, CONFIG
 from taskd.wellknown import pack, to_any
 
 RUNTIME = ContainerRuntime(name="io.containerd.runc.v2")
-COUNT = "n=0; while :; do n=$((n + 1)); echo $n > /count/n; sleep 0.02; done"
+# Written over in place: the file is never empty, and of the size that CRIU has seen.
+COUNT = "n=0; while :; do n=$((n + 1)); printf %08d $n 1<>/count/n; sleep 0.02; done"
 
 
 @pytest.fixture
