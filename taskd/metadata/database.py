@@ -5,18 +5,17 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import anyio.to_thread
 
-from taskd.errors import DataLoss, FailedPrecondition, TaskdError, Unknown
+from taskd.errors import TaskdError
+from taskd.sqlite import Row, SqliteFile, Transaction
 
 __all__ = ["Database", "Row"]
 
 T = TypeVar("T")
-Row = tuple[Any, ...]
 
 # One script a version, never edited once released: what is new is appended.
 _MIGRATIONS = (
@@ -110,17 +109,15 @@ class Database:
         opened or that a newer taskd has written.
         """
         self.path = path
+        self._file = SqliteFile(path, "metadata database", "full")
         self._listeners: list[Callable[[bool], None]] = []
         self._limiter = anyio.CapacityLimiter(1)
         # A cancelled `write` gives its place in the limiter up while its thread still runs.
         self._writing = threading.Lock()
-        self._writer = self._connect()
+        self._writer = self._file.connect()
         try:
-            self._prepare()
-            self._reader = self._connect()
-        except sqlite3.Error as error:
-            self._writer.close()
-            raise self._explained(error) from error
+            self._file.prepare(self._writer, _MIGRATIONS)
+            self._reader = self._file.connect()
         except TaskdError:
             self._writer.close()
             raise
@@ -131,7 +128,7 @@ class Database:
         try:
             return self._reader.execute(sql, parameters).fetchall()
         except sqlite3.Error as error:
-            raise self._explained(error) from error
+            raise self._file.explained(error) from error
 
     async def write(self, work: Callable[[sqlite3.Connection], T], *, deletes: bool = False) -> T:
         """Run `work` as one transaction in a worker thread; what it changed is on disk on return.
@@ -167,50 +164,7 @@ class Database:
     def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
         with self._writing:
             try:
-                self._writer.execute("BEGIN IMMEDIATE")
-                try:
-                    result = work(self._writer)
-                    self._writer.execute("COMMIT")
-                except BaseException:
-                    with suppress(sqlite3.Error):  # SQLite may have rolled back by itself
-                        self._writer.execute("ROLLBACK")
-                    raise
-                return result
+                with Transaction(self._writer) as connection:
+                    return work(connection)
             except sqlite3.Error as error:
-                raise self._explained(error) from error
-
-    def _connect(self) -> sqlite3.Connection:
-        try:
-            connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
-            connection.execute("PRAGMA foreign_keys = ON")
-            connection.execute("PRAGMA synchronous = FULL")
-        except sqlite3.Error as error:
-            raise self._explained(error) from error
-        return connection
-
-    def _prepare(self) -> None:
-        [(verdict,)] = self._writer.execute("PRAGMA quick_check(1)")
-        if verdict != "ok":
-            raise DataLoss(f"metadata database {self.path} is damaged: {verdict}", verbatim=True)
-        [(version,)] = self._writer.execute("PRAGMA user_version")
-        if version > len(_MIGRATIONS):
-            raise FailedPrecondition(
-                f"metadata database {self.path} has schema version {version}, "
-                f"this taskd knows no version after {len(_MIGRATIONS)}",
-                verbatim=True,
-            )
-        self._writer.execute("PRAGMA journal_mode = WAL")
-        for number, script in enumerate(_MIGRATIONS[version:], start=version + 1):
-            self._writer.executescript(
-                f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT"
-            )
-
-    def _explained(self, error: sqlite3.Error) -> TaskdError:
-        text = f"metadata database {self.path}: {error}"
-        match error.sqlite_errorcode & 0xFF if hasattr(error, "sqlite_errorcode") else 0:
-            case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
-                return DataLoss(text, verbatim=True)
-            case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM | sqlite3.SQLITE_READONLY:
-                return FailedPrecondition(text, verbatim=True)
-            case _:
-                return Unknown(text)
+                raise self._file.explained(error) from error
