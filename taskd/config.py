@@ -13,6 +13,11 @@ rdt_config_file = "/etc/taskd/rdt.yaml"
 
 [gc]                             # containerd's names too
 startup_delay = "100ms"
+
+[events]                         # the journal
+sync = "normal"                  # "full": an event told survives a power cut, too
+max_age = "168h"
+max_size = "256MiB"
 """
 
 from __future__ import annotations
@@ -22,12 +27,13 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from taskd.errors import InvalidArgument
+from taskd.events.journal import Retention
 from taskd.gc.policy import MAX_PAUSE_THRESHOLD, Policy
 
-__all__ = ["LOG_LEVELS", "TIMEOUTS", "Config", "load", "seconds"]
+__all__ = ["LOG_LEVELS", "TIMEOUTS", "Config", "EventsConfig", "load", "seconds"]
 
 LOG_LEVELS = ("trace", "debug", "info", "warn", "error", "fatal", "panic")
 """containerd's names of levels."""
@@ -40,6 +46,13 @@ TIMEOUTS: Mapping[str, float] = {
     "io.taskd.timeout.shim.start": 60.0,
 }
 """Bounds on waiting for shims, with their defaults in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventsConfig:
+    sync: Literal["full", "normal"] = "normal"
+    """What a published event survives: a power cut, or the end of the daemon."""
+    retention: Retention = field(default_factory=Retention)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +72,7 @@ class Config:
     """The resctrl file system; where it is mounted if none is given."""
     timeouts: Mapping[str, float] = field(default_factory=lambda: dict(TIMEOUTS))
     gc: Policy = field(default_factory=Policy)
+    events: EventsConfig = field(default_factory=EventsConfig)
 
     @property
     def socket(self) -> Path:
@@ -125,6 +139,20 @@ def _share(value: object) -> float:
     return min(float(value), MAX_PAUSE_THRESHOLD)
 
 
+def _bytes(value: object) -> int:
+    units = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+    parts = re.fullmatch("([0-9]+)(KiB|MiB|GiB|)", str(value))
+    if isinstance(value, bool) or parts is None:
+        raise ValueError(f'{value!r} is not a size such as "256MiB"')
+    return int(parts[1]) * units[parts[2]]
+
+
+def _sync(value: object) -> str:
+    if value not in ("full", "normal"):
+        raise ValueError(f'{value!r} is not one of "full", "normal"')
+    return str(value)
+
+
 def _count(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError(f"{value!r} is not a number such as 100")
@@ -160,6 +188,15 @@ def _gc(value: object) -> Policy:
     return Policy(**_table(value, parsers))
 
 
+def _events(value: object) -> EventsConfig:
+    chosen = _table(value, {"sync": _sync, "max_age": seconds, "max_size": _bytes})
+    kept = Retention(
+        max_age=chosen.pop("max_age", Retention.max_age),
+        max_bytes=chosen.pop("max_size", Retention.max_bytes),
+    )
+    return EventsConfig(retention=kept, **chosen)
+
+
 _PARSERS = {
     "root": _path,
     "state": _path,
@@ -171,4 +208,5 @@ _PARSERS = {
     "resctrl_path": _path,
     "timeouts": _timeouts,
     "gc": _gc,
+    "events": _events,
 }

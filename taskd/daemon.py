@@ -29,7 +29,7 @@ from taskd.api.tasks import Tasks
 from taskd.api.version import Version
 from taskd.config import Config
 from taskd.content import ContentStore
-from taskd.events import Bus
+from taskd.events import Bus, Journal
 from taskd.gc.collector import Collector
 from taskd.gc.scheduler import Scheduler
 from taskd.metadata import ContainerStore, Database, ImageStore, LeaseStore, NamespaceStore
@@ -88,6 +88,7 @@ async def running(config: Config) -> AsyncIterator[None]:
     with (
         lock(config.state),
         Database(config.root / "metadata.db") as database,
+        Journal(config.root / "events.db", config.events.sync, config.events.retention) as journal,
         listening(config.ttrpc_socket) as shim_listener,
         listening(config.socket) as listener,
     ):
@@ -95,7 +96,8 @@ async def running(config: Config) -> AsyncIterator[None]:
         qos = Qos.load(config.blockio_config_file, config.rdt_config_file, config.resctrl_path)
         content = ContentStore(database, config.root / CONTENT)
         async with anyio.create_task_group() as group:
-            bus = Bus()
+            bus = Bus(journal)
+            group.start_soon(journal.maintain)
             managers = _managers(config, group, bus)
             scheduler = Scheduler(Collector(database, content), config.gc)
             database.listen(scheduler.noticed)

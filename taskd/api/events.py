@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator
 
-import betterproto2
-
-from taskd import filters, ttrpc
+from taskd import ttrpc
 from taskd.api import request
 from taskd.codec import decode
 from taskd.errors import InvalidArgument, TaskdError, Unknown
@@ -20,7 +18,7 @@ from taskd.proto.containerd.services.events.v1 import (
 )
 from taskd.proto.containerd.types import Envelope as EnvelopeMessage
 from taskd.proto.google.protobuf import Empty
-from taskd.wellknown import GO_ZERO, from_any, nanoseconds, timestamp, to_any, unpack
+from taskd.wellknown import GO_ZERO, from_any, nanoseconds, timestamp, to_any
 
 __all__ = ["Events", "ttrpc_service"]
 
@@ -43,18 +41,18 @@ class Events(EventsBase):
 
     async def subscribe(self, message: SubscribeRequest) -> AsyncIterator[EnvelopeMessage]:
         try:
-            matches = _matcher(message.filters)
+            subscription = self._bus.subscribe(message.filters)
         except InvalidArgument as exc:
             # UNKNOWN is what containerd makes of it (services/events/service.go).
             raise Unknown(
                 f"subscription error: failed parsing subscription filters: {exc}"
             ) from exc
-        async with self._bus.subscribe(matches) as subscription:
+        async with subscription:
             # Tells the client that nothing published from now on escapes it.
             await request.current.get().send_initial_metadata()
             while True:
-                for envelope in await subscription.next_batch():
-                    yield _message(envelope)
+                for entry in await subscription.next_batch():
+                    yield _message(entry.envelope)
 
 
 def ttrpc_service(bus: Bus) -> ttrpc.Service:
@@ -62,7 +60,7 @@ def ttrpc_service(bus: Bus) -> ttrpc.Service:
 
     async def forward(context: ttrpc.CallContext, payload: bytes) -> bytes:
         message = decode(ttrpc_api.ForwardRequest, payload)
-        await bus.forward(_envelope(message.envelope))
+        await bus.forward(_envelope(message.envelope), shims=True)
         return b""
 
     return ttrpc.Service("containerd.services.events.ttrpc.v1.Events", {"Forward": forward})
@@ -85,44 +83,3 @@ def _message(envelope: Envelope) -> EnvelopeMessage:
         topic=envelope.topic,
         event=to_any(envelope.event),
     )
-
-
-def _matcher(expressions: Iterable[str]) -> Callable[[Envelope], bool]:
-    """Whether an envelope passes any of a subscriber's filters.
-
-    Fields are ``topic``, ``namespace`` and ``event.…`` (containerd: ``events/events.go``).
-    """
-    compiled = filters.compile(expressions)
-
-    def matches(envelope: Envelope) -> bool:
-        event: betterproto2.Message | None = None
-
-        def field(path: Sequence[str]) -> tuple[str, bool]:
-            nonlocal event
-            match path:
-                case ["namespace"]:
-                    return envelope.namespace, bool(envelope.namespace)
-                case ["topic"]:
-                    return envelope.topic, bool(envelope.topic)
-                case ["event", *rest]:
-                    if event is None:
-                        event = unpack(envelope.event) if envelope.event else None
-                    return _event_field(event, rest)
-            return "", False
-
-        return compiled.match(field)
-
-    return matches
-
-
-def _event_field(message: object, path: Sequence[str]) -> tuple[str, bool]:
-    """A text field of an event, or of a message or a map in it; other types have no value.
-
-    Source: the ``Field`` methods that containerd generates for its events.
-    """
-    for position, name in enumerate(path):
-        if isinstance(message, dict):
-            message = message.get(".".join(path[position:]))
-            break
-        message = getattr(message, name, None)
-    return (message, bool(message)) if isinstance(message, str) else ("", False)

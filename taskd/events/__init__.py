@@ -2,5 +2,14 @@
 
 from taskd.events.bus import Bus, Subscription
 from taskd.events.envelope import Envelope, validate_topic
+from taskd.events.journal import Entry, Journal, Retention
 
-__all__ = ["Bus", "Envelope", "Subscription", "validate_topic"]
+__all__ = [
+    "Bus",
+    "Entry",
+    "Envelope",
+    "Journal",
+    "Retention",
+    "Subscription",
+    "validate_topic",
+]

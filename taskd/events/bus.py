@@ -1,27 +1,36 @@
-"""Publish and subscribe, within this process."""
+"""Publish and subscribe: into the journal first, then to whoever subscribes."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Callable, Iterable
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from types import TracebackType
 from typing import Self
 
 from taskd.errors import ResourceExhausted
+from taskd.events import matching
 from taskd.events.envelope import Envelope, validate_topic
+from taskd.events.journal import Entry, Journal
+from taskd.events.matching import Matcher
 from taskd.types import TypedValue
 from taskd.wellknown import unpack
 
 __all__ = ["Bus", "Subscription"]
 
-BACKLOG = 65536
-"""Events that may wait for one subscriber before it is dropped."""
+RECENT = 1024
+"""Events kept in memory for each set of filters, besides the journal."""
+_PAGE = 256
+"""Events read from the journal at once."""
 
 
 class Bus:
-    """Hands every event to every subscriber whose filter it passes, in the order published.
+    """Hands every event to every subscriber whose filters it passes, in the journal's order.
+
+    A subscriber has no queue, only a position: one that is slow reads from the journal what is no
+    longer in memory, so that it costs nobody anything, and misses nothing that is kept.
 
     Until `forget`, who subscribes is also given what has happened to tasks older than the bus. The
     clients of an earlier daemon take seconds to notice that it is back (Docker Engine up to four),
@@ -29,78 +38,154 @@ class Bus:
     out: their clients were there to subscribe.
     """
 
-    def __init__(self) -> None:
-        self._subscriptions: set[Subscription] = set()
-        self._kept: list[Envelope] | None = []
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._feeds: dict[tuple[str, ...], _Feed] = {}
+        self._kept: list[Entry] | None = []
         self._made: set[tuple[str, str]] = set()
+        journal.listen(self._deliver)
 
-    async def publish(self, namespace: str, topic: str, event: TypedValue | None) -> None:
-        """Publish an event of this daemon's own, now. Raises `InvalidArgument` for a bad topic."""
+    async def publish(
+        self, namespace: str, topic: str, event: TypedValue | None, *, first_hand: bool = False
+    ) -> None:
+        """Publish an event of this daemon's own, now.
+
+        `first_hand` is of steps in a process's life: one that has been told already is left out.
+        Raises `InvalidArgument` for a bad topic, `ResourceExhausted` if the journal's disk is full.
+        """
         validate_topic(topic)
-        self._deliver(Envelope(time.time_ns(), namespace, topic, event))
+        envelope = Envelope(time.time_ns(), namespace, topic, event)
+        await self._journal.append(envelope, first_hand=first_hand)
 
-    async def forward(self, envelope: Envelope) -> None:
-        """Publish an event of somebody else's, as it is. Raises `InvalidArgument`."""
+    async def forward(self, envelope: Envelope, *, shims: bool = False) -> None:
+        """Publish an event of somebody else's, as it is; a shim's only if it is not known yet.
+
+        Raises `InvalidArgument`, and `ResourceExhausted` if the journal's disk is full.
+        """
         envelope.validate()
-        self._deliver(envelope)
+        await self._journal.append(envelope, shims=shims)
 
-    def subscribe(self, matches: Callable[[Envelope], bool]) -> Subscription:
-        """Events published from now on for which `matches` is true; use it in ``async with``."""
-        subscription = Subscription(self._subscriptions, matches)
-        for envelope in self._kept or ():
-            subscription.offer(envelope)
-        return subscription
+    def subscribe(self, filters: Iterable[str], after: int | None = None) -> Subscription:
+        """Events that pass any of `filters`; use it in ``async with``.
+
+        They are those published from now on, or all that follow position `after` of the journal.
+        Raises `InvalidArgument` for a bad filter.
+        """
+        key = tuple(filters)
+        feed = self._feeds.get(key) or _Feed(matching.compile(key), self._journal.last)
+        returning = self._kept if after is None and self._kept else ()
+        position = self._journal.last if after is None else after
+        first = [entry for entry in returning if feed.matches(entry.envelope)]
+        return Subscription(self._journal, self._feeds, key, feed, position, first)
 
     def forget(self) -> None:
         """Keep nothing any longer: who was subscribed to an earlier daemon has come back."""
         self._kept = None
         self._made.clear()
 
-    def _deliver(self, envelope: Envelope) -> None:
+    def _deliver(self, entry: Entry) -> None:
+        envelope = entry.envelope
         if self._kept is not None and envelope.topic.startswith("/tasks/") and envelope.event:
             task = envelope.namespace, getattr(unpack(envelope.event), "container_id", "")
             if envelope.topic == "/tasks/create":
                 self._made.add(task)
             elif task not in self._made:
-                self._kept.append(envelope)
-        for subscription in tuple(self._subscriptions):
-            subscription.offer(envelope)
+                self._kept.append(entry)
+        for feed in self._feeds.values():
+            feed.offer(entry)
+
+
+class _Feed:
+    """The newest events that pass one set of filters, for all who subscribed with that set."""
+
+    def __init__(self, matches: Matcher, position: int) -> None:
+        self.matches = matches
+        self.subscribers = 0
+        self.recent: list[Entry] = []
+        self.passed = position
+        """Events up to here are not in `recent`, whether they match or not."""
+        self.last = position
+        """Position of the newest event that matches, or of the time when nobody had subscribed."""
+        self._changed: asyncio.Future[None] | None = None
+
+    def offer(self, entry: Entry) -> None:
+        if not self.matches(entry.envelope):
+            return
+        self.recent.append(entry)
+        self.last = entry.position
+        if len(self.recent) >= 2 * RECENT:
+            self.passed = self.recent[RECENT - 1].position
+            del self.recent[:RECENT]
+        if self._changed is not None:
+            self._changed.set_result(None)
+            self._changed = None
+
+    async def changed(self) -> None:
+        if self._changed is None:
+            self._changed = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._changed)
 
 
 class Subscription:
-    """A subscriber's queue. A slow one never slows a publisher: past its backlog it is dropped."""
+    """A subscriber's place among the events."""
 
-    def __init__(self, members: set[Subscription], matches: Callable[[Envelope], bool]) -> None:
-        self._members = members
-        self._matches = matches
-        self._waiting: deque[Envelope] = deque()
-        self._changed = asyncio.Event()
-        self._dropped = False
-        members.add(self)
+    def __init__(
+        self,
+        journal: Journal,
+        feeds: dict[tuple[str, ...], _Feed],
+        key: tuple[str, ...],
+        feed: _Feed,
+        position: int,
+        first: list[Entry],
+    ) -> None:
+        self._journal = journal
+        self._feeds = feeds
+        self._key = key
+        self._feed = feed
+        self._first = first
+        self.position = position
+        """Of the last event that it was given or that its filters left out."""
+        feed.subscribers += 1
+        feeds[key] = feed
 
-    def offer(self, envelope: Envelope) -> None:
-        if not self._matches(envelope):
-            return
-        if len(self._waiting) >= BACKLOG:
-            self._dropped = True
-            self._members.discard(self)
-        else:
-            self._waiting.append(envelope)
-        self._changed.set()
-
-    async def next_batch(self) -> Iterable[Envelope]:
+    async def next_batch(self) -> Sequence[Entry]:
         """What has come since the last call; waits for one event at least.
 
-        Raises `ResourceExhausted` when this subscriber was dropped because it fell too far behind
-        (after it was given all that it had not missed).
+        Raises `ResourceExhausted`, with the position to go on from, when the journal no longer has
+        all that this subscriber has not seen.
         """
-        while not self._waiting:
-            if self._dropped:
-                raise ResourceExhausted(f"subscriber fell {BACKLOG} events behind")
-            self._changed.clear()
-            await self._changed.wait()
-        batch, self._waiting = self._waiting, deque()
-        return batch
+        if self._first:
+            batch, self._first = self._first, []
+            return batch
+        while True:
+            if self.position < self._feed.passed:
+                batch = self._read()
+                # However much there is to read, nobody else waits for it.
+                await asyncio.sleep(0)
+            else:
+                recent = self._feed.recent
+                batch = recent[bisect_right(recent, self.position, key=_position) :]
+                self.position = max(self.position, self._feed.last)
+            if batch:
+                return batch
+            if self.position >= self._feed.last:
+                await self._feed.changed()
+
+    def _read(self) -> list[Entry]:
+        first = self._journal.first
+        if self.position < first - 1:
+            raise ResourceExhausted(
+                f"the journal no longer has the events from {self.position + 1} to {first - 1}; "
+                f"go on after position {first - 1}",
+                verbatim=True,
+            )
+        page = [
+            entry
+            for entry in self._journal.read(self.position, _PAGE)
+            if entry.position <= self._feed.passed
+        ]
+        self.position = page[-1].position if page else self._feed.passed
+        return [entry for entry in page if self._feed.matches(entry.envelope)]
 
     async def __aenter__(self) -> Self:
         return self
@@ -111,4 +196,9 @@ class Subscription:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._members.discard(self)
+        self._feed.subscribers -= 1
+        if not self._feed.subscribers:
+            del self._feeds[self._key]
+
+
+_position = attrgetter("position")

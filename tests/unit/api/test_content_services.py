@@ -25,7 +25,7 @@ from taskd.errors import (
     OutOfRange,
     Unknown,
 )
-from taskd.events import Bus
+from taskd.events import Bus, Journal
 from taskd.metadata import Database, ImageStore, LeaseStore, Resource
 from taskd.proto.containerd import events, types
 from taskd.proto.containerd.services.content import v1 as content
@@ -46,8 +46,8 @@ NEVER = nanoseconds(None)
 
 
 class Recorder(Bus):
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, journal: Journal) -> None:
+        super().__init__(journal)
         self.published: list[tuple[str, str, TypedValue]] = []
 
     async def publish(self, namespace: str, topic: str, event: TypedValue) -> None:
@@ -61,8 +61,9 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 
 @pytest.fixture
-def bus() -> Recorder:
-    return Recorder()
+def bus(tmp_path: Path) -> Iterator[Recorder]:
+    with Journal(tmp_path / "events.db") as journal:
+        yield Recorder(journal)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from taskd.api.leases import Leases
 from taskd.api.namespaces import Namespaces
 from taskd.content import ContentStore
 from taskd.errors import FailedPrecondition, InvalidArgument, NotFound
-from taskd.events import Bus
+from taskd.events import Bus, Journal
 from taskd.gc.collector import Collector
 from taskd.metadata import ContainerStore, Database, LeaseStore, NamespaceStore
 from taskd.proto.containerd import events
@@ -34,8 +34,8 @@ Published = tuple[str, str, TypedValue]
 
 
 class Recorder(Bus):
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, journal: Journal) -> None:
+        super().__init__(journal)
         self.published: list[Published] = []
 
     async def publish(self, namespace: str, topic: str, event: TypedValue) -> None:
@@ -49,8 +49,9 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 
 @pytest.fixture
-def bus() -> Recorder:
-    return Recorder()
+def bus(tmp_path: Path) -> Iterator[Recorder]:
+    with Journal(tmp_path / "events.db") as journal:
+        yield Recorder(journal)
 
 
 @contextmanager

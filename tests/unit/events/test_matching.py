@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from taskd.api.events import _matcher
-from taskd.events import Envelope
+from taskd.events import Envelope, matching
 from taskd.proto.containerd.events import ContainerCreate, ContainerCreateRuntime, TaskExit, TaskOom
 from taskd.types import TypedValue
 from taskd.wellknown import pack
@@ -37,21 +36,21 @@ CREATE = Envelope(
     ],
 )
 def test_fields(envelope: Envelope, expression: str, expected: bool) -> None:
-    assert _matcher([expression])(envelope) is expected
+    assert matching.compile([expression])(envelope) is expected
 
 
 def test_any_of_several_will_do() -> None:
-    matches = _matcher(['topic=="/a"', "event.container_id==one"])
+    matches = matching.compile(['topic=="/a"', "event.container_id==one"])
     assert matches(EXIT)
     assert not matches(CREATE)
 
 
 def test_without_filters_everything_passes() -> None:
-    assert _matcher([])(EXIT)
+    assert matching.compile([])(EXIT)
 
 
 def test_what_cannot_be_read_has_no_fields() -> None:
-    matches = _matcher(["event.id==one"])
+    matches = matching.compile(["event.id==one"])
     assert not matches(Envelope(1, "ns", "/a", None))
     assert not matches(Envelope(1, "ns", "/a", TypedValue("no.such.Type", b"\xff")))
     assert not matches(Envelope(1, "ns", "/a", TypedValue("containerd.events.TaskExit", b"\xff")))

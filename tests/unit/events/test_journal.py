@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+from harness.mounts import tmpfs
+
+from taskd.errors import DataLoss, FailedPrecondition, ResourceExhausted
+from taskd.events import Entry, Envelope, Journal, Retention
+from taskd.proto.containerd.events import (
+    TaskCreate,
+    TaskDelete,
+    TaskExecStarted,
+    TaskExit,
+    TaskOom,
+    TaskStart,
+)
+from taskd.types import TypedValue
+from taskd.wellknown import GO_ZERO, pack, timestamp
+
+EVENT = TypedValue("a.Type", b"data")
+
+
+def envelope(topic: str = "/a", event: TypedValue | None = EVENT, at: int = 5) -> Envelope:
+    return Envelope(at, "ns", topic, event)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "events.db"
+
+
+@pytest.fixture
+def journal(path: Path) -> Iterator[Journal]:
+    with Journal(path) as opened:
+        yield opened
+
+
+async def test_events_are_numbered_and_read_as_they_were(journal: Journal) -> None:
+    wanted = [
+        envelope(),
+        envelope("/b", None, at=GO_ZERO),
+        envelope("/c", TypedValue("t", b""), at=253402300799 * 10**9 + 999999999),
+    ]
+    assert [await journal.append(one) for one in wanted] == [1, 2, 3]
+    assert journal.read(0, 10) == [Entry(i, one) for i, one in enumerate(wanted, 1)]
+    assert [entry.position for entry in journal.read(1, 1)] == [2]
+    assert (journal.first, journal.last) == (1, 3)
+
+
+async def test_it_goes_on_where_it_was(path: Path) -> None:
+    with Journal(path) as journal:
+        await journal.append(envelope())
+        name = journal.id
+    with Journal(path) as journal:
+        assert (journal.last, journal.id) == (1, name)
+        assert await journal.append(envelope()) == 2
+
+
+@pytest.mark.parametrize("sync", ["normal", "full"])
+async def test_appended_at_once_they_are_handed_on_in_order(path: Path, sync: str) -> None:
+    seen: list[int] = []
+    with Journal(path, sync) as journal:  # type: ignore[arg-type]
+        journal.listen(lambda entry: seen.append(entry.position))
+        async with anyio.create_task_group() as group:
+            for _ in range(200):
+                group.start_soon(journal.append, envelope())
+        assert [entry.position for entry in journal.read(0, 500)] == list(range(1, 201))
+    assert seen == list(range(1, 201))
+
+
+async def test_who_is_cancelled_while_it_appends_leaves_the_event(path: Path) -> None:
+    with Journal(path, "full") as journal:
+        async with anyio.create_task_group() as group:
+            for _ in range(20):
+                group.start_soon(journal.append, envelope())
+            await anyio.sleep(0)
+            group.cancel_scope.cancel()
+        count = len(journal.read(0, 100))
+        assert await journal.append(envelope()) == count + 1
+
+
+STEPS = {
+    "/tasks/create": TaskCreate(container_id="one", pid=7),
+    "/tasks/start": TaskStart(container_id="one", pid=7),
+    "/tasks/exec-started": TaskExecStarted(container_id="one", exec_id="e", pid=8),
+    "/tasks/exit": TaskExit(container_id="one", id="one", pid=7, exited_at=timestamp(99)),
+    "/tasks/delete": TaskDelete(container_id="one", pid=7, exited_at=timestamp(99)),
+}
+
+
+@pytest.mark.parametrize("shims_first", [True, False])
+async def test_a_step_is_told_once_whoever_tells_it(journal: Journal, shims_first: bool) -> None:
+    for position, (topic, message) in enumerate(STEPS.items(), 1):
+        told = [
+            await journal.append(
+                envelope(topic, pack(message), at), shims=shims, first_hand=not shims
+            )
+            for at, shims in enumerate((shims_first, not shims_first, True))
+        ]
+        assert told == [position, None, None], topic
+
+
+async def test_a_process_may_have_the_pid_of_an_earlier_one(journal: Journal) -> None:
+    for count in range(2):
+        for position, (topic, message) in enumerate(STEPS.items(), 1 + 5 * count):
+            assert await journal.append(envelope(topic, pack(message)), first_hand=True) == position
+
+
+async def test_a_shim_that_repeats_itself_is_heard_once(journal: Journal) -> None:
+    first, second = (envelope("/tasks/oom", pack(TaskOom(container_id="one")), at) for at in (1, 2))
+    assert await journal.append(first, shims=True) == 1
+    assert await journal.append(first, shims=True) is None
+    assert await journal.append(second, shims=True) == 2
+    assert await journal.append(first) == 3  # a client may say what it likes
+
+
+async def test_what_is_known_of_a_task(journal: Journal) -> None:
+    for topic in ("/tasks/create", "/tasks/start", "/tasks/exec-started"):
+        await journal.append(envelope(topic, pack(STEPS[topic])), shims=True)
+    assert journal.tasks() == [("ns", "one")]
+    init, process = journal.processes("ns", "one")
+    assert (init.id, init.pid, init.created, init.started, init.exited) == (
+        "",
+        7,
+        True,
+        True,
+        False,
+    )
+    assert (process.id, process.pid, process.started, process.exited) == ("e", 8, True, False)
+    ended = TaskExit(container_id="one", id="e", pid=8, exit_status=3)
+    await journal.append(envelope("/tasks/exit", pack(ended)), first_hand=True)
+    [_, process] = journal.processes("ns", "one")
+    assert (process.exited, process.exit_status, process.exited_at) == (True, 3, GO_ZERO)
+    await journal.append(envelope("/tasks/delete", pack(STEPS["/tasks/delete"])), shims=True)
+    assert journal.tasks() == journal.processes("ns", "one") == []
+
+
+async def test_age_is_limited_but_not_for_a_cursor(path: Path) -> None:
+    with Journal(path, retention=Retention(max_age=0)) as journal:
+        for _ in range(1200):
+            await journal.append(envelope())
+        await journal.move_cursor("sink", 700)
+        await journal.tidy()
+        assert journal.first == 701
+        await journal.move_cursor("sink", 1200)
+        assert journal.cursor("sink") == 1200
+        await journal.tidy()
+        assert (journal.first, journal.last) == (1200, 1200)
+    with Journal(path) as journal:
+        assert await journal.append(envelope()) == 1201
+
+
+async def test_size_is_limited_whoever_has_not_read(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Journal(path, retention=Retention(max_bytes=2**20)) as journal:
+        await journal.move_cursor("sink", 0)
+        for _ in range(3000):
+            await journal.append(envelope(event=TypedValue("t", bytes(1000))))
+        await journal.tidy()
+        assert 400 < journal.last - journal.first < 1000
+        assert path.stat().st_size < 2 * 2**20
+    assert "though a cursor is at 0" in caplog.text
+
+
+async def test_a_position_is_found_by_time(journal: Journal) -> None:
+    assert journal.position_at(time.time_ns()) == 0
+    moments = []
+    for _ in range(9):
+        moments.append(time.time_ns())
+        await journal.append(envelope())
+        await anyio.sleep(0.001)
+    assert [journal.position_at(moment) for moment in moments] == list(range(9))
+    assert journal.position_at(time.time_ns()) == 9
+
+
+APPENDER = """
+import anyio, sys
+from pathlib import Path
+from taskd.events import Envelope, Journal
+
+async def append():
+    with Journal(Path(sys.argv[1]), sys.argv[2]) as journal:
+        while True:
+            print(await journal.append(Envelope(1, "ns", "/a", None)), flush=True)
+
+anyio.run(append)
+"""
+
+
+@pytest.mark.parametrize("sync", ["normal", "full"])
+def test_what_was_acknowledged_survives_sigkill(path: Path, sync: str) -> None:
+    for _ in range(3):
+        command = [sys.executable, "-c", APPENDER, str(path), sync]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            lines = [process.stdout.readline() for _ in range(50)]
+            os.kill(process.pid, signal.SIGKILL)
+            lines += process.stdout.readlines()
+            acknowledged = max(int(line) for line in lines if line.endswith(b"\n"))
+        with Journal(path) as journal:
+            assert journal.last >= acknowledged
+            positions = [entry.position for entry in journal.read(0, 10**6)]
+        assert positions == list(range(1, len(positions) + 1))
+
+
+async def test_a_torn_commit_is_undone_with_a_word(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = path.with_name("events.db-wal")
+    with Journal(path) as journal:
+        await journal.append(envelope())
+        await journal.tidy()
+        await journal.append(envelope())
+        whole = log.read_bytes()
+        await journal.append(envelope())
+        longer, pages = log.read_bytes(), path.read_bytes()
+    begins = next(i for i, (old, new) in enumerate(zip(whole, longer, strict=False)) if old != new)
+    log.write_bytes(longer[: begins + 1000])
+    path.write_bytes(pages)
+    with caplog.at_level(logging.WARNING), Journal(path) as journal:
+        assert [entry.position for entry in journal.read(0, 10)] == [1, 2]
+        assert await journal.append(envelope()) == 3
+    assert "undone a commit of 1 pages that was cut short; the last event is 2" in caplog.text
+    caplog.clear()
+    with Journal(path):
+        assert not caplog.text
+
+
+@pytest.mark.parametrize("sync", ["normal", "full"])
+async def test_a_full_disk_is_an_error_and_no_more(tmp_path: Path, sync: str) -> None:
+    with tmpfs(tmp_path / "small", "size=512k") as folder:
+        with Journal(folder / "events.db", sync) as journal:  # type: ignore[arg-type]
+            kept = 0
+            with pytest.raises(ResourceExhausted, match="events.db: database or disk is full"):
+                while True:
+                    await journal.append(envelope(event=TypedValue("t", bytes(4000))))
+                    kept += 1
+            await journal.tidy()
+            assert len(journal.read(0, 1000)) == kept == journal.last
+        subprocess.run(["mount", "-o", "remount,size=4m", str(folder)], check=True)
+        with Journal(folder / "events.db") as journal:
+            assert await journal.append(envelope()) == kept + 1
+
+
+async def test_it_goes_on_when_there_is_room_again(tmp_path: Path) -> None:
+    with tmpfs(tmp_path / "small", "size=512k") as folder, Journal(folder / "e.db") as journal:
+        with pytest.raises(ResourceExhausted):
+            while True:
+                await journal.append(envelope(event=TypedValue("t", bytes(4000))))
+        last = journal.last
+        subprocess.run(["mount", "-o", "remount,size=4m", str(folder)], check=True)
+        assert await journal.append(envelope()) == last + 1
+
+
+def test_what_is_no_journal_is_refused(path: Path) -> None:
+    path.write_bytes(b"no database at all, but long enough to be taken for one" * 100)
+    with pytest.raises(DataLoss, match=f"journal {path}"):
+        Journal(path)
+
+
+def test_a_newer_journal_is_left_alone(path: Path) -> None:
+    Journal(path).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    with pytest.raises(FailedPrecondition, match="schema version 99"):
+        Journal(path)
