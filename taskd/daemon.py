@@ -35,13 +35,11 @@ from taskd.gc.scheduler import Scheduler
 from taskd.metadata import ContainerStore, Database, ImageStore, LeaseStore, NamespaceStore
 from taskd.qos import Qos
 from taskd.runtime import binary, v1
-from taskd.runtime.bundle import Bundle
 from taskd.runtime.client import TaskClient
 from taskd.runtime.generation import Generation
 from taskd.runtime.manager import ManagerConfig, ShimManager, Timeouts
-from taskd.runtime.types import Exit
 from taskd.sockets import listening, lock, notify
-from taskd.tasks import Checkpoints, TaskService, publish_loss
+from taskd.tasks import Checkpoints, Monitor, TaskService
 
 if TYPE_CHECKING:
     from grpclib._typing import IServable
@@ -52,6 +50,9 @@ log = logging.getLogger(__name__)
 
 REJOIN_SECONDS = 10.0
 """How long after a start an earlier daemon's subscribers are awaited: see `Bus`."""
+
+GRACE_SECONDS = 1.5
+"""How long, at start-up, the answers of shims are awaited before others are served."""
 
 CONTENT = "io.containerd.content.v1.content"
 """Name of the content store's folder; containerd's, as the layout below it is."""
@@ -98,17 +99,21 @@ async def running(config: Config) -> AsyncIterator[None]:
         async with anyio.create_task_group() as group:
             bus = Bus(journal)
             group.start_soon(journal.maintain)
-            managers = _managers(config, group, bus)
+            monitor = Monitor(bus, journal, group)
+            managers = _managers(config, group, bus, monitor)
             scheduler = Scheduler(Collector(database, content), config.gc)
             database.listen(scheduler.noticed)
             group.start_soon(scheduler.run)
             shim_events = ttrpc.Server([ttrpc_service(bus)])
             services = _services(config, database, content, bus, managers, qos, scheduler)
             api = ApiServer(services)
-            await shim_events.start(shim_listener)
-            # Who connects meanwhile waits; nobody sees a list of tasks that is not whole.
+            # Who connects meanwhile waits: clients must not see a list of tasks that is not whole,
+            # and shims repeat what has been missed, which is told in order first.
+            bundles: set[tuple[str, str]] = set()
             for manager in managers.values():
-                await manager.load()
+                bundles |= await manager.load(GRACE_SECONDS)
+            await monitor.reconcile(bundles)
+            await shim_events.start(shim_listener)
             await api.start(listener)
             group.start_soon(_forget, bus)
             try:
@@ -123,7 +128,9 @@ async def running(config: Config) -> AsyncIterator[None]:
             group.cancel_scope.cancel()
 
 
-def _managers(config: Config, group: TaskGroup, bus: Bus) -> dict[str, ShimManager]:
+def _managers(
+    config: Config, group: TaskGroup, bus: Bus, monitor: Monitor
+) -> dict[str, ShimManager]:
     """The shim managers of both runtimes, by the names that containerd has for them."""
     timeouts = config.timeouts
     bounds = Timeouts(
@@ -144,6 +151,7 @@ def _managers(config: Config, group: TaskGroup, bus: Bus) -> dict[str, ShimManag
             task=lambda connection, bundle, bootstrap: TaskClient(
                 connection, bundle.id, bootstrap.version
             ),
+            socket=lambda bundle: binary.usual_socket(address, bundle),
         ),
         v1.RUNTIME: Generation(
             resolve=v1.resolve,
@@ -153,15 +161,16 @@ def _managers(config: Config, group: TaskGroup, bus: Bus) -> dict[str, ShimManag
             task=lambda connection, bundle, bootstrap: v1.LinuxTaskClient(
                 connection, bundle, bootstrap, bus.publish
             ),
+            socket=lambda bundle: binary.usual_socket(address, bundle),
         ),
     }
 
-    async def lost(bundle: Bundle, found: Exit) -> None:
-        await publish_loss(bus, bundle.namespace, bundle.id, found)
-
     return {
         name: ShimManager(
-            ManagerConfig(config.root / name, config.state / name, bounds), generation, group, lost
+            ManagerConfig(config.root / name, config.state / name, bounds),
+            generation,
+            group,
+            monitor,
         )
         for name, generation in generations.items()
     }

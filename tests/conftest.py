@@ -45,6 +45,8 @@ def daemon(folder: Path) -> Iterator[Taskd]:
     need("containerd-shim-runc-v2", "runc")
     with Taskd(folder / "taskd", "--log-level", "debug") as running:
         yield running
+    # Shown if the test fails.
+    print(running.log.read_text())
 
 
 @pytest.fixture

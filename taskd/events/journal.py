@@ -260,6 +260,14 @@ class Journal:
         """Namespace and container of each task that has been created and not deleted."""
         return ledger.tasks(self._reader)
 
+    async def retire(self, namespace: str, container: str, exec_id: str) -> None:
+        """Note that an exec has been removed, so that another one may have its id.
+
+        Raises `ResourceExhausted` if the disk is full.
+        """
+        async with self._lock:
+            self._change(*ledger.retirement(namespace, container, exec_id, time.time_ns()))
+
     # --- cursors --------------------------------------------------------------------------
 
     def cursor(self, name: str) -> int | None:

@@ -20,7 +20,7 @@ from taskd.proto.containerd.events import (
 )
 from taskd.wellknown import nanoseconds, unpack
 
-__all__ = ["SCHEMA", "Process", "forget", "processes", "record", "tasks"]
+__all__ = ["SCHEMA", "Process", "forget", "processes", "record", "retirement", "tasks"]
 
 SCHEMA = """
     CREATE TABLE processes (
@@ -38,8 +38,8 @@ SCHEMA = """
     ) WITHOUT ROWID;
 """
 
-KEPT = 3600 * 10**9
-"""Nanoseconds that a deleted task stays known. A shim gives up sending an event after 15 s."""
+KEPT = 600 * 10**9
+"""Nanoseconds that a deleted process stays known. A shim gives up sending an event after 15 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +63,8 @@ def record(
 
     None: the event is not of that kind. False: it has been told before.
 
-    `first_hand` events are taskd's own: of such a birth, a process that has ended already under
-    the same pid was another one.
+    `first_hand` events are taskd's own: of such a birth, a process that has been removed already
+    under the same pid was another one.
     """
     message = unpack(envelope.event) if envelope.event else None
     process, status, exited_at = "", 0, 0
@@ -89,7 +89,7 @@ def record(
     if first_hand and step in ("created", "started"):
         connection.execute(
             "DELETE FROM processes WHERE (namespace, container, process, pid) = (?, ?, ?, ?) "
-            "AND (exited OR deleted)",
+            "AND deleted",
             key,
         )
     done = connection.execute(
@@ -130,6 +130,17 @@ def tasks(connection: sqlite3.Connection) -> list[tuple[str, str]]:
         " WHERE process = '' AND created AND NOT deleted"
     )
     return rows.fetchall()
+
+
+def retirement(
+    namespace: str, container: str, exec_id: str, now: int
+) -> tuple[str, tuple[object, ...]]:
+    """The statement that an exec has been removed, and its values."""
+    return (
+        "UPDATE processes SET deleted = ?"
+        " WHERE namespace = ? AND container = ? AND process = ? AND deleted = 0",
+        (now, namespace, container, exec_id),
+    )
 
 
 def forget(connection: sqlite3.Connection, now: int) -> None:

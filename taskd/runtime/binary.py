@@ -6,6 +6,7 @@ Sources: containerd's ``runtime/v2/shim/util.go`` (command line and environment)
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -31,6 +32,7 @@ __all__ = [
     "parse_bootstrap",
     "resolve",
     "resolve_program",
+    "usual_socket",
 ]
 
 NEWEST_VERSION = 3
@@ -61,6 +63,15 @@ class Bootstrap:
             )
         except (AttributeError, TypeError, KeyError) as exc:
             raise ValueError("no bootstrap parameters") from exc
+
+
+def usual_socket(daemon_address: str, bundle: Bundle) -> Path:
+    """Where a shim made with containerd's library listens, unless it shares another one's socket.
+
+    Source: ``SocketAddress`` in containerd's ``runtime/v2/shim/util_unix.go``.
+    """
+    name = f"{daemon_address}/{bundle.namespace}/{bundle.id}"
+    return Path("/run/containerd/s", hashlib.sha256(name.encode()).hexdigest())
 
 
 def parse_bootstrap(answer: bytes) -> Bootstrap:

@@ -45,25 +45,28 @@ class Bundle:
         work = root / namespace / id
         _make_parents(bundle.path.parent)
         _make_parents(work.parent)
-        try:
-            _mkdir(bundle.path, 0o700)
-        except FileExistsError:
-            raise AlreadyExists(f"mkdir {bundle.path}: file exists") from None
+        if bundle.path.exists():
+            raise AlreadyExists(f"mkdir {bundle.path}: file exists")
+        # It appears under its name in one step, as it vanishes: there never is half a bundle.
+        made = cls(namespace, id, _hidden(bundle.path))
+        shutil.rmtree(made.path, ignore_errors=True)
+        _mkdir(made.path, 0o700)
         try:
             if group:
-                os.chown(bundle.path, -1, group)
-                bundle.path.chmod(0o710)
-            _mkdir(bundle.rootfs, 0o711)
+                os.chown(made.path, -1, group)
+                made.path.chmod(0o710)
+            _mkdir(made.rootfs, 0o711)
             try:
                 _mkdir(work, 0o711)
             except FileExistsError:
                 # What a task of the same name left there is no longer anybody's.
                 shutil.rmtree(work)
                 _mkdir(work, 0o711)
-            bundle.work.symlink_to(work)
-            (bundle.path / "config.json").write_bytes(spec)
+            made.work.symlink_to(work)
+            (made.path / "config.json").write_bytes(spec)
+            made.path.rename(bundle.path)
         except BaseException:
-            shutil.rmtree(bundle.path, ignore_errors=True)
+            shutil.rmtree(made.path, ignore_errors=True)
             shutil.rmtree(work, ignore_errors=True)
             raise
         return bundle
@@ -109,8 +112,12 @@ def _make_parents(path: Path) -> None:
     path.mkdir(mode=0o711, parents=True, exist_ok=True)
 
 
+def _hidden(path: Path) -> Path:
+    return path.with_name(f".{path.name}")
+
+
 def _remove_at_once(path: Path) -> None:
-    hidden = path.with_name(f".{path.name}")
+    hidden = _hidden(path)
     try:
         path.rmdir()  # enough for most work folders
     except FileNotFoundError:

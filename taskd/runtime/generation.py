@@ -95,3 +95,5 @@ class Generation:
     """Finds the executable of a runtime's name. Raises `Unknown`."""
     binary: Callable[[Path, Bundle], Binary]
     task: Callable[[Connection, Bundle, Bootstrap], TaskApi]
+    socket: Callable[[Bundle], Path]
+    """Where a shim may have listened that was killed before it could say where."""

@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from taskd.runtime.binary import Bootstrap
 from taskd.runtime.bundle import Bundle
 from taskd.runtime.connection import Connection, connect
 from taskd.runtime.generation import Binary, Generation
+from taskd.runtime.observer import Observer
 from taskd.runtime.shim import Shim, ShimLog
 from taskd.runtime.types import CreateOptions, Exit
 from taskd.sockets import remove_stale
@@ -40,6 +40,12 @@ log = logging.getLogger(__name__)
 
 _Key = tuple[str, str]
 _LOADS_AT_ONCE = 32
+_GREETING_SECONDS = 1.0
+"""Between two questions to a shim that does not answer."""
+
+
+_SWEEP_SECONDS = (0.2, 1.0, 5.0)
+"""Pauses between looks at whether a shim that is ending has removed its socket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +74,8 @@ class ManagerConfig:
 class ShimManager:
     """All shims of this daemon, by namespace and id.
 
-    `group` owns what goes on in the background: a watch on each shim's connection. `on_lost` is
-    told of each shim that died, with what is known of its task's exit, after everything of it has
-    been cleaned up.
+    `group` owns what goes on in the background: a watch on each shim's connection. `observer` is
+    told what becomes of the tasks.
     """
 
     def __init__(
@@ -78,12 +83,12 @@ class ShimManager:
         config: ManagerConfig,
         generation: Generation,
         group: TaskGroup,
-        on_lost: Callable[[Bundle, Exit], Awaitable[None]],
+        observer: Observer,
     ) -> None:
         self._config = config
         self._generation = generation
         self._group = group
-        self._on_lost = on_lost
+        self._observer = observer
         self._shims: dict[_Key, Shim] = {}
         self._busy = _KeyedLock()
 
@@ -117,10 +122,11 @@ class ShimManager:
                     folder = shim.bundle.work / "checkpoint"
                     await options.unpack_checkpoint(folder)
                     options = replace(options, checkpoint=str(folder))
-                shim.pid = await shim.task.create(str(shim.bundle.path), options)
+                shim.process("").pid = await shim.task.create(str(shim.bundle.path), options)
+                await self._observer.created(shim, options)
             except BaseException:
                 with anyio.CancelScope(shield=True):
-                    await self._abandon(shim)
+                    await self._abandon(shim, options)
                 raise
             self._admit(shim)
             return shim
@@ -140,27 +146,48 @@ class ShimManager:
             except NotFound:
                 # The shim does not know its own task: there is nothing to keep it for.
                 with anyio.CancelScope(shield=True):
+                    await self._observer.deleted(shim, None)
                     await self._finish(shim)
                 raise
             else:
                 with anyio.CancelScope(shield=True):
+                    await self._observer.deleted(shim, found)
                     await self._finish(shim)
                 return found
         # The watch, which needs the lock, cleans up.
         return await shim.end()
 
-    async def load(self) -> None:
+    async def load(self, grace: float) -> set[_Key]:
         """Reconnect to the shims of an earlier daemon and clean up after those that died.
 
-        A shim that accepts the connection but does not answer stays in the list: its container
-        may be running. Entries that are no bundles are left alone.
+        Returns the namespaces and ids of all bundles, after `grace` seconds at the latest: what has
+        not ended by then goes on in the background. A shim that does not answer is in the list, as
+        its container may be running, and is asked until it does. Entries that are no bundles are
+        left alone.
         """
         bundles = await to_thread.run_sync(_find_bundles, self._config.state)
+        known = {(bundle.namespace, bundle.id) for bundle in bundles}
+        await to_thread.run_sync(_remove_stray_work, self._config.root, known)
+        unfinished = set(known)
+        finished = anyio.Event()
         limiter = anyio.CapacityLimiter(_LOADS_AT_ONCE)
-        async with anyio.create_task_group() as loads:
-            for bundle in bundles:
-                loads.start_soon(self._load, bundle, limiter)
-        await to_thread.run_sync(_remove_stray_work, self._config.root, set(self._shims))
+
+        async def load(bundle: Bundle) -> None:
+            try:
+                await self._load(bundle, limiter)
+            finally:
+                unfinished.discard((bundle.namespace, bundle.id))
+                if not unfinished:
+                    finished.set()
+
+        for bundle in bundles:
+            self._group.start_soon(load, bundle)
+        if bundles:
+            with anyio.move_on_after(grace):
+                await finished.wait()
+        if unfinished:
+            log.warning("serving, while %d shims have not answered yet", len(unfinished))
+        return known
 
     async def close(self) -> None:
         """Close all connections; the shims and their containers go on."""
@@ -211,14 +238,16 @@ class ShimManager:
         bundle = binary.bundle
         task = self._generation.task(connection, bundle, bootstrap)
         spawn = self._group.start_soon
-        return Shim(bundle, binary, connection, bootstrap, shim_log, task, spawn)
+        return Shim(bundle, binary, connection, bootstrap, shim_log, task, self._observer, spawn)
 
-    async def _abandon(self, shim: Shim) -> None:
+    async def _abandon(self, shim: Shim, options: CreateOptions) -> None:
         """Take down a shim in which no task could be made."""
+        found = None
         with anyio.move_on_after(self._config.timeouts.cleanup), suppress(TaskdError):
-            await shim.task.delete("")
+            found = await shim.task.delete("")
         await self._finish(shim)
         await self._remove_unreachable(shim.bundle, shim.bootstrap)
+        await self._observer.abandoned(shim, options, found)
 
     def _admit(self, shim: Shim) -> None:
         self._shims[shim.namespace, shim.id] = shim
@@ -238,6 +267,7 @@ class ShimManager:
                 await to_thread.run_sync(_kill_shim, shim.bundle)
             await shim.disconnect()
         await self._delete_bundle(shim.bundle)
+        self._group.start_soon(self._sweep_socket, shim)
         self._shims.pop((shim.namespace, shim.id), None)
 
     def _shares_shim(self, shim: Shim) -> bool:
@@ -260,7 +290,7 @@ class ShimManager:
             found = await self._clean_up_dead(shim.binary, shim.bootstrap, shim.pid)
             del self._shims[shim.namespace, shim.id]
         shim.lost(found)
-        await self._on_lost(shim.bundle, found)
+        await self._observer.lost(shim.bundle, found)
 
     async def _clean_up_dead(
         self, binary: Binary, bootstrap: Bootstrap | None, pid: int = 0
@@ -276,11 +306,29 @@ class ShimManager:
         """Remove what there is of a shim that cannot be asked: process, bundle, and socket."""
         await to_thread.run_sync(_kill_shim, bundle)
         await self._delete_bundle(bundle)
+        await self._remove_socket(bundle, bootstrap)
+
+    async def _remove_socket(self, bundle: Bundle, bootstrap: Bootstrap | None) -> bool:
+        """Remove the socket of a shim that was killed; whether there is none now."""
+        socket = self._generation.socket(bundle)
         if bootstrap is not None and bootstrap.address.startswith("unix:///"):
-            # A shim that ends by itself removes its socket; containerd leaves a dead one's.
-            with suppress(TaskdError, OSError):
-                path = Path(bootstrap.address.removeprefix("unix://"))
-                await to_thread.run_sync(remove_stale, path)
+            socket = Path(bootstrap.address.removeprefix("unix://"))
+        try:
+            await to_thread.run_sync(remove_stale, socket)
+        except (TaskdError, OSError):
+            return False
+        return True
+
+    async def _sweep_socket(self, shim: Shim) -> None:
+        """Remove the socket of a shim that has agreed to end, if it is killed before it does so."""
+        for pause in _SWEEP_SECONDS:
+            await anyio.sleep(pause)
+            # Another one of the same name may be about to listen there.
+            async with self._busy.hold((shim.namespace, shim.id)):
+                if (shim.namespace, shim.id) in self._shims or self._shares_shim(shim):
+                    return
+                if await self._remove_socket(shim.bundle, shim.bootstrap):
+                    return
 
     async def _run_delete(self, binary: Binary) -> Exit | None:
         bundle = binary.bundle
@@ -301,35 +349,75 @@ class ShimManager:
 
     async def _load(self, bundle: Bundle, limiter: anyio.CapacityLimiter) -> None:
         async with limiter:
+            shim = await self._reconnect(bundle)
+        if shim is not None:
+            await self._greet(shim)
+
+    async def _reconnect(self, bundle: Bundle) -> Shim | None:
+        try:
+            path = self._generation.resolve(await _read_path(bundle))
+        except FileNotFoundError:
+            if (bundle.path / "config.json").exists():
+                # Its making was cut short before there could be a container in it.
+                log.warning("bundle %s is half made; removing it", bundle.path)
+                await self._remove_unreachable(bundle, None)
+            else:
+                log.error("%s is no bundle; it is left alone", bundle.path)
+            return None
+        except (OSError, TaskdError) as exc:
+            log.error("bundle %s is left alone: %s", bundle.path, exc)
+            return None
+        binary = self._generation.binary(path, bundle)
+        bootstrap = None
+        try:
+            bootstrap = await _read_bootstrap(bundle)
+            connection = await connect(bootstrap, timeout=self._config.timeouts.load)
+        except (OSError, ValueError, TaskdError) as exc:
+            log.warning("shim %s/%s is dead: %s", bundle.namespace, bundle.id, exc)
+            async with self._busy.hold((bundle.namespace, bundle.id)):
+                found = await self._clean_up_dead(binary, bootstrap)
+            await self._observer.lost(bundle, found)
+            return None
+        shim = self._shim(binary, connection, bootstrap, ShimLog(bundle))
+        self._admit(shim)
+        return shim
+
+    async def _greet(self, shim: Shim) -> None:
+        """Ask a shim of an earlier daemon for its task until it answers."""
+        while True:
             try:
-                path = self._generation.resolve(await _read_path(bundle))
-            except FileNotFoundError:
-                if (bundle.path / "config.json").exists():
-                    # Its making was cut short before there could be a container in it.
-                    log.warning("bundle %s is half made; removing it", bundle.path)
-                    await self._remove_unreachable(bundle, None)
-                else:
-                    log.error("%s is no bundle; it is left alone", bundle.path)
+                state = await shim.task.state("", timeout=self._config.timeouts.load)
+            except ttrpc.ConnectionClosed:
+                return  # the watch cleans up
+            except NotFound:
+                await self._end_idle(shim)
                 return
-            except (OSError, TaskdError) as exc:
-                log.error("bundle %s is left alone: %s", bundle.path, exc)
+            except TaskdError as exc:
+                if not shim.silent:
+                    shim.silent = True
+                    log.warning("shim %s/%s does not answer: %s", shim.namespace, shim.id, exc)
+                await anyio.sleep(_GREETING_SECONDS)
+                continue
+            shim.process("").pid = state.pid
+            if shim.silent:
+                shim.silent = False
+                log.warning("shim %s/%s answers again", shim.namespace, shim.id)
+            await self._observer.found(shim, state)
+            return
+
+    async def _end_idle(self, shim: Shim) -> None:
+        """End a shim that has no task: an earlier daemon was making it, or had deleted it."""
+        async with self._busy.hold((shim.namespace, shim.id)):
+            if shim.ending or shim.died:
                 return
-            binary = self._generation.binary(path, bundle)
-            bootstrap = None
-            try:
-                bootstrap = await _read_bootstrap(bundle)
-                connection = await connect(bootstrap, timeout=self._config.timeouts.load)
-            except (OSError, ValueError, TaskdError) as exc:
-                log.warning("shim %s/%s is dead: %s", bundle.namespace, bundle.id, exc)
-                await self._on_lost(bundle, await self._clean_up_dead(binary, bootstrap))
-                return
-            shim = self._shim(binary, connection, bootstrap, ShimLog(bundle))
-            try:
-                with anyio.fail_after(self._config.timeouts.load):
-                    shim.pid = await shim.task.connect()
-            except (TaskdError, TimeoutError) as exc:
-                log.warning("shim %s/%s does not answer: %s", bundle.namespace, bundle.id, exc)
-            self._admit(shim)
+            log.warning("shim %s/%s has no task; ending it", shim.namespace, shim.id)
+            shim.ending = True
+            if not self._shares_shim(shim):
+                await shim.shutdown(timeout=self._config.timeouts.shutdown)
+            await shim.disconnect()
+            found = await self._clean_up_dead(shim.binary, shim.bootstrap)
+            del self._shims[shim.namespace, shim.id]
+        await self._observer.lost(shim.bundle, found)
 
 
 class _KeyedLock:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import anyio
 
 from taskd import ttrpc
-from taskd.errors import NotFound, TaskdError
+from taskd.errors import DeadlineExceeded, NotFound, TaskdError
 from taskd.runtime.binary import Bootstrap
 from taskd.runtime.bundle import Bundle
 from taskd.runtime.connection import Connection
 from taskd.runtime.generation import Binary, TaskApi
+from taskd.runtime.observer import Observer
 from taskd.runtime.types import Exit, TaskState
 
-__all__ = ["Shim", "ShimLog"]
+__all__ = ["Process", "Shim", "ShimLog"]
 
 log = logging.getLogger(__name__)
 
@@ -62,11 +63,53 @@ class ShimLog:
         self._fd = -1
 
 
+class Process:
+    """What taskd itself has seen of a process."""
+
+    def __init__(self) -> None:
+        self.pid = 0
+        self.begun = False
+        """It was started, or it is not known that this failed."""
+        self._starting = 0
+        self._settled = anyio.Event()
+
+    @contextmanager
+    def starting(self) -> Iterator[None]:
+        before, self.begun = self.begun, True
+        self._starting += 1
+        try:
+            yield
+        except (ttrpc.ConnectionClosed, DeadlineExceeded):
+            raise
+        except TaskdError:
+            self.begun = before
+            raise
+        finally:
+            self._starting -= 1
+            if not self._starting:
+                self._settled.set()
+                self._settled = anyio.Event()
+
+    async def settled(self) -> None:
+        """Wait until nobody is starting it."""
+        if self._starting:
+            await self._settled.wait()
+
+
+class _Wait:
+    """A call of Wait that all who wait for a process share."""
+
+    def __init__(self) -> None:
+        self.answer: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+        self.scope = anyio.CancelScope()
+        self.users = 0
+
+
 class Shim:
     """A task as taskd holds it: its bundle, and the connection to the shim that owns it.
 
-    Calls about the task go through `task`. What is here besides is what involves more than one
-    call: the shared `wait`, and the end.
+    Calls about the task go through `task`, except for those that its `observer` is told of, and the
+    shared `wait`.
     """
 
     def __init__(
@@ -77,6 +120,7 @@ class Shim:
         bootstrap: Bootstrap,
         shim_log: ShimLog,
         task: TaskApi,
+        observer: Observer,
         spawn: Callable[..., object],
     ) -> None:
         self.bundle = bundle
@@ -89,10 +133,12 @@ class Shim:
         self.ending = False
         # The connection ended, and nobody here had ended it.
         self.died = False
-        # Pid of the init process, as far as the shim has told.
-        self.pid = 0
+        # It has not yet answered this daemon, which found it at start-up.
+        self.silent = False
+        self._observer = observer
         self._spawn = spawn
-        self._waits: dict[str, asyncio.Future[Exit]] = {}
+        self._processes: dict[str, Process] = {}
+        self._waits: dict[str, _Wait] = {}
         self._end: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
 
     @property
@@ -110,38 +156,76 @@ class Shim:
         except ttrpc.ConnectionClosed:
             raise NotFound from None
 
+    @property
+    def pid(self) -> int:
+        """Pid of the init process, as far as the shim has told."""
+        return self.process("").pid
+
+    def process(self, exec_id: str) -> Process:
+        return self._processes.setdefault(exec_id, Process())
+
+    async def start(self, exec_id: str) -> int:
+        """Start a created process; returns its pid."""
+        process = self.process(exec_id)
+        try:
+            with process.starting():
+                self._observer.starting(self, exec_id)
+                process.pid = await self.task.start(exec_id)
+                await self._observer.started(self, exec_id)
+        except TaskdError:
+            if not process.begun:
+                self._observer.not_started(self, exec_id)
+            raise
+        return process.pid
+
+    async def delete_exec(self, exec_id: str) -> Exit:
+        """Remove an exec that has exited."""
+        found = await self.task.delete(exec_id)
+        with anyio.CancelScope(shield=True):
+            await self._observer.exec_deleted(self, exec_id, found)
+        self._processes.pop(exec_id, None)
+        return found
+
     async def wait(self, exec_id: str) -> Exit:
         """Wait for a process to exit. All who wait for one share a single call to the shim."""
         waiting = self._waits.get(exec_id)
         if waiting is None:
-            waiting = asyncio.get_running_loop().create_future()
-            self._waits[exec_id] = waiting
+            waiting = self._waits[exec_id] = _Wait()
             self._spawn(self._wait, exec_id, waiting)
-        return await asyncio.shield(waiting)
-
-    async def _wait(self, exec_id: str, waiting: asyncio.Future[Exit]) -> None:
+        waiting.users += 1
         try:
-            found = await self.task.wait(exec_id)
-        except ttrpc.ConnectionClosed as exc:
-            # The exit is found out while the dead shim is cleaned up: see `lost`.
-            if self.ending and not self.died:
-                self._fail(exec_id, waiting, exc)
-        except TaskdError as exc:
-            self._fail(exec_id, waiting, exc)
-        except BaseException:
-            waiting.cancel()
-            raise
-        else:
-            self._waits.pop(exec_id, None)
-            if not waiting.done():
-                waiting.set_result(found)
+            return await asyncio.shield(waiting.answer)
+        finally:
+            waiting.users -= 1
+            if not waiting.users:
+                if self._waits.get(exec_id) is waiting:
+                    del self._waits[exec_id]
+                waiting.scope.cancel()
 
-    def _fail(self, exec_id: str, waiting: asyncio.Future[Exit], exc: TaskdError) -> None:
-        self._waits.pop(exec_id, None)
-        if not waiting.done():
-            waiting.set_exception(exc)
-            # Nobody may be left to hear of it, which is no error.
-            waiting.exception()
+    async def _wait(self, exec_id: str, waiting: _Wait) -> None:
+        answer = waiting.answer
+        try:
+            with waiting.scope:
+                try:
+                    found = await self.task.wait(exec_id)
+                except ttrpc.ConnectionClosed as exc:
+                    if self.ending and not self.died:
+                        raise
+                    # The exit is found out while the dead shim is cleaned up.
+                    log.debug("waiting for %s of %s: %s", exec_id, self.id, exc)
+                    found = await self.end()
+                if not answer.done():
+                    answer.set_result(found)
+        except TaskdError as exc:
+            if not answer.done():
+                answer.set_exception(exc)
+                # Nobody may be left to hear of it, which is no error.
+                answer.exception()
+        finally:
+            if self._waits.get(exec_id) is waiting:
+                del self._waits[exec_id]
+            if not answer.done():
+                answer.cancel()
 
     async def end(self) -> Exit:
         """Wait until a shim that died has been cleaned up after; what is known of its exit."""
@@ -150,10 +234,6 @@ class Shim:
     def lost(self, found: Exit) -> None:
         """The shim died; tell all who wait what is known of its processes' end."""
         self._end.set_result(found)
-        waits, self._waits = self._waits, {}
-        for waiting in waits.values():
-            if not waiting.done():
-                waiting.set_result(found)
 
     async def shutdown(self, *, timeout: float) -> bool:
         """Ask the shim to end, for at most `timeout` seconds; whether it agreed."""

@@ -10,7 +10,6 @@ Sources: containerd 1.6's ``runtime/v1/linux/runtime.go``, ``task.go``, ``proces
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 import socket
@@ -33,14 +32,14 @@ from taskd.proto.containerd.linux.runc import RuncOptions
 from taskd.proto.containerd.runtime.linux.shim import v1 as api
 from taskd.proto.google.protobuf import Empty
 from taskd.runtime import spawn
-from taskd.runtime.binary import Bootstrap, resolve_program
+from taskd.runtime.binary import Bootstrap, resolve_program, usual_socket
 from taskd.runtime.bundle import Bundle
 from taskd.runtime.client import mount_messages, status_of, time_left
 from taskd.runtime.connection import Connection
 from taskd.runtime.mounts import unmount_all
 from taskd.runtime.types import CreateOptions, Exit, ProcessInfo, Stdio, TaskState
 from taskd.types import TypedValue
-from taskd.wellknown import from_any, nanoseconds, pack, timestamp, to_any
+from taskd.wellknown import from_any, nanoseconds, pack, to_any
 
 __all__ = ["RUNTIME", "LinuxBinary", "LinuxTaskClient", "Publish"]
 
@@ -50,7 +49,6 @@ _SERVICE = "containerd.runtime.linux.shim.v1.Shim"
 _SHIM = "containerd-shim"
 _RUNC = "runc"
 _RUNC_ROOT = Path("/run/containerd/runc")
-_SOCKETS = Path("/run/containerd/s")
 _KILL_SECONDS = 5.0
 
 Publish = Callable[[str, str, TypedValue], Awaitable[None]]
@@ -113,8 +111,7 @@ class LinuxBinary:
         return Exit(pid, 128 + signal.SIGKILL, time.time_ns())
 
     def _listen(self) -> tuple[socket.socket, str]:
-        name = f"{self.address}/{self.bundle.namespace}/{self.bundle.id}"
-        path = _SOCKETS / hashlib.sha256(name.encode()).hexdigest()
+        path = usual_socket(self.address, self.bundle)
         path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX)
@@ -136,7 +133,7 @@ def resolve(_: str) -> Path:
 class LinuxTaskClient:
     """One task of one shim: see `taskd.runtime.client.TaskClient`, whose counterpart this is.
 
-    What a newer shim publishes by itself is published here.
+    What a newer shim publishes by itself, beside the steps of a process's life, is published here.
     """
 
     def __init__(
@@ -165,36 +162,13 @@ class LinuxTaskClient:
             options=to_any(options.task_options),
         )
         self._pid = (await self._call("Create", request, api.CreateTaskResponse)).pid
-        await self._publish(
-            "/tasks/create",
-            events.TaskCreate(
-                container_id=self._id,
-                bundle=bundle,
-                rootfs=rootfs,
-                io=events.TaskIo(
-                    stdin=stdio.stdin,
-                    stdout=stdio.stdout,
-                    stderr=stdio.stderr,
-                    terminal=stdio.terminal,
-                ),
-                checkpoint=options.checkpoint,
-                pid=self._pid,
-            ),
-        )
         return self._pid
 
     async def start(self, exec_id: str) -> int:
         request = api.StartRequest(id=exec_id or self._id)
         pid = (await self._call("Start", request, api.StartResponse)).pid
-        if exec_id:
-            event: betterproto2.Message = events.TaskExecStarted(
-                container_id=self._id, exec_id=exec_id, pid=pid
-            )
-            await self._publish("/tasks/exec-started", event)
-        else:
+        if not exec_id:
             self._pid = pid
-            event = events.TaskStart(container_id=self._id, pid=pid)
-            await self._publish("/tasks/start", event)
         return pid
 
     async def state(self, exec_id: str, *, timeout: float | None = None) -> TaskState:
@@ -216,15 +190,6 @@ class LinuxTaskClient:
             answer = await self._call("DeleteProcess", request, api.DeleteResponse)
         else:
             answer = await self._call("Delete", Empty(), api.DeleteResponse)
-            await self._publish(
-                "/tasks/delete",
-                events.TaskDelete(
-                    container_id=self._id,
-                    pid=answer.pid,
-                    exit_status=answer.exit_status,
-                    exited_at=answer.exited_at or timestamp(nanoseconds(None)),
-                ),
-            )
         return Exit(answer.pid, answer.exit_status, nanoseconds(answer.exited_at))
 
     async def exec(self, exec_id: str, spec: TypedValue | None, stdio: Stdio) -> None:

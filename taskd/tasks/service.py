@@ -15,10 +15,8 @@ import anyio
 
 from taskd import filters, identifiers
 from taskd.errors import InvalidArgument, NotFound, TaskdError, Unknown
-from taskd.events import Bus
 from taskd.metadata.containers import Container, ContainerStore
 from taskd.metadata.images import Descriptor
-from taskd.proto.containerd.events import TaskDelete, TaskExit
 from taskd.qos import Qos
 from taskd.runtime.manager import ShimManager
 from taskd.runtime.shim import Shim
@@ -26,9 +24,8 @@ from taskd.runtime.types import CreateOptions, Exit, Mount, ProcessInfo, Status,
 from taskd.tasks.archive import Checkpoints
 from taskd.tasks.checkpoint import checkpoint_path, restore_path
 from taskd.types import TypedValue
-from taskd.wellknown import pack, timestamp
 
-__all__ = ["Metric", "TaskService", "publish_loss"]
+__all__ = ["Metric", "TaskService"]
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +118,7 @@ class TaskService:
 
     async def start(self, namespace: str, container_id: str, exec_id: str) -> int:
         """Start a created process; returns its pid."""
-        return await self._shim(namespace, container_id).task.start(exec_id)
+        return await self._shim(namespace, container_id).start(exec_id)
 
     async def delete(self, namespace: str, container_id: str) -> Exit:
         """Delete a task that has exited. Raises `FailedPrecondition` while it runs."""
@@ -131,7 +128,7 @@ class TaskService:
 
     async def delete_process(self, namespace: str, container_id: str, exec_id: str) -> Exit:
         """Delete an exec that has exited. Raises `FailedPrecondition` while it runs."""
-        return await self._shim(namespace, container_id).task.delete(exec_id)
+        return await self._shim(namespace, container_id).delete_exec(exec_id)
 
     async def get(self, namespace: str, container_id: str, exec_id: str) -> TaskState:
         """State of a process; `Status.UNKNOWN` if its shim does not tell in time."""
@@ -295,23 +292,3 @@ async def _ask_all(shims: list[Shim], ask: Callable[[Shim], Awaitable[T]]) -> li
         for shim in shims:
             group.start_soon(one, shim)
     return [answers[shim.id] for shim in shims if shim.id in answers]
-
-
-async def publish_loss(bus: Bus, namespace: str, container_id: str, found: Exit) -> None:
-    """Publish the exit and the deletion of a task whose shim died, in the shim's stead.
-
-    Source: containerd's ``cleanupAfterDeadShim``.
-    """
-    exited_at = timestamp(found.exited_at)
-    ended = TaskExit(
-        container_id=container_id,
-        id=container_id,
-        pid=found.pid,
-        exit_status=found.status,
-        exited_at=exited_at,
-    )
-    deleted = TaskDelete(
-        container_id=container_id, pid=found.pid, exit_status=found.status, exited_at=exited_at
-    )
-    await bus.publish(namespace, "/tasks/exit", pack(ended))
-    await bus.publish(namespace, "/tasks/delete", pack(deleted))

@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,24 @@ from taskd.errors import from_status
 from taskd.proto.containerd.task import v3
 from taskd.proto.google.protobuf import Empty, Timestamp
 
-__all__ = ["install"]
+__all__ = ["Handlers", "Task", "install", "main", "methods", "write_executable"]
+
+Handlers = dict[str, Callable[[Any, bytes], Awaitable[bytes]]]
 
 
 def install(folder: Path, *, protocol: str = "ttrpc", version: int = 2, bare: bool = False) -> Path:
     """Write an executable of this shim; returns its path, which serves as a runtime's name."""
-    path = folder / f"containerd-shim-fake-{protocol}{version}{'bare' if bare else ''}"
+    name = f"containerd-shim-fake-{protocol}{version}{'bare' if bare else ''}"
+    return write_executable(folder / name, __name__, f"run({protocol!r}, {version}, {bare})")
+
+
+def write_executable(path: Path, module: str, call: str) -> Path:
+    """Write an executable that calls a function of a module of these tests; returns its path."""
     tests = Path(__file__).parents[1]
     path.write_text(
         f"#!{sys.executable}\n"
         f"import sys\nsys.path[:0] = [{str(tests)!r}, {str(tests.parent)!r}]\n"
-        f"from harness.fake_shim import main\nmain({protocol!r}, {version}, {bare})\n"
+        f"from {module} import run\n{call}\n"
     )
     path.chmod(0o755)
     return path
@@ -97,7 +105,7 @@ async def serve(address: str, protocol: str, version: int) -> None:
     Path(address).unlink(missing_ok=True)
 
 
-def methods(task: Task) -> dict[str, Any]:
+def methods(task: Task) -> Handlers:
     """The gRPC handlers as ttrpc handlers, by the methods' names on the wire."""
     found = {}
     for path, handler in task.__mapping__().items():
@@ -117,7 +125,17 @@ def methods(task: Task) -> dict[str, Any]:
     return found
 
 
-def main(protocol: str, version: int, bare: bool) -> None:
+def run(protocol: str, version: int, bare: bool) -> None:
+    main(lambda address: serve(address, protocol, version), protocol, version, bare)
+
+
+def main(
+    serving: Callable[[str], Coroutine[Any, Any, None]],
+    protocol: str = "ttrpc",
+    version: int = 2,
+    bare: bool = False,
+) -> None:
+    """Do what the command line asks; `serving` is what a started shim does at its address."""
     if sys.argv[-1] == "delete":
         sys.stdout.buffer.write(bytes(v3.DeleteResponse(pid=1, exit_status=137)))
         return
@@ -133,4 +151,4 @@ def main(protocol: str, version: int, bare: bool) -> None:
     os.setsid()
     for descriptor in range(3):
         os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
-    asyncio.run(serve(address, protocol, version))
+    asyncio.run(serving(address))
