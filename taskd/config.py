@@ -18,10 +18,12 @@ startup_delay = "100ms"
 sync = "normal"                  # "full": an event told survives a power cut, too
 max_age = "168h"
 max_size = "256MiB"
+node = "machine-7"               # among others; the host's name if none is given
 """
 
 from __future__ import annotations
 
+import platform
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -53,6 +55,8 @@ class EventsConfig:
     sync: Literal["full", "normal"] = "normal"
     """What a published event survives: a power cut, or the end of the daemon."""
     retention: Retention = field(default_factory=Retention)
+    node: str = field(default_factory=platform.node)
+    """This machine among those whose events are collected in one place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +151,12 @@ def _bytes(value: object) -> int:
     return int(parts[1]) * units[parts[2]]
 
 
+def _name(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{value!r} is not a name")
+    return value
+
+
 def _sync(value: object) -> str:
     if value not in ("full", "normal"):
         raise ValueError(f'{value!r} is not one of "full", "normal"')
@@ -189,7 +199,7 @@ def _gc(value: object) -> Policy:
 
 
 def _events(value: object) -> EventsConfig:
-    chosen = _table(value, {"sync": _sync, "max_age": seconds, "max_size": _bytes})
+    chosen = _table(value, {"sync": _sync, "max_age": seconds, "max_size": _bytes, "node": _name})
     kept = Retention(
         max_age=chosen.pop("max_age", Retention.max_age),
         max_bytes=chosen.pop("max_size", Retention.max_bytes),

@@ -22,6 +22,7 @@ from taskd.api.content import Content
 from taskd.api.events import Events, ttrpc_service
 from taskd.api.images import Images
 from taskd.api.introspection import Introspection
+from taskd.api.journal import Journal as JournalService
 from taskd.api.leases import Leases
 from taskd.api.namespaces import Namespaces
 from taskd.api.server import ApiServer
@@ -106,7 +107,7 @@ async def running(config: Config) -> AsyncIterator[None]:
             group.start_soon(scheduler.run)
             shim_events = ttrpc.Server([ttrpc_service(bus)])
             services = _services(config, database, content, bus, managers, qos, scheduler)
-            api = ApiServer(services)
+            api = ApiServer([*services, JournalService(journal, bus, config.events.node)])
             # Who connects meanwhile waits: clients must not see a list of tasks that is not whole,
             # and shims repeat what has been missed, which is told in order first.
             bundles: set[tuple[str, str]] = set()

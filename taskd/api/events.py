@@ -18,7 +18,7 @@ from taskd.proto.containerd.services.events.v1 import (
 )
 from taskd.proto.containerd.types import Envelope as EnvelopeMessage
 from taskd.proto.google.protobuf import Empty
-from taskd.wellknown import GO_ZERO, from_any, nanoseconds, timestamp, to_any
+from taskd.wellknown import from_any
 
 __all__ = ["Events", "ttrpc_service"]
 
@@ -36,7 +36,7 @@ class Events(EventsBase):
         return Empty()
 
     async def forward(self, message: ForwardRequest) -> Empty:
-        await self._bus.forward(_envelope(message.envelope))
+        await self._bus.forward(Envelope.from_message(message.envelope))
         return Empty()
 
     async def subscribe(self, message: SubscribeRequest) -> AsyncIterator[EnvelopeMessage]:
@@ -52,7 +52,7 @@ class Events(EventsBase):
             await request.current.get().send_initial_metadata()
             while True:
                 for entry in await subscription.next_batch():
-                    yield _message(entry.envelope)
+                    yield entry.envelope.to_message()
 
 
 def ttrpc_service(bus: Bus) -> ttrpc.Service:
@@ -60,26 +60,7 @@ def ttrpc_service(bus: Bus) -> ttrpc.Service:
 
     async def forward(context: ttrpc.CallContext, payload: bytes) -> bytes:
         message = decode(ttrpc_api.ForwardRequest, payload)
-        await bus.forward(_envelope(message.envelope), shims=True)
+        await bus.forward(Envelope.from_message(message.envelope), shims=True)
         return b""
 
     return ttrpc.Service("containerd.services.events.ttrpc.v1.Events", {"Forward": forward})
-
-
-def _envelope(message: EnvelopeMessage | None) -> Envelope:
-    if message is None:
-        message = EnvelopeMessage()
-    if nanoseconds(message.timestamp) == GO_ZERO:
-        raise InvalidArgument("timestamp must be set on forwarded event")
-    return Envelope(
-        nanoseconds(message.timestamp), message.namespace, message.topic, from_any(message.event)
-    )
-
-
-def _message(envelope: Envelope) -> EnvelopeMessage:
-    return EnvelopeMessage(
-        timestamp=timestamp(envelope.timestamp),
-        namespace=envelope.namespace,
-        topic=envelope.topic,
-        event=to_any(envelope.event),
-    )

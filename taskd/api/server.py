@@ -47,6 +47,7 @@ _OPEN_ENDED = {
     "/grpc.health.v1.Health/Watch",
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    "/taskd.v1.Journal/Read",
 }
 
 
@@ -177,6 +178,9 @@ class ApiServer:
         except (GRPCError, ProtocolError, StreamTerminatedError):
             raise
         except Exception as exc:
+            if isinstance(exc, RuntimeError) and stream._stream._transport.is_closing():
+                # uvloop's way to say that the client went away while it was written to
+                raise StreamTerminatedError("Connection lost") from exc
             log.exception("%s failed", method)
             raise GRPCError(Status.UNKNOWN, str(exc) or type(exc).__name__) from exc
         finally:

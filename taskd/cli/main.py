@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import taskd
@@ -30,6 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.command(options)
     except TaskdError as exc:
         print(f"taskd: {exc}", file=sys.stderr)
+    except BrokenPipeError:
+        # Who read what is printed has had enough; nothing must be printed at the end either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as exc:
         print(f"taskd: {exc}", file=sys.stderr)
     except KeyboardInterrupt:
@@ -60,6 +66,19 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument("--namespace", default="default")
     publish.add_argument("--topic", required=True)
 
+    events = commands.add_parser("events", help="print what happens, and what has happened")
+    events.set_defaults(command=_events)
+    events.add_argument("--address", type=Path, metavar="SOCKET", help="the daemon's gRPC socket")
+    since = events.add_mutually_exclusive_group()
+    since.add_argument("--since", metavar="WHEN", help="from this time (RFC 3339), or so long ago")
+    since.add_argument("--after", type=int, metavar="POSITION", help="from this position on")
+    events.add_argument("--no-follow", action="store_true", help="end with what has happened")
+    events.add_argument("--reconnect", action="store_true", help="go on when the daemon is back")
+    events.add_argument("--json", action="store_true", help="print a JSON object for each event")
+    events.add_argument(
+        "filters", nargs="*", metavar="FILTER", help="""such as 'topic~="^/tasks/"'"""
+    )
+
     demo = commands.add_parser("demo", help="run one container in a daemon of its own")
     demo.set_defaults(command=_demo)
     return parser
@@ -88,6 +107,24 @@ def _publish(options: argparse.Namespace) -> None:
 
     address = options.address or options.daemon_address or str(config.Config().socket)
     publish(address, options.namespace, options.topic, sys.stdin.buffer.read())
+
+
+def _events(options: argparse.Namespace) -> None:
+    from taskd.cli.events import Start, events, moment
+
+    address = options.address or options.daemon_address or config.Config().socket
+    since = moment(options.since) if options.since is not None else None
+    _run(
+        partial(
+            events,
+            Path(address),
+            options.filters,
+            Start(options.after, since),
+            follow=not options.no_follow,
+            reconnect=options.reconnect,
+            as_json=options.json,
+        )
+    )
 
 
 def _demo(options: argparse.Namespace) -> None:

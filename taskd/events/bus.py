@@ -65,18 +65,20 @@ class Bus:
         envelope.validate()
         await self._journal.append(envelope, shims=shims)
 
-    def subscribe(self, filters: Iterable[str], after: int | None = None) -> Subscription:
+    def subscribe(
+        self, filters: Iterable[str], after: int | None = None, until: int | None = None
+    ) -> Subscription:
         """Events that pass any of `filters`; use it in ``async with``.
 
-        They are those published from now on, or all that follow position `after` of the journal.
-        Raises `InvalidArgument` for a bad filter.
+        They are those published from now on, or all that follow position `after` of the journal,
+        for ever, or up to position `until`. Raises `InvalidArgument` for a bad filter.
         """
         key = tuple(filters)
         feed = self._feeds.get(key) or _Feed(matching.compile(key), self._journal.last)
         returning = self._kept if after is None and self._kept else ()
         position = self._journal.last if after is None else after
         first = [entry for entry in returning if feed.matches(entry.envelope)]
-        return Subscription(self._journal, self._feeds, key, feed, position, first)
+        return Subscription(self._journal, self._feeds, key, feed, position, until, first)
 
     def forget(self) -> None:
         """Keep nothing any longer: who was subscribed to an earlier daemon has come back."""
@@ -106,9 +108,12 @@ class _Feed:
         """Events up to here are not in `recent`, whether they match or not."""
         self.last = position
         """Position of the newest event that matches, or of the time when nobody had subscribed."""
+        self.offered = position
+        """Position of the newest event, whether it matches or not."""
         self._changed: asyncio.Future[None] | None = None
 
     def offer(self, entry: Entry) -> None:
+        self.offered = entry.position
         if not self.matches(entry.envelope):
             return
         self.recent.append(entry)
@@ -136,6 +141,7 @@ class Subscription:
         key: tuple[str, ...],
         feed: _Feed,
         position: int,
+        until: int | None,
         first: list[Entry],
     ) -> None:
         self._journal = journal
@@ -143,6 +149,7 @@ class Subscription:
         self._key = key
         self._feed = feed
         self._first = first
+        self._until = until
         self.position = position
         """Of the last event that it was given or that its filters left out."""
         feed.subscribers += 1
@@ -150,6 +157,8 @@ class Subscription:
 
     async def next_batch(self) -> Sequence[Entry]:
         """What has come since the last call; waits for one event at least.
+
+        Empty at the end, for a subscription that has one.
 
         Raises `ResourceExhausted`, with the position to go on from, when the journal no longer has
         all that this subscriber has not seen.
@@ -165,10 +174,12 @@ class Subscription:
             else:
                 recent = self._feed.recent
                 batch = recent[bisect_right(recent, self.position, key=_position) :]
-                self.position = max(self.position, self._feed.last)
-            if batch:
+                self.position = max(self.position, self._feed.offered)
+            if self._until is not None:
+                batch = [entry for entry in batch if entry.position <= self._until]
+            if batch or (self._until is not None and self.position >= self._until):
                 return batch
-            if self.position >= self._feed.last:
+            if self._until is None and self.position >= self._feed.last:
                 await self._feed.changed()
 
     def _read(self) -> list[Entry]:

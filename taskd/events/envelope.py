@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from taskd import identifiers
 from taskd.errors import InvalidArgument
+from taskd.proto.containerd.types import Envelope as EnvelopeMessage
 from taskd.types import TypedValue
+from taskd.wellknown import GO_ZERO, from_any, nanoseconds, timestamp, to_any
 
 __all__ = ["Envelope", "validate_topic"]
 
@@ -18,6 +20,23 @@ class Envelope:
     namespace: str
     topic: str
     event: TypedValue | None
+
+    @classmethod
+    def from_message(cls, message: EnvelopeMessage | None) -> Envelope:
+        """Raises `InvalidArgument` for one without a time."""
+        message = message or EnvelopeMessage()
+        happened = nanoseconds(message.timestamp)
+        if happened == GO_ZERO:
+            raise InvalidArgument("timestamp must be set on forwarded event")
+        return cls(happened, message.namespace, message.topic, from_any(message.event))
+
+    def to_message(self) -> EnvelopeMessage:
+        return EnvelopeMessage(
+            timestamp=timestamp(self.timestamp),
+            namespace=self.namespace,
+            topic=self.topic,
+            event=to_any(self.event),
+        )
 
     def validate(self) -> None:
         """Raise `InvalidArgument` unless this may be forwarded (containerd: ``exchange.go``)."""

@@ -314,7 +314,7 @@ class Journal:
         upto = self.position_at(oldest)
         if passed is not None:
             upto = min(upto, passed)
-        if self._bytes() > self._retention.max_bytes:
+        if self.size > self._retention.max_bytes:
             upto = max(upto, self.first + _PRUNED_AT_ONCE - 1)
         # The newest stays, or its number would be given again.
         upto = min(upto, self.last - 1, self.first + _PRUNED_AT_ONCE - 1)
@@ -336,8 +336,9 @@ class Journal:
         except sqlite3.Error as error:
             raise self._file.explained(error) from error
 
-    def _bytes(self) -> int:
-        """Size of what is in use of the file."""
+    @property
+    def size(self) -> int:
+        """Bytes of the file that are in use."""
         [(size,)] = self._reader.execute(
             "SELECT (page_count - freelist_count) * page_size"
             " FROM pragma_page_count, pragma_freelist_count, pragma_page_size"

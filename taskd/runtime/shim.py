@@ -178,11 +178,14 @@ class Shim:
             raise
         return process.pid
 
-    async def delete_exec(self, exec_id: str) -> Exit:
-        """Remove an exec that has exited."""
+    async def delete_process(self, exec_id: str) -> Exit:
+        """Remove a process that has exited, of whose task this shim and its bundle stay."""
         found = await self.task.delete(exec_id)
         with anyio.CancelScope(shield=True):
-            await self._observer.exec_deleted(self, exec_id, found)
+            if exec_id:
+                await self._observer.exec_deleted(self, exec_id, found)
+            else:
+                await self._observer.deleted(self, found)
         self._processes.pop(exec_id, None)
         return found
 

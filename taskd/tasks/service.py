@@ -127,8 +127,8 @@ class TaskService:
         return await manager.delete(namespace, container_id)
 
     async def delete_process(self, namespace: str, container_id: str, exec_id: str) -> Exit:
-        """Delete an exec that has exited. Raises `FailedPrecondition` while it runs."""
-        return await self._shim(namespace, container_id).delete_exec(exec_id)
+        """Delete a process that has exited. Raises `FailedPrecondition` while it runs."""
+        return await self._shim(namespace, container_id).delete_process(exec_id)
 
     async def get(self, namespace: str, container_id: str, exec_id: str) -> TaskState:
         """State of a process; `Status.UNKNOWN` if its shim does not tell in time."""

@@ -10,6 +10,7 @@ from harness.daemons import Taskd, client
 SERVICES = {
     *(f"containerd.services.{name}.v1" for name in ("containers", "events", "introspection")),
     *(f"containerd.services.{name}.v1" for name in ("leases", "namespaces", "tasks", "version")),
+    "taskd.v1",
 }
 
 
@@ -42,7 +43,7 @@ async def test_every_service_can_be_looked_up(daemon: Taskd) -> None:
                         pool.Add(file)
 
             for name in sorted(names):
-                if name.startswith("containerd."):
+                if name.startswith(("containerd.", "taskd.")):
                     await add(file_containing_symbol=name)
             found = pool.FindServiceByName("containerd.services.tasks.v1.Tasks")
             assert len(found.methods) == 17

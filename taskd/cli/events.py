@@ -1,0 +1,161 @@
+"""``taskd events``: what has happened, and what happens."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import anyio
+import betterproto2
+from grpclib.client import Channel
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError, StreamTerminatedError
+
+from taskd import config
+from taskd.errors import InvalidArgument, Unavailable, from_status
+from taskd.events import Envelope
+from taskd.proto.google.protobuf import Timestamp
+from taskd.proto.taskd.v1 import InfoRequest, JournalStub, ReadRequest
+from taskd.wellknown import nanoseconds, timestamp, unpack
+
+__all__ = ["Start", "events", "moment", "show"]
+
+RETRY_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where to begin: after a position, at a time in nanoseconds since the epoch, or neither."""
+
+    after: int | None = None
+    since: int | None = None
+
+
+async def events(
+    address: Path,
+    filters: Sequence[str],
+    start: Start,
+    *,
+    follow: bool = True,
+    reconnect: bool = False,
+    as_json: bool = False,
+) -> None:
+    """Print events, a line for each.
+
+    With `reconnect` it goes on where it was whenever the daemon is back. Raises the daemon's error,
+    and `Unavailable`, with the position to go on from, when the daemon goes away.
+    """
+    position: int | None = None
+    journal = ""
+    while True:
+        try:
+            async with Channel(path=str(address)) as channel:
+                stub = JournalStub(channel)
+                if not journal:
+                    info = await stub.info(InfoRequest())
+                    journal = info.journal
+                    if follow and start == Start():
+                        position = info.last
+                where = Start(after=position) if position is not None else start
+                async for entry in stub.read(_request(where, filters, follow, journal)):
+                    position = entry.position
+                    print(show(Envelope.from_message(entry.envelope), position, as_json=as_json))
+                    sys.stdout.flush()
+                return
+        except GRPCError as exc:
+            if exc.status != Status.UNAVAILABLE:
+                raise from_status(exc.status.value, exc.message or "") from exc
+        except BrokenPipeError:
+            raise  # that of our own output
+        except (StreamTerminatedError, ConnectionError, FileNotFoundError, AttributeError) as exc:
+            # AttributeError: grpclib's, for a connection that ends while it is made.
+            if not reconnect:
+                where_to = "" if position is None else f"; go on with --after {position}"
+                raise Unavailable(f"no daemon at {address}{where_to}", verbatim=True) from exc
+        await anyio.sleep(RETRY_SECONDS)
+
+
+def _request(start: Start, filters: Sequence[str], follow: bool, journal: str) -> ReadRequest:
+    return ReadRequest(
+        after=start.after,
+        since=None if start.since is None else timestamp(start.since),
+        filters=list(filters),
+        follow=follow,
+        journal=journal,
+    )
+
+
+def moment(text: str) -> int:
+    """Nanoseconds since the epoch of a time (RFC 3339) or of so long ago (``10m``).
+
+    Raises `InvalidArgument`.
+    """
+    try:
+        ago = timedelta(seconds=config.seconds(text))
+        return int((datetime.now(UTC) - ago).timestamp() * 1e9)
+    except ValueError:
+        pass
+    try:
+        return int(datetime.fromisoformat(text).timestamp() * 1e9)
+    except ValueError:
+        raise InvalidArgument(
+            f"{text!r} is neither a time such as 2026-01-31T12:00:00Z nor a duration such as 10m",
+            verbatim=True,
+        ) from None
+
+
+def show(
+    envelope: Envelope, position: int | None = None, node: str = "", *, as_json: bool = False
+) -> str:
+    """One line for an event: as ``ctr events`` has it, or JSON with all that is known of it."""
+    event = envelope.event
+    message = unpack(event) if event else None
+    body = _plain(message) if message is not None else None
+    if not as_json:
+        happened = _digits(envelope.timestamp, " ") + " +0000 UTC"
+        text = json.dumps(body, separators=(",", ":"), ensure_ascii=False) if body else "{}"
+        return " ".join(filter(None, (node, happened, envelope.namespace, envelope.topic, text)))
+    document = {
+        "node": node,
+        "position": position,
+        "timestamp": _digits(envelope.timestamp, "T") + "Z",
+        "namespace": envelope.namespace,
+        "topic": envelope.topic,
+        "type": event.type_url if event else None,
+        "event": body,
+    }
+    if event and message is None:
+        document["value"] = base64.b64encode(event.value).decode()
+    return json.dumps({key: value for key, value in document.items() if value not in ("", None)})
+
+
+def _plain(value: Any) -> Any:
+    """A message as Go's JSON has it: names of fields as in the proto, nothing that is empty."""
+    match value:
+        case Timestamp():
+            return _digits(nanoseconds(value), "T") + "Z"
+        case betterproto2.Message():
+            found = {name: _plain(each) for name, each in vars(value).items() if name[0] != "_"}
+            return {name: each for name, each in found.items() if each not in (None, "", 0, [], {})}
+        case dict():
+            return {key: _plain(each) for key, each in value.items()}
+        case list():
+            return [_plain(each) for each in value]
+        case bytes():
+            return base64.b64encode(value).decode()
+        case _:
+            return value
+
+
+def _digits(nanos: int, separator: str) -> str:
+    """A time as Go prints it: as many digits of a second as it needs."""
+    seconds, rest = divmod(nanos, 10**9)
+    day = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
+    fraction = f".{rest:09}".rstrip("0") if rest else ""
+    return f"{day:%Y-%m-%d}{separator}{day:%H:%M:%S}{fraction}"
