@@ -19,7 +19,7 @@ types: $(VENV)/.installed-dev
 	$(BIN)/mypy taskd
 
 tests: $(VENV)/.installed-dev
-	@.ci/need -n $(SHIM) containerd:containerd ctr:containerd crun:crun dockerd:docker.io ps:procps losetup:mount
+	@.ci/need -n $(SHIM) containerd:containerd ctr:containerd crun:crun dockerd:docker.io ps:procps losetup:mount nats-server:nats-server
 	$(BIN)/pytest $(PYTEST)
 
 parity: $(VENV)/.installed-dev
@@ -42,7 +42,7 @@ $(VENV)/.installed: pyproject.toml
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "installing the tests' tools into $(VENV)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[uvloop,dev]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[nats,uvloop,dev]'
 	@touch $@
 
 clean:

@@ -19,6 +19,9 @@ sync = "normal"                  # "full": an event told survives a power cut, t
 max_age = "168h"
 max_size = "256MiB"
 node = "machine-7"               # among others; the host's name if none is given
+
+[events.nats]                    # where they go as well
+servers = ["nats://10.0.0.1:4222"]
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ from typing import Any, Literal
 from taskd.errors import InvalidArgument
 from taskd.events.journal import Retention
 from taskd.gc.policy import MAX_PAUSE_THRESHOLD, Policy
+from taskd.nats.settings import NatsConfig, Subjects
 
 __all__ = ["LOG_LEVELS", "TIMEOUTS", "Config", "EventsConfig", "load", "seconds"]
 
@@ -57,6 +61,8 @@ class EventsConfig:
     retention: Retention = field(default_factory=Retention)
     node: str = field(default_factory=platform.node)
     """This machine among those whose events are collected in one place."""
+    nats: NatsConfig | None = None
+    """Where that place is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,12 +205,61 @@ def _gc(value: object) -> Policy:
 
 
 def _events(value: object) -> EventsConfig:
-    chosen = _table(value, {"sync": _sync, "max_age": seconds, "max_size": _bytes, "node": _name})
+    parsers = {
+        "sync": _sync,
+        "max_age": seconds,
+        "max_size": _bytes,
+        "node": _name,
+        "nats": _nats,
+    }
+    chosen = _table(value, parsers)
     kept = Retention(
         max_age=chosen.pop("max_age", Retention.max_age),
         max_bytes=chosen.pop("max_size", Retention.max_bytes),
     )
     return EventsConfig(retention=kept, **chosen)
+
+
+def _nats(value: object) -> NatsConfig:
+    parsers = {
+        "servers": _servers,
+        "stream": _stream,
+        "subject": _subject,
+        "credentials": _path,
+        "user": _name,
+        "password_file": _path,
+        "tls_ca": _path,
+        "tls_cert": _path,
+        "tls_key": _path,
+    }
+    chosen = _table(value, parsers)
+    if "servers" not in chosen:
+        raise ValueError("servers: is missing")
+    for one, other in (("tls_key", "tls_cert"), ("password_file", "user")):
+        if one in chosen and other not in chosen:
+            raise ValueError(f"{one}: {other} is missing")
+    return NatsConfig(**chosen)
+
+
+def _servers(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"{value!r} is not a list of servers")
+    for url in value:
+        if not isinstance(url, str) or not re.match("(nats|tls|ws|wss)://.", url):
+            raise ValueError(f'{url!r} is not a URL such as "nats://10.0.0.1:4222"')
+    return tuple(value)
+
+
+def _stream(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[^\s.*>/\\]+", value):
+        raise ValueError(f"{value!r} is not the name of a stream")
+    return value
+
+
+def _subject(value: object) -> str:
+    template = _name(value)
+    Subjects(template)
+    return template
 
 
 _PARSERS = {

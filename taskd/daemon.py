@@ -9,7 +9,7 @@ import signal
 import sys
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,7 @@ from taskd.api.tasks import Tasks
 from taskd.api.version import Version
 from taskd.config import Config
 from taskd.content import ContentStore
+from taskd.errors import FailedPrecondition, ResourceExhausted
 from taskd.events import Bus, Journal
 from taskd.gc.collector import Collector
 from taskd.gc.scheduler import Scheduler
@@ -44,6 +45,8 @@ from taskd.tasks import Checkpoints, Monitor, TaskService
 
 if TYPE_CHECKING:
     from grpclib._typing import IServable
+
+    from taskd.nats.sink import NatsSink
 
 __all__ = ["running", "serve"]
 
@@ -99,6 +102,7 @@ async def running(config: Config) -> AsyncIterator[None]:
         content = ContentStore(database, config.root / CONTENT)
         async with anyio.create_task_group() as group:
             bus = Bus(journal)
+            sink = await _nats_sink(config, journal, bus)
             group.start_soon(journal.maintain)
             monitor = Monitor(bus, journal, group)
             managers = _managers(config, group, bus, monitor)
@@ -117,6 +121,8 @@ async def running(config: Config) -> AsyncIterator[None]:
             await shim_events.start(shim_listener)
             await api.start(listener)
             group.start_soon(_forget, bus)
+            if sink is not None:
+                group.start_soon(sink.run)
             try:
                 yield
             finally:
@@ -204,6 +210,21 @@ def _services(
         Tasks(tasks),
         Version(),
     ]
+
+
+async def _nats_sink(config: Config, journal: Journal, bus: Bus) -> NatsSink | None:
+    if config.events.nats is None:
+        # It would keep what nobody fetches.
+        with suppress(ResourceExhausted):
+            await journal.drop_cursor("nats")
+        return None
+    try:
+        from taskd.nats.sink import NatsSink
+    except ImportError as exc:
+        raise FailedPrecondition(
+            f"[events.nats] needs nats-py (pip install 'taskd[nats]'): {exc}", verbatim=True
+        ) from exc
+    return NatsSink(config.events.nats, config.events.node, journal, bus)
 
 
 async def _forget(bus: Bus) -> None:

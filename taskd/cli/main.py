@@ -13,7 +13,8 @@ from pathlib import Path
 
 import taskd
 from taskd import config
-from taskd.errors import TaskdError
+from taskd.errors import FailedPrecondition, InvalidArgument, TaskdError
+from taskd.nats.settings import NatsConfig
 
 __all__ = ["main"]
 
@@ -74,6 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     since.add_argument("--after", type=int, metavar="POSITION", help="from this position on")
     events.add_argument("--no-follow", action="store_true", help="end with what has happened")
     events.add_argument("--reconnect", action="store_true", help="go on when the daemon is back")
+    events.add_argument("--config", type=Path, help="with [events.nats]: read the stream instead")
+    events.add_argument("--nats", action="append", metavar="URL", help="read the stream there")
+    events.add_argument("--stream", help="read this stream; TASKD without --config")
     events.add_argument("--json", action="store_true", help="print a JSON object for each event")
     events.add_argument(
         "filters", nargs="*", metavar="FILTER", help="""such as 'topic~="^/tasks/"'"""
@@ -112,19 +116,45 @@ def _publish(options: argparse.Namespace) -> None:
 def _events(options: argparse.Namespace) -> None:
     from taskd.cli.events import Start, events, moment
 
-    address = options.address or options.daemon_address or config.Config().socket
     since = moment(options.since) if options.since is not None else None
-    _run(
-        partial(
-            events,
-            Path(address),
-            options.filters,
-            Start(options.after, since),
-            follow=not options.no_follow,
-            reconnect=options.reconnect,
-            as_json=options.json,
-        )
+    shown = {
+        "follow": not options.no_follow,
+        "reconnect": options.reconnect,
+        "as_json": options.json,
+    }
+    if options.nats or options.config or options.stream:
+        if options.after is not None:
+            raise InvalidArgument("--after is a position in one machine's journal", verbatim=True)
+        _run(partial(_import_fleet(), _nats(options), options.filters, since, **shown))
+        return
+    address = options.address or options.daemon_address or config.Config().socket
+    _run(partial(events, Path(address), options.filters, Start(options.after, since), **shown))
+
+
+def _nats(options: argparse.Namespace) -> NatsConfig:
+    """``[events.nats]`` of the configuration, if one is named, and what the options say instead."""
+    settings = config.load(options.config).events.nats if options.config else None
+    if settings is None:
+        if not options.nats:
+            raise InvalidArgument(
+                "neither --nats nor [events.nats] says where NATS is", verbatim=True
+            )
+        settings = NatsConfig(tuple(options.nats))
+    return replace(
+        settings,
+        servers=tuple(options.nats or settings.servers),
+        stream=options.stream or settings.stream,
     )
+
+
+def _import_fleet() -> Callable[..., Awaitable[None]]:
+    try:
+        from taskd.cli.fleet import fleet
+    except ImportError as exc:
+        raise FailedPrecondition(
+            f"reading NATS needs nats-py (pip install 'taskd[nats]'): {exc}", verbatim=True
+        ) from exc
+    return fleet
 
 
 def _demo(options: argparse.Namespace) -> None:

@@ -289,6 +289,11 @@ class Journal:
                 (name, position),
             )
 
+    async def drop_cursor(self, name: str) -> None:
+        """Keep nothing for a reader any more. Raises `ResourceExhausted` if the disk is full."""
+        async with self._lock:
+            self._change("DELETE FROM cursors WHERE name = ?", (name,))
+
     # --- upkeep ---------------------------------------------------------------------------
 
     async def maintain(self) -> None:

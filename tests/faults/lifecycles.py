@@ -31,7 +31,7 @@ from taskd.proto.containerd.services.tasks.v1 import (
     WaitRequest,
 )
 
-__all__ = ["Fleet", "told", "whole"]
+__all__ = ["Fleet", "steps", "told", "whole"]
 
 _STEPS = {
     "/tasks/create": TaskCreate,

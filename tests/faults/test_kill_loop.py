@@ -8,13 +8,17 @@ import random
 import signal
 import sqlite3
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from faults.lifecycles import Fleet, told, whole
+from faults.lifecycles import Fleet, steps, told, whole
 from harness.daemons import Taskd
 from harness.leaks import leaving_nothing, traces
+from harness.nats import NatsServer, positions, settings, stored
+from harness.real import need
+
+from taskd.proto.containerd.types import Envelope
 
 CONTAINERS = int(os.environ.get("TASKD_SOAK_CONTAINERS", "200"))
 KILLS = CONTAINERS // 10
@@ -40,10 +44,28 @@ async def disturb(fleet: Fleet, seed: int, strike: Callable[[random.Random], boo
     return hits
 
 
+@pytest.fixture
+def nats(folder: Path) -> Iterator[NatsServer]:
+    need("nats-server")
+    with NatsServer(folder / "nats") as running:
+        yield running
+
+
+@pytest.fixture
+def publishing(folder: Path, nats: NatsServer) -> Iterator[Taskd]:
+    """A taskd that publishes its events to `nats`."""
+    need("containerd-shim-runc-v2", "runc")
+    with Taskd(folder / "taskd", "--log-level", "debug", settings=settings(nats)) as running:
+        yield running
+    # Shown if the test fails.
+    print(running.log.read_text())
+
+
 @pytest.mark.timeout(600 + CONTAINERS * 3)
 async def test_the_daemon_is_killed_again_and_again(
-    daemon: Taskd, namespace: str, rootfs: Path, seed: int
+    publishing: Taskd, nats: NatsServer, namespace: str, rootfs: Path, seed: int
 ) -> None:
+    daemon = publishing
     fleet = Fleet(daemon, namespace, rootfs, CONTAINERS)
 
     def strike(_: random.Random) -> bool:
@@ -57,6 +79,7 @@ async def test_the_daemon_is_killed_again_and_again(
             strike(random.Random())
             kills += 1
     check(daemon, namespace, fleet)
+    await check_stream(nats, daemon, namespace)
     print(f"{kills} kills, {lives(daemon, namespace)}")
 
 
@@ -94,6 +117,27 @@ def check(daemon: Taskd, namespace: str, fleet: Fleet) -> None:
     assert {name: each for name, each in steps.items() if not whole(each)} == {}
     with sqlite3.connect(daemon.root / "events.db") as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+async def check_stream(nats: NatsServer, daemon: Taskd, namespace: str) -> None:
+    """A consumer has seen what the journal has: no more, no less, in the same order."""
+    with sqlite3.connect(daemon.root / "events.db") as connection:
+        [(newest,)] = connection.execute("SELECT max(position) FROM events")
+    found: list[int] = []
+    for _ in range(100):
+        messages = await stored(nats)
+        found = positions(messages)
+        if newest in found:
+            break
+        await asyncio.sleep(0.1)
+    assert found == list(range(1, newest + 1))
+    envelopes = [Envelope.parse(message.data) for message in messages]
+    seen = steps(
+        (each.topic, each.event.value)
+        for each in envelopes
+        if each.namespace == namespace and each.event
+    )
+    assert seen == told(daemon.root, namespace)
 
 
 def lives(daemon: Taskd, namespace: str) -> Counter[str]:

@@ -1,0 +1,1 @@
+"""NATS JetStream: how events leave the machine. Needs nats-py (``taskd[nats]``)."""
