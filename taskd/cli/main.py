@@ -103,6 +103,9 @@ def _serve(options: argparse.Namespace) -> None:
         level=_LEVELS.get(settings.log_level, settings.log_level.upper()),
         format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
     )
+    if settings.log_level != "trace":
+        # It writes a page about each call.
+        logging.getLogger("hpack").setLevel(logging.INFO)
     _run(serve, settings)
 
 

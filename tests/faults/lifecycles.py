@@ -7,6 +7,7 @@ import re
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ class Fleet:
 
 def told(root: Path, namespace: str) -> dict[str, list[str]]:
     """The steps of each container's tasks, in the order in which the journal has them."""
-    with sqlite3.connect(f"file:{root / 'events.db'}?mode=ro", uri=True) as connection:
+    with closing(sqlite3.connect(f"file:{root / 'events.db'}?mode=ro", uri=True)) as connection:
         rows = connection.execute(
             "SELECT topic, value FROM events WHERE namespace = ? ORDER BY position", (namespace,)
         ).fetchall()
