@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import anyio
-from bench import calls, lifecycle, memory
+from bench import calls, events, fleet, lifecycle, memory
 from bench.table import Sides, Table
 from harness.containers import make_rootfs
 from harness.daemons import Containerd, Taskd
@@ -24,6 +24,10 @@ BENCHMARKS: dict[str, Callable[[Sides], Table]] = {
     "lifecycle": lambda sides: anyio.run(lifecycle.one_client, sides),
     "clients": lambda sides: anyio.run(lifecycle.four_clients, sides),
     "get": lambda sides: anyio.run(calls.get, sides),
+    "exits": lambda sides: anyio.run(events.exits, sides),
+    "events": lambda sides: anyio.run(events.rate, sides),
+    "hundred": lambda sides: anyio.run(fleet.hundred, sides),
+    "growth": lambda sides: anyio.run(events.growth, sides),
     "memory": memory.idle,
 }
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 from bench.table import Sides, Table
+from harness.processes import resident
 
 __all__ = ["idle"]
 
@@ -18,7 +18,5 @@ def idle(sides: Sides) -> Table:
         daemon.start()
     time.sleep(2)
     for side, daemon, _ in sides.alternate(1):
-        status = Path(f"/proc/{daemon.pid}/status").read_text().splitlines()
-        resident = next(line for line in status if line.startswith("VmRSS"))
-        table.add("RSS", side, float(resident.split()[1]) / 1024)
+        table.add("RSS", side, resident(daemon.pid))
     return table

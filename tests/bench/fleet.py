@@ -1,0 +1,71 @@
+"""A hundred tasks at once: how long it takes to list them, and to find them again."""
+
+from __future__ import annotations
+
+import time
+
+import anyio
+from bench.lifecycle import RUNTIME
+from bench.table import Sides, Table
+from harness.containers import spec
+from harness.daemons import client
+
+from taskd.proto.containerd.services.containers.v1 import (
+    Container,
+    ContainerRuntime,
+    ContainersStub,
+    CreateContainerRequest,
+    DeleteContainerRequest,
+)
+from taskd.proto.containerd.services.tasks.v1 import (
+    CreateTaskRequest,
+    DeleteTaskRequest,
+    KillRequest,
+    ListTasksRequest,
+    StartRequest,
+    TasksStub,
+    WaitRequest,
+)
+
+__all__ = ["hundred"]
+
+TASKS = 100
+
+
+async def hundred(sides: Sides, rounds: int = 7) -> Table:
+    """`restart`: from the start of the daemon's process to its answer to the first List."""
+    table = Table(f"{TASKS} tasks", "ms")
+    names = [f"many-{number}" for number in range(TASKS)]
+    for _, daemon, namespace in sides.alternate(1):
+        async with client(daemon.address, namespace) as channel:
+            for name in names:
+                container = Container(
+                    id=name,
+                    runtime=ContainerRuntime(name=RUNTIME),
+                    spec=spec(sides.rootfs, ["/bin/sleep", "10000"]),
+                )
+                await ContainersStub(channel).create(CreateContainerRequest(container=container))
+                await TasksStub(channel).create(CreateTaskRequest(container_id=name))
+                await TasksStub(channel).start(StartRequest(container_id=name))
+    for side, daemon, namespace in sides.alternate(rounds * 3):
+        async with client(daemon.address, namespace) as channel:
+            begin = time.perf_counter()
+            listed = (await TasksStub(channel).list(ListTasksRequest())).tasks
+            table.add("List", side, (time.perf_counter() - begin) * 1e3)
+            assert len(listed) == TASKS
+    for side, daemon, namespace in sides.alternate(rounds):
+        await anyio.to_thread.run_sync(daemon.stop)
+        begin = time.perf_counter()
+        await anyio.to_thread.run_sync(daemon.start)
+        async with client(daemon.address, namespace) as channel:
+            listed = (await TasksStub(channel).list(ListTasksRequest())).tasks
+            table.add("restart", side, (time.perf_counter() - begin) * 1e3)
+            assert len(listed) == TASKS
+    for _, daemon, namespace in sides.alternate(1):
+        async with client(daemon.address, namespace) as channel:
+            for name in names:
+                await TasksStub(channel).kill(KillRequest(container_id=name, signal=9))
+                await TasksStub(channel).wait(WaitRequest(container_id=name))
+                await TasksStub(channel).delete(DeleteTaskRequest(container_id=name))
+                await ContainersStub(channel).delete(DeleteContainerRequest(id=name))
+    return table

@@ -1,0 +1,18 @@
+"""What a process uses, as the kernel tells it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["files", "resident"]
+
+
+def resident(pid: int) -> float:
+    """RSS in MB."""
+    status = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return float(next(line for line in status if line.startswith("VmRSS")).split()[1]) / 1024
+
+
+def files(pid: int) -> int:
+    """Open files."""
+    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
