@@ -62,6 +62,8 @@ _MIGRATIONS = (
 
 MAINTENANCE_SECONDS = 2.0
 
+_FORGET_SECONDS = 60.0
+
 _COMMITS_IN_LOG = 1000
 """Commits after which the next one waits for a checkpoint, so that the log stays small."""
 _PRUNED_AT_ONCE = 500
@@ -117,6 +119,7 @@ class Journal:
         self._committed: Callable[[Entry], None] = _ignore
         self._waiting: list[_Item] = []
         self._commits = 0
+        self._forgotten = time.monotonic()
         self._lock = asyncio.Lock()
         self.id = ""
         """Names this journal; another one, made after this was removed, has another id."""
@@ -307,6 +310,13 @@ class Journal:
 
     async def tidy(self) -> None:
         """Do once what `maintain` does. Raises `ResourceExhausted` if the disk is full."""
+        if time.monotonic() > self._forgotten + _FORGET_SECONDS:
+            self._forgotten = time.monotonic()
+            async with self._lock:
+                try:
+                    ledger.forget(self._writer, time.time_ns())
+                except sqlite3.Error as error:
+                    raise self._file.explained(error) from error
         while await self._prune():
             await anyio.lowlevel.checkpoint()
         if self._commits:

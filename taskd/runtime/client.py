@@ -167,18 +167,20 @@ class TaskClient:
         timeout: float | None = None,
     ) -> _Response:
         answer = await self._connection.call(
-            self._service, method, encode(request), timeout=time_left(timeout)
+            self._service,
+            method,
+            encode(request),
+            timeout=time_left() if timeout is None else timeout,
         )
         return decode(response_type, answer)
 
 
-def time_left(timeout: float | None = None) -> float | None:
-    """Seconds that a call may take: `timeout`, or what the caller's cancel scopes leave."""
+def time_left() -> float | None:
+    """Seconds that the caller's cancel scopes leave for a call."""
     deadline = anyio.current_effective_deadline()
     if deadline == math.inf:
-        return timeout
-    left = max(deadline - anyio.current_time(), 0.0)
-    return left if timeout is None else min(timeout, left)
+        return None
+    return max(deadline - anyio.current_time(), 0.0)
 
 
 def mount_messages(mounts: Iterable[Mount]) -> list[MountMessage]:

@@ -271,7 +271,7 @@ class LinuxTaskClient:
         timeout: float | None = None,
     ) -> _Response:
         answer = await self._connection.call(
-            _SERVICE, method, encode(request), timeout=time_left(timeout)
+            _SERVICE, method, encode(request), timeout=time_left() if timeout is None else timeout
         )
         return decode(response_type, answer)
 

@@ -49,6 +49,7 @@ UNSEEN = 255
 _LAST_WORDS_SECONDS = 1.0
 """How long the exits of execs are awaited once their task is deleted."""
 _RETRY_SECONDS = 1.0
+_BETWEEN_SECONDS = 0.002
 
 _Events = list[tuple[str, betterproto2.Message]]
 
@@ -69,6 +70,8 @@ class Monitor:
         self._journal = journal
         self._group = group
         self._watched: dict[tuple[Shim, str], _Watch] = {}
+        # Found at start-up, and not watched yet; None once all have been found.
+        self._found: list[tuple[Shim, bool]] | None = []
 
     # --- steps, as they are seen ----------------------------------------------------------
 
@@ -120,6 +123,15 @@ class Monitor:
         for namespace, container in self._journal.tasks():
             if (namespace, container) not in bundles:
                 await self._end(namespace, container, None)
+        found, self._found = self._found, None
+        self._group.start_soon(self._catch_up, found or [])
+
+    async def _catch_up(self, found: Iterable[tuple[Shim, bool]]) -> None:
+        # Not all at once: clients, who have waited for the daemon, come first.
+        for shim, runs in found:
+            if not shim.ending and not shim.died:
+                self._group.start_soon(self._follow, shim, runs)
+                await anyio.sleep(_BETWEEN_SECONDS)
 
     async def found(self, shim: Shim, state: TaskState) -> None:
         """Tell what an earlier daemon has not, and watch what runs."""
@@ -132,12 +144,20 @@ class Monitor:
             events.append(_started(shim, ""))
         await self._tell(shim.namespace, events)
         shim.process("").begun = begun
+        runs = begun and state.status != Status.STOPPED
+        if self._found is not None:
+            self._found.append((shim, runs))
+        else:
+            await self._follow(shim, runs)
+
+    async def _follow(self, shim: Shim, runs: bool) -> None:
+        """Watch the processes of a shim of an earlier daemon."""
         self._watch(shim, "")
-        for process in known:
+        for process in self._journal.processes(shim.namespace, shim.id):
             if process.id and process.started and not process.exited:
                 shim.process(process.id).pid = process.pid
                 self._watch(shim, process.id)
-        if begun and state.status != Status.STOPPED:
+        if runs:
             await self._find_execs(shim)
 
     async def _find_execs(self, shim: Shim) -> None:

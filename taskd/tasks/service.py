@@ -5,6 +5,7 @@ Source: containerd's ``services/tasks/local.go`` (v1.7.0).
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -288,7 +289,6 @@ async def _ask_all(shims: list[Shim], ask: Callable[[Shim], Awaitable[T]]) -> li
         except (TaskdError, TimeoutError) as exc:
             log.error("asking shim %s/%s: %s", shim.namespace, shim.id, exc or "timed out")
 
-    async with anyio.create_task_group() as group:
-        for shim in shims:
-            group.start_soon(one, shim)
+    # Not a task group: of its tasks each costs a tenth of a question, and no question fails.
+    await asyncio.gather(*(one(shim) for shim in shims))
     return [answers[shim.id] for shim in shims if shim.id in answers]

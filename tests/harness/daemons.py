@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from grpclib.client import Channel
+from grpclib.encoding.base import CodecBase
 from grpclib.events import SendRequest, listen
 
 __all__ = ["LATE_GC", "Containerd", "Daemon", "Taskd", "client"]
@@ -151,12 +152,12 @@ class Containerd(Daemon):
         return super().environment() | {"XDG_RUNTIME_DIR": str(self.folder)}
 
 
-def client(address: Path, namespace: str) -> Channel:
+def client(address: Path, namespace: str, codec: CodecBase | None = None) -> Channel:
     """A gRPC channel each of whose calls is made in `namespace`; use it in ``async with``."""
 
     async def in_namespace(event: SendRequest) -> None:
         event.metadata["containerd-namespace"] = namespace
 
-    channel = Channel(path=str(address))
+    channel = Channel(path=str(address), codec=codec)
     listen(channel, SendRequest, in_namespace)
     return channel

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import anyio
@@ -15,7 +16,7 @@ import pytest
 from harness.mounts import tmpfs
 
 from taskd.errors import DataLoss, FailedPrecondition, ResourceExhausted
-from taskd.events import Entry, Envelope, Journal, Retention
+from taskd.events import Entry, Envelope, Journal, Retention, ledger
 from taskd.proto.containerd.events import (
     TaskCreate,
     TaskDelete,
@@ -275,3 +276,23 @@ def test_a_newer_journal_is_left_alone(path: Path) -> None:
         connection.execute("PRAGMA user_version = 99")
     with pytest.raises(FailedPrecondition, match="schema version 99"):
         Journal(path)
+
+
+async def test_processes_that_are_gone_are_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the daemon runs, too: the journal must not grow with each process there ever was."""
+    monkeypatch.setattr("taskd.events.journal._FORGET_SECONDS", -1.0)
+    monkeypatch.setattr(ledger, "KEPT", 0)
+    file = tmp_path / "events.db"
+    with Journal(file) as journal:
+        for topic, event in (
+            ("/tasks/create", TaskCreate(container_id="one", pid=1)),
+            ("/tasks/create", TaskCreate(container_id="two", pid=2)),
+            ("/tasks/delete", TaskDelete(container_id="one", pid=1)),
+        ):
+            await journal.append(Envelope(1, "default", topic, pack(event)), shims=True)
+        await journal.tidy()
+        with closing(sqlite3.connect(file)) as connection:
+            left = connection.execute("SELECT container FROM processes").fetchall()
+    assert left == [("two",)]
