@@ -42,7 +42,7 @@ $(VENV)/.installed: pyproject.toml
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "installing the tests' tools into $(VENV)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[nats,uvloop,dev]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[metrics,nats,otel,uvloop,dev]'
 	@touch $@
 
 clean:

@@ -22,6 +22,12 @@ node = "machine-7"               # among others; the host's name if none is give
 
 [events.nats]                    # where they go as well
 servers = ["nats://10.0.0.1:4222"]
+
+[metrics]                        # Prometheus
+address = "127.0.0.1:1338"
+
+[tracing]                        # OpenTelemetry, to a collector's OTLP/HTTP
+endpoint = "http://127.0.0.1:4318"
 """
 
 from __future__ import annotations
@@ -39,7 +45,7 @@ from taskd.events.journal import Retention
 from taskd.gc.policy import MAX_PAUSE_THRESHOLD, Policy
 from taskd.nats.settings import NatsConfig, Subjects
 
-__all__ = ["LOG_LEVELS", "TIMEOUTS", "Config", "EventsConfig", "load", "seconds"]
+__all__ = ["LOG_LEVELS", "TIMEOUTS", "Config", "EventsConfig", "TracingConfig", "load", "seconds"]
 
 LOG_LEVELS = ("trace", "debug", "info", "warn", "error", "fatal", "panic")
 """containerd's names of levels."""
@@ -66,6 +72,15 @@ class EventsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class TracingConfig:
+    endpoint: str
+    """Base URL of a collector that takes OTLP over HTTP."""
+    sampling_ratio: float = 1.0
+    """Share of traces that begin here which are sent; others' go as their client says."""
+    service_name: str = "taskd"
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     root: Path = Path("/var/lib/taskd")
     state: Path = Path("/run/taskd")
@@ -83,6 +98,9 @@ class Config:
     timeouts: Mapping[str, float] = field(default_factory=lambda: dict(TIMEOUTS))
     gc: Policy = field(default_factory=Policy)
     events: EventsConfig = field(default_factory=EventsConfig)
+    metrics: tuple[str, int] | None = None
+    """Host and port on which Prometheus is answered."""
+    tracing: TracingConfig | None = None
 
     @property
     def socket(self) -> Path:
@@ -241,6 +259,41 @@ def _nats(value: object) -> NatsConfig:
     return NatsConfig(**chosen)
 
 
+def _metrics(value: object) -> tuple[str, int] | None:
+    address: tuple[str, int] | None = _table(value, {"address": _address}).get("address")
+    return address
+
+
+def _address(value: object) -> tuple[str, int] | None:
+    if value == "":
+        return None  # containerd's way to say that there is none
+    parts = re.fullmatch(r"(?:\[(.+)\]|([^:]*)):([0-9]+)", str(value))
+    if parts is None or int(parts[3]) > 65535:
+        raise ValueError(f'{value!r} is not an address such as "127.0.0.1:1338"')
+    return parts[1] or parts[2] or "0.0.0.0", int(parts[3])  # noqa: S104 - as in Go
+
+
+def _tracing(value: object) -> TracingConfig:
+    chosen = _table(
+        value, {"endpoint": _collector, "sampling_ratio": _ratio, "service_name": _name}
+    )
+    if "endpoint" not in chosen:
+        raise ValueError("endpoint: is missing")
+    return TracingConfig(**chosen)
+
+
+def _collector(value: object) -> str:
+    if not isinstance(value, str) or not re.match("https?://.", value):
+        raise ValueError(f'{value!r} is not a URL such as "http://127.0.0.1:4318"')
+    return value
+
+
+def _ratio(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError(f"{value!r} is not a share such as 0.1")
+    return float(value)
+
+
 def _servers(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
         raise ValueError(f"{value!r} is not a list of servers")
@@ -274,4 +327,6 @@ _PARSERS = {
     "timeouts": _timeouts,
     "gc": _gc,
     "events": _events,
+    "metrics": _metrics,
+    "tracing": _tracing,
 }

@@ -35,6 +35,7 @@ from taskd.events import Bus, Journal
 from taskd.gc.collector import Collector
 from taskd.gc.scheduler import Scheduler
 from taskd.metadata import ContainerStore, Database, ImageStore, LeaseStore, NamespaceStore
+from taskd.observe.setup import Observed, observed
 from taskd.qos import Qos
 from taskd.runtime import binary, v1
 from taskd.runtime.client import TaskClient
@@ -100,18 +101,22 @@ async def running(config: Config) -> AsyncIterator[None]:
         # Under the lock: two daemons would undo each other's groups of resctrl.
         qos = Qos.load(config.blockio_config_file, config.rdt_config_file, config.resctrl_path)
         content = ContentStore(database, config.root / CONTENT)
-        async with anyio.create_task_group() as group:
+        async with observed(config) as watch, anyio.create_task_group() as group:
             bus = Bus(journal)
             sink = await _nats_sink(config, journal, bus)
             group.start_soon(journal.maintain)
             monitor = Monitor(bus, journal, group)
-            managers = _managers(config, group, bus, monitor)
+            managers = _managers(config, group, bus, monitor, watch)
             scheduler = Scheduler(Collector(database, content), config.gc)
             database.listen(scheduler.noticed)
             group.start_soon(scheduler.run)
             shim_events = ttrpc.Server([ttrpc_service(bus)])
-            services = _services(config, database, content, bus, managers, qos, scheduler)
-            api = ApiServer([*services, JournalService(journal, bus, config.events.node)])
+            tasks = _tasks(config, database, content, managers, qos)
+            services = [
+                *_services(config, database, content, bus, tasks, scheduler),
+                JournalService(journal, bus, config.events.node),
+            ]
+            api = ApiServer(services, watch.instruments)
             # Who connects meanwhile waits: clients must not see a list of tasks that is not whole,
             # and shims repeat what has been missed, which is told in order first.
             bundles: set[tuple[str, str]] = set()
@@ -124,7 +129,8 @@ async def running(config: Config) -> AsyncIterator[None]:
             if sink is not None:
                 group.start_soon(sink.run)
             try:
-                yield
+                async with watch.scraped(journal, bus, tasks.usage):
+                    yield
             finally:
                 with anyio.CancelScope(shield=True):
                     await api.drain(config.shutdown_timeout)
@@ -136,7 +142,7 @@ async def running(config: Config) -> AsyncIterator[None]:
 
 
 def _managers(
-    config: Config, group: TaskGroup, bus: Bus, monitor: Monitor
+    config: Config, group: TaskGroup, bus: Bus, monitor: Monitor, watch: Observed
 ) -> dict[str, ShimManager]:
     """The shim managers of both runtimes, by the names that containerd has for them."""
     timeouts = config.timeouts
@@ -175,7 +181,7 @@ def _managers(
     return {
         name: ShimManager(
             ManagerConfig(config.root / name, config.state / name, bounds),
-            generation,
+            watch.generation(generation),
             group,
             monitor,
         )
@@ -183,24 +189,34 @@ def _managers(
     }
 
 
+def _tasks(
+    config: Config,
+    database: Database,
+    content: ContentStore,
+    managers: dict[str, ShimManager],
+    qos: Qos,
+) -> TaskService:
+    others = {name: manager for name, manager in managers.items() if name != RUNTIME}
+    return TaskService(
+        ContainerStore(database),
+        managers[RUNTIME],
+        Checkpoints(content, config.root / "checkpoints"),
+        qos,
+        others,
+        state_timeout=config.timeouts["io.containerd.timeout.task.state"],
+    )
+
+
 def _services(
     config: Config,
     database: Database,
     content: ContentStore,
     bus: Bus,
-    managers: dict[str, ShimManager],
-    qos: Qos,
+    tasks: TaskService,
     scheduler: Scheduler,
 ) -> list[IServable]:
-    containers = ContainerStore(database)
-    others = {name: manager for name, manager in managers.items() if name != RUNTIME}
-    state_timeout = config.timeouts["io.containerd.timeout.task.state"]
-    checkpoints = Checkpoints(content, config.root / "checkpoints")
-    tasks = TaskService(
-        containers, managers[RUNTIME], checkpoints, qos, others, state_timeout=state_timeout
-    )
     return [
-        Containers(containers, bus),
+        Containers(ContainerStore(database), bus),
         Content(content, bus),
         Events(bus),
         Images(ImageStore(database), bus, scheduler.collect_now),

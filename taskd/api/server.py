@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -29,6 +29,7 @@ from taskd.api import request
 from taskd.api.reflection import Descriptors
 from taskd.codec import MalformedMessage
 from taskd.errors import DeadlineExceeded, TaskdError, Unavailable
+from taskd.observe import Instrument
 
 if TYPE_CHECKING:
     from grpclib._typing import IServable
@@ -100,13 +101,16 @@ class _Server(Server):
 class ApiServer:
     """Serves `services` on a unix socket, with health and reflection beside them."""
 
-    def __init__(self, services: Iterable[IServable]) -> None:
+    def __init__(
+        self, services: Iterable[IServable], instruments: Sequence[Instrument] = ()
+    ) -> None:
+        """`instruments` see every call; the first one is the innermost."""
         self._calls: dict[anyio.CancelScope, str] = {}
         self._idle = anyio.Event()
         self._draining = False
         served = ServerReflection.extend([*services, Health()], pool=Descriptors())
         self._server = _Server(
-            [_Guarded(service, self._guard) for service in served], codec=_Codec()
+            [_Guarded(service, self._guard, instruments) for service in served], codec=_Codec()
         )
 
     async def start(self, listener: socket.socket) -> None:
@@ -201,10 +205,21 @@ _Function = Callable[["request.Stream"], Awaitable[None]]
 class _Guarded:
     """A service each of whose handlers is wrapped."""
 
-    def __init__(self, service: IServable, guard: Callable[[str, _Function], _Function]) -> None:
+    def __init__(
+        self,
+        service: IServable,
+        guard: Callable[[str, _Function], _Function],
+        instruments: Sequence[Instrument],
+    ) -> None:
+        def wrapped(path: str, handler: Handler) -> _Function:
+            function = guard(path, handler.func)
+            for instrument in instruments:
+                function = instrument.incoming(path, handler.cardinality, function)
+            return function
+
         self._mapping = {
             path: Handler(
-                guard(path, handler.func),
+                wrapped(path, handler),
                 handler.cardinality,
                 handler.request_type,
                 handler.reply_type,

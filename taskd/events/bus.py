@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from types import TracebackType
 from typing import Self
+from weakref import WeakSet
 
 from taskd.errors import ResourceExhausted
 from taskd.events import matching
@@ -43,6 +44,7 @@ class Bus:
         self._feeds: dict[tuple[str, ...], _Feed] = {}
         self._kept: list[Entry] | None = []
         self._made: set[tuple[str, str]] = set()
+        self._subscriptions: WeakSet[Subscription] = WeakSet()
         journal.listen(self._deliver)
 
     async def publish(
@@ -78,7 +80,13 @@ class Bus:
         returning = self._kept if after is None and self._kept else ()
         position = self._journal.last if after is None else after
         first = [entry for entry in returning if feed.matches(entry.envelope)]
-        return Subscription(self._journal, self._feeds, key, feed, position, until, first)
+        subscription = Subscription(self._journal, self._feeds, key, feed, position, until, first)
+        self._subscriptions.add(subscription)
+        return subscription
+
+    def lags(self) -> list[int]:
+        """How far each subscriber is behind the newest event that it wants."""
+        return [subscription.lag for subscription in self._subscriptions]
 
     def forget(self) -> None:
         """Keep nothing any longer: who was subscribed to an earlier daemon has come back."""
@@ -154,6 +162,11 @@ class Subscription:
         """Of the last event that it was given or that its filters left out."""
         feed.subscribers += 1
         feeds[key] = feed
+
+    @property
+    def lag(self) -> int:
+        """How far it is behind the newest event that it wants."""
+        return max(self._feed.last - self.position, 0)
 
     async def next_batch(self) -> Sequence[Entry]:
         """What has come since the last call; waits for one event at least.

@@ -116,11 +116,13 @@ class Journal:
         self._sync = sync
         self._retention = retention or Retention()
         self._file = SqliteFile(path, "journal", sync)
-        self._committed: Callable[[Entry], None] = _ignore
+        self._committed: list[Callable[[Entry], None]] = []
         self._waiting: list[_Item] = []
         self._commits = 0
         self._forgotten = time.monotonic()
         self._lock = asyncio.Lock()
+        self.repeats = 0
+        """How many events were left out since the start, as it had them already."""
         self.id = ""
         """Names this journal; another one, made after this was removed, has another id."""
         self.last = 0
@@ -167,7 +169,7 @@ class Journal:
 
     def listen(self, committed: Callable[[Entry], None]) -> None:
         """Have each event handed to `committed`, in order, as soon as it is in the journal."""
-        self._committed = committed
+        self._committed.append(committed)
 
     # --- writing --------------------------------------------------------------------------
 
@@ -194,7 +196,8 @@ class Journal:
                         self._write(items)
                     for one in items:
                         if one.entry is not None:
-                            self._committed(one.entry)
+                            for committed in self._committed:
+                                committed(one.entry)
                     self._commits += 1
                     if self._commits >= _COMMITS_IN_LOG:
                         await self._checkpoint()
@@ -203,7 +206,7 @@ class Journal:
         return item.entry.position if item.entry is not None else None
 
     def _write(self, items: Sequence[_Item]) -> None:
-        last, recorded = self.last, max(self._recorded, time.time_ns())
+        last, recorded, repeats = self.last, max(self._recorded, time.time_ns()), 0
         try:
             with Transaction(self._writer) as connection:
                 for item in items:
@@ -213,10 +216,12 @@ class Journal:
                             connection, item.envelope, recorded, first_hand=item.first_hand
                         )
                         if step is False:
+                            repeats += 1
                             continue
                         if step is None and item.shims:
                             fingerprint = _fingerprint(item.envelope)
                             if _is_known(connection, fingerprint):
+                                repeats += 1
                                 continue
                     last += 1
                     _insert(connection, last, recorded, item.envelope, fingerprint)
@@ -227,6 +232,7 @@ class Journal:
                 item.error = self._file.explained(error)
         else:
             self.last, self._recorded = last, recorded
+            self.repeats += repeats
         for item in items:
             item.done = True
 
@@ -279,6 +285,10 @@ class Journal:
             "SELECT position FROM cursors WHERE name = ?", (name,)
         ).fetchone()
         return None if row is None else row[0]
+
+    def cursors(self) -> dict[str, int]:
+        """Positions of all readers that have one."""
+        return dict(self._reader.execute("SELECT name, position FROM cursors").fetchall())
 
     async def move_cursor(self, name: str, position: int) -> None:
         """Note how far a reader has gone: later events are kept for it, whatever their age.
@@ -384,10 +394,6 @@ class Journal:
 
     def __exit__(self, kind: object, exc: object, traceback: object) -> None:
         self.close()
-
-
-def _ignore(entry: Entry) -> None:
-    pass
 
 
 def _insert(

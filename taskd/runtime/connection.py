@@ -22,7 +22,13 @@ class Connection(Protocol):
     """Calls a shim's services with serialised messages."""
 
     async def call(
-        self, service: str, method: str, payload: bytes, *, timeout: float | None = None
+        self,
+        service: str,
+        method: str,
+        payload: bytes,
+        *,
+        timeout: float | None = None,
+        metadata: ttrpc.Metadata | None = None,
     ) -> bytes:
         """Answer of one call; `timeout` in seconds.
 
@@ -85,13 +91,25 @@ class GrpcConnection:
         return connection
 
     async def call(
-        self, service: str, method: str, payload: bytes, *, timeout: float | None = None
+        self,
+        service: str,
+        method: str,
+        payload: bytes,
+        *,
+        timeout: float | None = None,
+        metadata: ttrpc.Metadata | None = None,
     ) -> bytes:
         if self._closed.is_set():
             raise ttrpc.ConnectionClosed
+        sent = (metadata or {}).items()
         try:
             async with self._channel.request(
-                f"/{service}/{method}", Cardinality.UNARY_UNARY, bytes, bytes, timeout=timeout
+                f"/{service}/{method}",
+                Cardinality.UNARY_UNARY,
+                bytes,
+                bytes,
+                timeout=timeout,
+                metadata=[(name, each) for name, values in sent for each in values],
             ) as stream:
                 await stream.send_message(payload, end=True)
                 answer: bytes | None = await stream.recv_message()

@@ -99,9 +99,9 @@ class ShimManager:
         except KeyError:
             raise NotFound(f"task {id}") from None
 
-    def all(self, namespace: str) -> list[Shim]:
-        """The shims of a namespace."""
-        return [shim for shim in self._shims.values() if shim.namespace == namespace]
+    def all(self, namespace: str | None = None) -> list[Shim]:
+        """The shims of a namespace, or of all."""
+        return [shim for shim in self._shims.values() if namespace in (None, shim.namespace)]
 
     async def create(self, namespace: str, id: str, options: CreateOptions) -> Shim:  # noqa: A002
         """Start a shim and make a task in it.

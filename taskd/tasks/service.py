@@ -47,6 +47,16 @@ class Metric:
     data: TypedValue | None
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one task uses, and which it is."""
+
+    namespace: str
+    id: str
+    runtime: str
+    stats: TypedValue
+
+
 class TaskService:
     """Tasks by namespace and container id. An empty `exec_id` means the init process.
 
@@ -240,6 +250,17 @@ class TaskService:
         wanted = [shim for shim in self._all(namespace) if matches.match(_fields(shim))]
         return await _ask_all(wanted, ask)
 
+    async def usage(self) -> list[Usage]:
+        """What the tasks of all namespaces use; see `metrics`."""
+
+        async def ask(shim: Shim) -> Usage | None:
+            with anyio.fail_after(self._state_timeout):
+                stats = await shim.task.stats()
+            runtime = self._containers.get(shim.namespace, shim.id).runtime_name
+            return Usage(shim.namespace, shim.id, runtime, stats) if stats else None
+
+        return [usage for usage in await _ask_all(self._all(), ask) if usage]
+
     async def wait(self, namespace: str, container_id: str, exec_id: str) -> Exit:
         """Wait, however long, for a process to exit."""
         return await self._shim(namespace, container_id).wait(exec_id)
@@ -247,7 +268,7 @@ class TaskService:
     def _manager(self, container: Container) -> ShimManager:
         return self._others.get(container.runtime_name, self._shims)
 
-    def _all(self, namespace: str) -> list[Shim]:
+    def _all(self, namespace: str | None = None) -> list[Shim]:
         managers = (*self._others.values(), self._shims)
         return [shim for manager in managers for shim in manager.all(namespace)]
 
@@ -279,11 +300,11 @@ def _fields(shim: Shim) -> filters.Lookup:
 
 async def _ask_all(shims: list[Shim], ask: Callable[[Shim], Awaitable[T]]) -> list[T]:
     """Put one question to many shims at once; those that are gone or fail are left out."""
-    answers: dict[str, T] = {}
+    answers: dict[Shim, T] = {}
 
     async def one(shim: Shim) -> None:
         try:
-            answers[shim.id] = await ask(shim)
+            answers[shim] = await ask(shim)
         except NotFound:
             pass  # deleted in the meantime
         except (TaskdError, TimeoutError) as exc:
@@ -291,4 +312,4 @@ async def _ask_all(shims: list[Shim], ask: Callable[[Shim], Awaitable[T]]) -> li
 
     # Not a task group: of its tasks each costs a tenth of a question, and no question fails.
     await asyncio.gather(*(one(shim) for shim in shims))
-    return [answers[shim.id] for shim in shims if shim.id in answers]
+    return [answers[shim] for shim in shims if shim in answers]

@@ -1,0 +1,89 @@
+"""What of this package the configuration asks for."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from taskd.config import Config
+from taskd.errors import FailedPrecondition
+from taskd.events import Bus, Journal
+from taskd.observe import Instrument
+from taskd.runtime.binary import Bootstrap
+from taskd.runtime.bundle import Bundle
+from taskd.runtime.connection import Connection
+from taskd.runtime.generation import Binary, Generation, TaskApi
+from taskd.tasks.service import Usage
+
+if TYPE_CHECKING:
+    from taskd.observe.metrics import Meters
+
+__all__ = ["Observed", "observed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """The instruments, innermost first."""
+
+    config: Config
+    meters: Meters | None
+    instruments: tuple[Instrument, ...]
+
+    def generation(self, plain: Generation) -> Generation:
+        """The same shims, watched."""
+        if not self.instruments:
+            return plain
+        meters = self.meters
+
+        def task(connection: Connection, bundle: Bundle, bootstrap: Bootstrap) -> TaskApi:
+            for instrument in self.instruments:
+                connection = instrument.outgoing(connection)
+            return plain.task(connection, bundle, bootstrap)
+
+        def binary(path: Path, bundle: Bundle) -> Binary:
+            found = plain.binary(path, bundle)
+            return meters.starting(found) if meters else found
+
+        return replace(plain, task=task, binary=binary)
+
+    def scraped(
+        self, journal: Journal, bus: Bus, usage: Callable[[], Awaitable[list[Usage]]]
+    ) -> AbstractAsyncContextManager[None]:
+        """Answers Prometheus as long as it is open, if it is to be answered."""
+        if self.meters is None or self.config.metrics is None:
+            return nullcontext()
+        from taskd.observe.metrics import serving
+
+        journal.listen(self.meters.published)
+        return serving(self.config.metrics, self.meters, journal, bus, usage)
+
+
+@asynccontextmanager
+async def observed(config: Config) -> AsyncIterator[Observed]:
+    """Raises `FailedPrecondition` if what is asked for is not installed."""
+    meters = None
+    if config.metrics is not None:
+        try:
+            from taskd.observe.metrics import Meters
+        except ImportError as exc:
+            raise _missing("[metrics]", "prometheus-client", "metrics", exc) from exc
+        meters = Meters()
+    known: tuple[Instrument, ...] = (meters,) if meters else ()
+    if config.tracing is None:
+        yield Observed(config, meters, known)
+        return
+    try:
+        from taskd.observe.tracing import tracing
+    except ImportError as exc:
+        raise _missing("[tracing]", "OpenTelemetry", "otel", exc) from exc
+    async with tracing(config.tracing) as traces:
+        yield Observed(config, meters, (*known, traces))
+
+
+def _missing(section: str, what: str, extra: str, exc: ImportError) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"{section} needs {what} (pip install 'taskd[{extra}]'): {exc}", verbatim=True
+    )
