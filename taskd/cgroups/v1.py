@@ -77,6 +77,13 @@ class Cgroup:
                     folders[controller] = mounts[controller] / path.lstrip("/")
         return cls(folders)
 
+    def folder(self, controller: str) -> Path:
+        """Raises FileNotFoundError if the process is in no such cgroup."""
+        try:
+            return self._folders[controller]
+        except KeyError:
+            raise FileNotFoundError(f"no cgroup of controller {controller}") from None
+
     def stats(self) -> Metrics:
         """Usage now. What the kernel does not measure, or no longer, is left out."""
         metrics = Metrics(cpu=CpuStat(usage=CpuUsage(), throttling=Throttle()))

@@ -36,6 +36,8 @@ class TaskClient:
     deadline (the innermost cancel scope's) is over, or `ttrpc.ConnectionClosed`.
     """
 
+    tells_oom = True
+
     def __init__(self, connection: Connection, task_id: str, version: int) -> None:
         if version not in _SERVICES:
             raise Unimplemented(f"task API version {version}")

@@ -43,6 +43,10 @@ class TaskApi(Protocol):
     deadline (the innermost cancel scope's) is over, or `ttrpc.ConnectionClosed`.
     """
 
+    @property
+    def tells_oom(self) -> bool:
+        """Whether the shim publishes that its container has run out of memory."""
+
     async def create(self, bundle: str, options: CreateOptions) -> int:
         """Make the container; returns the pid of its init process."""
 

@@ -136,6 +136,8 @@ class LinuxTaskClient:
     What a newer shim publishes by itself, beside the steps of a process's life, is published here.
     """
 
+    tells_oom = False
+
     def __init__(
         self, connection: Connection, bundle: Bundle, bootstrap: Bootstrap, publish: Publish
     ) -> None:

@@ -14,12 +14,13 @@ import logging
 import signal
 import time
 from collections.abc import Collection, Iterable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 
 import anyio
 import betterproto2
 from anyio.abc import TaskGroup
 
+from taskd.cgroups.oom import ooms
 from taskd.codec import MalformedMessage, decode
 from taskd.errors import ResourceExhausted, TaskdError
 from taskd.events import Bus, Journal
@@ -30,6 +31,7 @@ from taskd.proto.containerd.events import (
     TaskExecStarted,
     TaskExit,
     TaskIo,
+    TaskOom,
     TaskStart,
 )
 from taskd.proto.containerd.runc.v1 import ProcessDetails
@@ -79,6 +81,7 @@ class Monitor:
         event = _created(shim, options.stdio, options)
         await self._bus.publish(shim.namespace, "/tasks/create", pack(event), first_hand=True)
         self._watch(shim, "")
+        self._watch_memory(shim)
 
     async def abandoned(self, shim: Shim, options: CreateOptions, found: Exit | None) -> None:
         if found is not None and found.pid:
@@ -153,6 +156,7 @@ class Monitor:
     async def _follow(self, shim: Shim, runs: bool) -> None:
         """Watch the processes of a shim of an earlier daemon."""
         self._watch(shim, "")
+        self._watch_memory(shim)
         for process in self._journal.processes(shim.namespace, shim.id):
             if process.id and process.started and not process.exited:
                 shim.process(process.id).pid = process.pid
@@ -178,6 +182,18 @@ class Monitor:
         if (shim, exec_id) not in self._watched:
             watch = self._watched[shim, exec_id] = _Watch()
             self._group.start_soon(self._await_exit, shim, exec_id, watch)
+
+    def _watch_memory(self, shim: Shim) -> None:
+        if not shim.task.tells_oom:
+            self._group.start_soon(self._tell_ooms, shim)
+
+    async def _tell_ooms(self, shim: Shim) -> None:
+        # Closed at once, not when somebody collects it: it holds a file.
+        with suppress(OSError):
+            async with aclosing(ooms(shim.pid)) as notices:
+                async for _ in notices:
+                    event = TaskOom(container_id=shim.id)
+                    await self._tell(shim.namespace, [("/tasks/oom", event)])
 
     def _unwatch(self, shim: Shim, exec_id: str) -> None:
         if watch := self._watched.pop((shim, exec_id), None):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from grpclib.client import Channel
 from grpclib.exceptions import GRPCError
 from harness.containers import process, spec
-from harness.daemons import Taskd, client
+from harness.daemons import Containerd, Daemon, Taskd, client
 from harness.real import need
 
 from taskd.cgroups.v1 import Cgroup
@@ -174,3 +175,50 @@ async def test_our_metrics_are_what_the_newer_shim_measures(
             name for name in theirs.__dict__ if getattr(theirs, name) and name != "network"
         }
         await end(channel)
+
+
+async def test_out_of_memory(
+    daemon: Taskd, containerd: Containerd, namespace: str, rootfs: Path
+) -> None:
+    """The shim does not tell; the daemon does, containerd's as ours, after a restart too."""
+    for which in (containerd, daemon):
+        topics: list[str] = []
+
+        async def listen(topics: list[str] = topics, which: Daemon = which) -> None:
+            async with client(which.address, namespace) as channel:
+                wanted = SubscribeRequest(filters=[f"namespace=={namespace}"])
+                async for envelope in EventsStub(channel).subscribe(wanted):
+                    topics.append(envelope.topic)
+
+        async with client(which.address, namespace) as channel:
+            container = limited(rootfs)
+            await ContainersStub(channel).create(CreateContainerRequest(container=container))
+            tasks = TasksStub(channel)
+            await tasks.create(CreateTaskRequest(container_id="one"))
+        if which is daemon:
+            daemon.kill()
+            daemon.start()
+        async with (
+            client(which.address, namespace) as channel,
+            anyio.create_task_group() as group,
+        ):
+            tasks = TasksStub(channel)
+            group.start_soon(listen)
+            await anyio.sleep(0.3)
+            await tasks.start(StartRequest(container_id="one"))
+            with anyio.fail_after(30):
+                while "/tasks/oom" not in topics:
+                    await anyio.sleep(0.05)
+            group.cancel_scope.cancel()
+        async with client(which.address, namespace) as channel:
+            assert await end(channel) in (0, 137)
+
+
+def limited(rootfs: Path) -> Container:
+    """One that wants more memory than it may have."""
+    hungry = "sleep 0.5; dd if=/dev/zero of=/dev/null bs=512M count=1; sleep 1000"
+    plain = spec(rootfs, ["/bin/sh", "-c", hungry])
+    document = json.loads(plain.value)
+    document["linux"]["resources"] = {"memory": {"limit": 8 << 20, "swap": 8 << 20}}
+    plain.value = json.dumps(document).encode()
+    return Container(id="one", runtime=ContainerRuntime(name=RUNTIME), spec=plain)
