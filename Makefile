@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SHIM := containerd-shim-runc-v2:containerd runc:runc busybox:busybox-static
 
-.PHONY: demo test lint types tests parity bench protos clean
+.PHONY: demo test lint types tests parity bench compose protos clean
 
 demo: $(VENV)/.installed
 	@.ci/need $(SHIM)
@@ -29,6 +29,9 @@ parity: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	@.ci/need $(SHIM) containerd:containerd h2load:nghttp2-client
 	PYTHONPATH=tests $(BIN)/python -m bench $(BENCH)
+
+compose:
+	@.ci/compose
 
 protos: $(VENV)/.installed-dev
 	$(BIN)/python protos/generate.py

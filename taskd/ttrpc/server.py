@@ -6,13 +6,14 @@ import asyncio
 import logging
 import os
 import socket
+import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Final, Self, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 
 from taskd.errors import (
     Cancelled,
@@ -41,6 +42,9 @@ __all__ = ["CallContext", "Handler", "Server", "ServerStream", "Service", "Strea
 logger = logging.getLogger("taskd.ttrpc")
 
 _BACKLOG: Final = 1024
+
+# From Python 3.13 on a server would remove the file of a socket that is not its own.
+_KEEP: Final[Mapping[str, Any]] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 
 _FLUSH_SECONDS: Final = 1.0
 """How long a client may take to read its last answers when the server closes."""
@@ -150,7 +154,9 @@ class Server:
                 self._paths.append(Path(name))
         loop = asyncio.get_running_loop()
         self._listeners.append(
-            await loop.create_unix_server(lambda: _Session(self), sock=where, backlog=_BACKLOG)
+            await loop.create_unix_server(
+                lambda: _Session(self), sock=where, backlog=_BACKLOG, **_KEEP
+            )
         )
 
     async def serve_connection(self, sock: socket.socket) -> None:
