@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SHIM := containerd-shim-runc-v2:containerd runc:runc busybox:busybox-static
 
-.PHONY: demo test lint types tests parity bench compose protos clean
+.PHONY: demo test lint types tests parity bench soak compose protos clean
 
 demo: $(VENV)/.installed
 	@.ci/need $(SHIM)
@@ -29,6 +29,11 @@ parity: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	@.ci/need $(SHIM) containerd:containerd h2load:nghttp2-client
 	PYTHONPATH=tests $(BIN)/python -m bench $(BENCH)
+
+# The long form of the kill loops.
+soak: $(VENV)/.installed-dev
+	@.ci/need $(SHIM) nats-server:nats-server
+	TASKD_SOAK_CONTAINERS=$${TASKD_SOAK_CONTAINERS:-5000} $(BIN)/pytest -s tests/faults/test_kill_loop.py
 
 compose:
 	@.ci/compose
