@@ -8,8 +8,8 @@ import shutil
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,11 +95,12 @@ async def running(config: Config) -> AsyncIterator[None]:
         lock(config.state),
         Database(config.root / "metadata.db") as database,
         Journal(config.root / "events.db", config.events.sync, config.events.retention) as journal,
+        # Under the lock: two daemons would undo each other's groups of resctrl. Before the sockets:
+        # nobody is to connect to a daemon that a bad file ends.
+        _qos(config) as qos,
         listening(config.ttrpc_socket) as shim_listener,
         listening(config.socket) as listener,
     ):
-        # Under the lock: two daemons would undo each other's groups of resctrl.
-        qos = Qos.load(config.blockio_config_file, config.rdt_config_file, config.resctrl_path)
         content = ContentStore(database, config.root / CONTENT)
         async with observed(config) as watch, anyio.create_task_group() as group:
             bus = Bus(journal)
@@ -139,6 +140,11 @@ async def running(config: Config) -> AsyncIterator[None]:
                         await manager.close()
                     await shim_events.aclose(grace=1.0)
             group.cancel_scope.cancel()
+
+
+@contextmanager
+def _qos(config: Config) -> Iterator[Qos]:
+    yield Qos.load(config.blockio_config_file, config.rdt_config_file, config.resctrl_path)
 
 
 def _managers(
