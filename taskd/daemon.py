@@ -8,8 +8,8 @@ import shutil
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,11 +30,13 @@ from taskd.api.tasks import Tasks
 from taskd.api.version import Version
 from taskd.config import Config
 from taskd.content import ContentStore
-from taskd.errors import FailedPrecondition, ResourceExhausted
+from taskd.errors import ResourceExhausted
 from taskd.events import Bus, Journal
+from taskd.extras import missing
 from taskd.gc.collector import Collector
 from taskd.gc.scheduler import Scheduler
 from taskd.metadata import ContainerStore, Database, ImageStore, LeaseStore, NamespaceStore
+from taskd.nats.settings import CURSOR
 from taskd.observe.setup import Observed, observed
 from taskd.qos import Qos
 from taskd.runtime import binary, v1
@@ -97,7 +99,9 @@ async def running(config: Config) -> AsyncIterator[None]:
         Journal(config.root / "events.db", config.events.sync, config.events.retention) as journal,
         # Under the lock: two daemons would undo each other's groups of resctrl. Before the sockets:
         # nobody is to connect to a daemon that a bad file ends.
-        _qos(config) as qos,
+        nullcontext(
+            Qos.load(config.blockio_config_file, config.rdt_config_file, config.resctrl_path)
+        ) as qos,
         listening(config.ttrpc_socket) as shim_listener,
         listening(config.socket) as listener,
     ):
@@ -140,11 +144,6 @@ async def running(config: Config) -> AsyncIterator[None]:
                         await manager.close()
                     await shim_events.aclose(grace=1.0)
             group.cancel_scope.cancel()
-
-
-@contextmanager
-def _qos(config: Config) -> Iterator[Qos]:
-    yield Qos.load(config.blockio_config_file, config.rdt_config_file, config.resctrl_path)
 
 
 def _managers(
@@ -238,14 +237,12 @@ async def _nats_sink(config: Config, journal: Journal, bus: Bus) -> NatsSink | N
     if config.events.nats is None:
         # It would keep what nobody fetches.
         with suppress(ResourceExhausted):
-            await journal.drop_cursor("nats")
+            await journal.drop_cursor(CURSOR)
         return None
     try:
         from taskd.nats.sink import NatsSink
     except ImportError as exc:
-        raise FailedPrecondition(
-            f"[events.nats] needs nats-py (pip install 'taskd[nats]'): {exc}", verbatim=True
-        ) from exc
+        raise missing("[events.nats]", "nats-py", "nats", exc) from exc
     return NatsSink(config.events.nats, config.events.node, journal, bus)
 
 

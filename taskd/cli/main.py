@@ -13,7 +13,8 @@ from pathlib import Path
 
 import taskd
 from taskd import config
-from taskd.errors import FailedPrecondition, InvalidArgument, TaskdError
+from taskd.errors import InvalidArgument, TaskdError
+from taskd.extras import missing
 from taskd.nats.settings import NatsConfig
 
 __all__ = ["main"]
@@ -154,9 +155,7 @@ def _import_fleet() -> Callable[..., Awaitable[None]]:
     try:
         from taskd.cli.fleet import fleet
     except ImportError as exc:
-        raise FailedPrecondition(
-            f"reading NATS needs nats-py (pip install 'taskd[nats]'): {exc}", verbatim=True
-        ) from exc
+        raise missing("reading NATS", "nats-py", "nats", exc) from exc
     return fleet
 
 

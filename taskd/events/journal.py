@@ -148,7 +148,7 @@ class Journal:
         with Transaction(self._writer) as connection:
             if connection.execute("SELECT 1 FROM journal").fetchone() is None:
                 connection.execute("INSERT INTO journal VALUES (?)", (str(uuid.uuid4()),))
-            ledger.forget(connection, time.time_ns())
+            connection.execute(*ledger.forgetting(time.time_ns()))
         [(self.id,)] = self._writer.execute("SELECT id FROM journal")
         newest = self._writer.execute(
             "SELECT position, recorded FROM events ORDER BY position DESC LIMIT 1"
@@ -281,10 +281,7 @@ class Journal:
 
     def cursor(self, name: str) -> int | None:
         """Position up to which a reader has gone; None if it has never said."""
-        row = self._reader.execute(
-            "SELECT position FROM cursors WHERE name = ?", (name,)
-        ).fetchone()
-        return None if row is None else row[0]
+        return self.cursors().get(name)
 
     def cursors(self) -> dict[str, int]:
         """Positions of all readers that have one."""
@@ -323,10 +320,7 @@ class Journal:
         if time.monotonic() > self._forgotten + _FORGET_SECONDS:
             self._forgotten = time.monotonic()
             async with self._lock:
-                try:
-                    ledger.forget(self._writer, time.time_ns())
-                except sqlite3.Error as error:
-                    raise self._file.explained(error) from error
+                self._change(*ledger.forgetting(time.time_ns()))
         while await self._prune():
             await anyio.lowlevel.checkpoint()
         if self._commits:

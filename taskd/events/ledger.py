@@ -20,7 +20,7 @@ from taskd.proto.containerd.events import (
 )
 from taskd.wellknown import nanoseconds, unpack
 
-__all__ = ["SCHEMA", "Process", "forget", "processes", "record", "retirement", "tasks"]
+__all__ = ["SCHEMA", "Process", "forgetting", "processes", "record", "retirement", "tasks"]
 
 SCHEMA = """
     CREATE TABLE processes (
@@ -143,9 +143,12 @@ def retirement(
     )
 
 
-def forget(connection: sqlite3.Connection, now: int) -> None:
-    """Remove what is known of tasks deleted long before `now`, nanoseconds since the epoch."""
-    connection.execute(
+def forgetting(now: int) -> tuple[str, tuple[object, ...]]:
+    """The statement that removes what is known of tasks deleted long before `now`, and its values.
+
+    `now` is in nanoseconds since the epoch.
+    """
+    return (
         "DELETE FROM processes WHERE (deleted OR NOT created) AND max(started, exited, deleted) < ?"
         " AND (deleted OR (namespace, container) NOT IN"
         " (SELECT namespace, container FROM processes WHERE created AND NOT deleted))",

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-__all__ = ["NatsConfig", "Subjects"]
+__all__ = ["CURSOR", "NatsConfig", "Subjects"]
+
+CURSOR = "nats"
+"""Name of the journal's cursor that says how far the stream is."""
 
 
 @dataclass(frozen=True, slots=True)

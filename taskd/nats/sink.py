@@ -26,13 +26,11 @@ from taskd import codec
 from taskd.errors import FailedPrecondition, ResourceExhausted, TaskdError, Unavailable
 from taskd.events import Bus, Entry, Journal, Subscription
 from taskd.nats.connection import ACKED, JOURNAL, NODE, POSITION, Headers, connected, position
-from taskd.nats.settings import NatsConfig, Subjects
+from taskd.nats.settings import CURSOR, NatsConfig, Subjects
 
 __all__ = ["NatsSink"]
 
 log = logging.getLogger(__name__)
-
-CURSOR = "nats"
 
 _AT_ONCE = 256
 """Events that are on their way at the same time."""

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from taskd.config import Config
-from taskd.errors import FailedPrecondition
 from taskd.events import Bus, Journal
+from taskd.extras import missing
 from taskd.observe import Instrument
 from taskd.runtime.binary import Bootstrap
 from taskd.runtime.bundle import Bundle
@@ -69,7 +69,7 @@ async def observed(config: Config) -> AsyncIterator[Observed]:
         try:
             from taskd.observe.metrics import Meters
         except ImportError as exc:
-            raise _missing("[metrics]", "prometheus-client", "metrics", exc) from exc
+            raise missing("[metrics]", "prometheus-client", "metrics", exc) from exc
         meters = Meters()
     known: tuple[Instrument, ...] = (meters,) if meters else ()
     if config.tracing is None:
@@ -78,12 +78,6 @@ async def observed(config: Config) -> AsyncIterator[Observed]:
     try:
         from taskd.observe.tracing import tracing
     except ImportError as exc:
-        raise _missing("[tracing]", "OpenTelemetry", "otel", exc) from exc
+        raise missing("[tracing]", "OpenTelemetry", "otel", exc) from exc
     async with tracing(config.tracing) as traces:
         yield Observed(config, meters, (*known, traces))
-
-
-def _missing(section: str, what: str, extra: str, exc: ImportError) -> FailedPrecondition:
-    return FailedPrecondition(
-        f"{section} needs {what} (pip install 'taskd[{extra}]'): {exc}", verbatim=True
-    )
