@@ -104,8 +104,9 @@ async def missing_program(r: Recorder) -> None:
 
 @scenario()
 async def missing_cwd(r: Recorder) -> None:
+    """runc makes that of a container's init, and not that of an exec."""
     await r.running()
-    spec = process(["/bin/true"], cwd="/no/such")
+    spec = process(["/bin/true"], cwd="/made/by/nobody")
     await r.tasks.exec(container_id="one", exec_id="two", spec=spec)
     await start(r, "two")
     await r.tasks.get(container_id="one", exec_id="two")
