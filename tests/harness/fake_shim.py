@@ -7,6 +7,7 @@ over the protocol that the test wants.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import sys
@@ -136,11 +137,12 @@ def main(
     bare: bool = False,
 ) -> None:
     """Do what the command line asks; `serving` is what a started shim does at its address."""
+    # The bundle's folder may be deeper than a socket's path can be long.
+    address = f"/tmp/fake-shim-{hashlib.sha256(os.getcwd().encode()).hexdigest()[:16]}.sock"
     if sys.argv[-1] == "delete":
+        Path(address).unlink(missing_ok=True)
         sys.stdout.buffer.write(bytes(v3.DeleteResponse(pid=1, exit_status=137)))
         return
-    # The bundle's folder may be deeper than a socket's path can be long.
-    address = f"/tmp/fake-shim-{os.getpid()}.sock"
     if os.fork():
         while not Path(address).exists():
             pass
