@@ -138,7 +138,7 @@ def main(
 ) -> None:
     """Do what the command line asks; `serving` is what a started shim does at its address."""
     # The bundle's folder may be deeper than a socket's path can be long.
-    address = f"/tmp/fake-shim-{hashlib.sha256(os.getcwd().encode()).hexdigest()[:16]}.sock"
+    address = f"/tmp/fake-shim-{hashlib.sha256(bytes(Path.cwd())).hexdigest()[:16]}.sock"
     if sys.argv[-1] == "delete":
         Path(address).unlink(missing_ok=True)
         sys.stdout.buffer.write(bytes(v3.DeleteResponse(pid=1, exit_status=137)))
