@@ -1,6 +1,7 @@
 # Everything is set up by the target that needs it; `make demo` and `make test` need nothing before.
 VENV := .venv
 BIN := $(VENV)/bin
+SHIMS := $(patsubst %/pyproject.toml,--editable ./%,$(wildcard shims/*/pyproject.toml))
 SHIM := containerd-shim-runc-v2:containerd runc:runc busybox:busybox-static
 
 .PHONY: demo test lint types tests parity bench soak compose protos clean
@@ -16,7 +17,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 
 types: $(VENV)/.installed-dev
-	$(BIN)/mypy taskd
+	$(BIN)/mypy taskd shims/*/taskd_*
 
 tests: $(VENV)/.installed-dev
 	@.ci/need -n $(SHIM) containerd:containerd ctr:containerd crun:crun dockerd:docker.io ps:procps losetup:mount nats-server:nats-server
@@ -41,11 +42,11 @@ compose:
 protos: $(VENV)/.installed-dev
 	$(BIN)/python protos/generate.py
 
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml $(wildcard shims/*/pyproject.toml)
 	@python3 -c 'import ensurepip' 2>/dev/null || .ci/need /missing:python3-venv
 	@test -x $(BIN)/python || python3 -m venv $(VENV)
 	@echo "installing taskd into $(VENV)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[uvloop]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[uvloop]' $(SHIMS)
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

@@ -1,15 +1,18 @@
 """Resource usage as cgroup v1 measures it, in containerd's message.
 
-Source: containerd's cgroups library, ``cgroup1/`` (memory.go, cpuacct.go, blkio.go, hugetlb.go).
-The functions here read a few files of the kernel's and do not block for long.
+Sources: containerd's cgroups library, ``cgroup1/`` (memory.go, cpuacct.go, blkio.go, hugetlb.go);
+the kernel's ``admin-guide/cgroup-v1/memory.rst``, section 10, "OOM Control". The functions here
+read a few files of the kernel's and do not block for long.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import suppress
 from pathlib import Path
+
+import anyio
 
 from taskd.proto.io.containerd.cgroups.v1 import (
     BlkIoEntry,
@@ -84,6 +87,12 @@ class Cgroup:
         except KeyError:
             raise FileNotFoundError(f"no cgroup of controller {controller}") from None
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Cgroup) and self._folders == other._folders
+
+    def __hash__(self) -> int:
+        return hash(str(self._folders))
+
     def stats(self) -> Metrics:
         """Usage now. What the kernel does not measure, or no longer, is left out."""
         metrics = Metrics(cpu=CpuStat(usage=CpuUsage(), throttling=Throttle()))
@@ -92,6 +101,30 @@ class Cgroup:
                 with suppress(OSError):
                     read(self._folders[controller], metrics)
         return metrics
+
+    async def ooms(self) -> AsyncGenerator[None]:
+        """Each time that it runs out of memory, until it is removed.
+
+        Raises OSError if it does not tell.
+        """
+        folder = self.folder("memory")
+        notice = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            control = os.open(folder / "memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                (folder / "cgroup.event_control").write_text(f"{notice} {control}")
+            finally:
+                os.close(control)
+            while True:
+                await anyio.wait_readable(notice)
+                with suppress(BlockingIOError):
+                    os.eventfd_read(notice)
+                # The removal of the cgroup is a notice, too.
+                if not (folder / "memory.oom_control").exists():
+                    return
+                yield
+        finally:
+            os.close(notice)
 
 
 def _mounts() -> Iterator[tuple[str, Path]]:

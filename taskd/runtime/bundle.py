@@ -18,7 +18,7 @@ from pathlib import Path
 
 from taskd import identifiers
 from taskd.errors import AlreadyExists, InvalidArgument
-from taskd.runtime.mounts import unmount_all
+from taskd.mounts import unmount_all
 
 __all__ = ["Bundle"]
 

@@ -27,6 +27,7 @@ from anyio import to_thread
 from taskd.cgroups.v1 import Cgroup
 from taskd.codec import decode, encode
 from taskd.errors import NotFound, Unknown
+from taskd.mounts import unmount_all
 from taskd.proto.containerd import events
 from taskd.proto.containerd.linux.runc import RuncOptions
 from taskd.proto.containerd.runtime.linux.shim import v1 as api
@@ -36,7 +37,6 @@ from taskd.runtime.binary import Bootstrap, resolve_program, usual_socket
 from taskd.runtime.bundle import Bundle
 from taskd.runtime.client import mount_messages, status_of, time_left
 from taskd.runtime.connection import Connection
-from taskd.runtime.mounts import unmount_all
 from taskd.runtime.types import CreateOptions, Exit, ProcessInfo, Stdio, TaskState
 from taskd.types import TypedValue
 from taskd.wellknown import from_any, nanoseconds, pack, to_any

@@ -20,7 +20,7 @@ import anyio
 import betterproto2
 from anyio.abc import TaskGroup
 
-from taskd.cgroups.oom import ooms
+from taskd.cgroups.v1 import Cgroup
 from taskd.codec import MalformedMessage, decode
 from taskd.errors import ResourceExhausted, TaskdError
 from taskd.events import Bus, Journal
@@ -190,7 +190,7 @@ class Monitor:
     async def _tell_ooms(self, shim: Shim) -> None:
         # Closed at once, not when somebody collects it: it holds a file.
         with suppress(OSError):
-            async with aclosing(ooms(shim.pid)) as notices:
+            async with aclosing(Cgroup.of(shim.pid).ooms()) as notices:
                 async for _ in notices:
                     event = TaskOom(container_id=shim.id)
                     await self._tell(shim.namespace, [("/tasks/oom", event)])

@@ -11,7 +11,7 @@ import sys
 from collections import Counter
 
 import anyio
-from harness.generations import GENERATIONS
+from harness.generations import GENERATIONS, OWN
 from parity.known import Known
 from parity.runner import Pairs, compare
 from parity.scenarios import collected
@@ -19,14 +19,15 @@ from parity.scenarios import collected
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make parity")
-    names = [generation.name for generation in GENERATIONS]
+    generations = (*GENERATIONS, OWN)
+    names = [str(each) for each in generations]
     parser.add_argument("-g", dest="generations", action="append", choices=names)
     parser.add_argument("words", nargs="*", help="in a scenario's name")
     chosen = parser.parse_args()
-    generations = [each for each in GENERATIONS if each.name in (chosen.generations or names)]
+    generations = [each for each in generations if str(each) in (chosen.generations or names)]
     scenarios = [each for each in collected() if all(word in each.name for word in chosen.words)]
     width = max((len(each.name) for each in scenarios), default=0)
-    print(f"{'scenario':{width}}", *(f"{each.name:9}" for each in generations))
+    print(f"{'scenario':{width}}", *(f"{each!s:9}" for each in generations))
     differences: list[str] = []
     known: Counter[Known] = Counter()
     with Pairs() as pairs:
@@ -37,7 +38,7 @@ def main() -> int:
                     print(f" {'-':9}", end="", flush=True)
                     continue
                 found = anyio.run(compare, scenario, pairs, generation)
-                where = f"{scenario.name}, {generation.name}"
+                where = f"{scenario.name}, {generation}"
                 differences += [f"{where}:\n{each}" for each in found.differences]
                 known.update(found.known)
                 print(f" {found!s:9}", end="", flush=True)

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
+from shutil import which
 from typing import Any, Self, TypeVar
 
 import anyio
@@ -98,6 +99,7 @@ class Recorder:
         self._names = {
             str(folder): "SCENARIO",
             str(daemon.folder): "FOLDER",
+            str(Path(which("containerd-shim-runc-v2", path=daemon.path) or "").parent): "SHIMS",
             namespace: "NAMESPACE",
         }
         self._stack = AsyncExitStack()

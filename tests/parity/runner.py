@@ -15,7 +15,7 @@ from pathlib import Path
 import anyio
 from harness.containers import make_rootfs
 from harness.daemons import LATE_GC, Containerd, Daemon, Taskd
-from harness.generations import Generation, criu
+from harness.generations import Generation, criu, own_shim
 from harness.leaks import left_behind
 from parity.known import Known, without
 from parity.recorder import Recorder
@@ -53,7 +53,7 @@ class Pairs:
 
     def __init__(self) -> None:
         self._stack = ExitStack()
-        self._pairs: dict[str, Pair] = {}
+        self._pairs: dict[Generation, Pair] = {}
 
     def __enter__(self) -> Pairs:
         self.folder = Path(self._stack.enter_context(_temporary_folder()))
@@ -64,9 +64,9 @@ class Pairs:
         self._stack.close()
 
     def shared(self, generation: Generation) -> Pair:
-        if generation.name not in self._pairs:
-            self._pairs[generation.name] = self._stack.enter_context(self.alone(generation))
-        return self._pairs[generation.name]
+        if generation not in self._pairs:
+            self._pairs[generation] = self._stack.enter_context(self.alone(generation))
+        return self._pairs[generation]
 
     @contextmanager
     def alone(self, generation: Generation) -> Iterator[Pair]:
@@ -74,11 +74,14 @@ class Pairs:
         binaries = generation.binaries()
         path = f"{binaries}:" if binaries else ""
         path += f"{criu()}:{os.environ['PATH']}"
-        with (
-            _temporary_folder() as folder,
-            Containerd(Path(folder, "c"), path=path) as containerd,
-            Taskd(Path(folder, "t"), "--log-level", "debug", path=path, settings=LATE_GC) as taskd,
-        ):
+        with _temporary_folder() as folder, ExitStack() as stack:
+            containerd = stack.enter_context(Containerd(Path(folder, "c"), path=path))
+            if generation.own_shim:
+                path = f"{own_shim(Path(folder, 'shims'))}:{path}"
+            options = ("--log-level", "debug")
+            taskd = stack.enter_context(
+                Taskd(Path(folder, "t"), *options, path=path, settings=LATE_GC)
+            )
             yield Pair(containerd, taskd)
 
 
@@ -146,7 +149,7 @@ def _compared(
     if theirs == ours:
         return Comparison([], [])
     (theirs, known), (ours, more) = (
-        without(each, scenario.name, generation.name) for each in (theirs, ours)
+        without(each, scenario.name, generation) for each in (theirs, ours)
     )
     differences = [
         f"--- containerd\n{their}\n+++ taskd\n{our}\n"

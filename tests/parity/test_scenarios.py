@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness.generations import GENERATIONS, Generation
+from harness.generations import GENERATIONS, OWN, Generation
 from harness.real import need
 from parity.known import KNOWN
 from parity.runner import Pairs, compare
@@ -25,8 +25,8 @@ def pairs() -> Iterator[Pairs]:
 
 
 CASES = [
-    pytest.param(scenario, generation, id=f"{generation.name}: {scenario.name}")
-    for generation in GENERATIONS
+    pytest.param(scenario, generation, id=f"{generation}: {scenario.name}")
+    for generation in (*GENERATIONS, OWN)
     for scenario in SCENARIOS
     if generation.name in scenario.generations
 ]
@@ -44,7 +44,7 @@ async def test_the_same_transcript(
     words = "\n".join(found.differences)
     if again.differences:
         pytest.fail(words, pytrace=False)
-    warnings.warn(f"{scenario.name}, {generation.name}, differed once:\n{words}", stacklevel=1)
+    warnings.warn(f"{scenario.name}, {generation}, differed once:\n{words}", stacklevel=1)
 
 
 def test_what_is_known_is_about_scenarios_that_there_are() -> None:

@@ -1,0 +1,265 @@
+"""A container of an OCI runtime.
+
+Sources: containerd's ``pkg/process/init.go``, ``exec.go``, ``utils.go`` and
+``runtime/v2/runc/container.go``, v1.7.24, whose errors these are, word by word.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import betterproto2
+
+from taskd.codec import MalformedMessage, decode
+from taskd.errors import FailedPrecondition, NotFound, TaskdError, Unknown
+from taskd.proto.containerd.runc.v1 import CheckpointOptions, Options
+from taskd.shim import Completed, Container, Process, Status
+from taskd.types import TypedValue
+from taskd_runc.runtime import ROOT, Failed, Runtime
+
+__all__ = ["Runc"]
+
+log = logging.getLogger(__name__)
+
+_OPTIONS = "containerd.runc.v1.Options"
+_SETTINGS = "options.json"
+_GONE = ("os: process already finished", "container not running", "no such process")
+
+
+class Runc(Container):
+    """One container of runc, crun, or whatever ``BinaryName`` names."""
+
+    groups: ClassVar[Sequence[str]] = (
+        "io.containerd.runc.v2.group",
+        "io.kubernetes.cri.sandbox-id",
+        *Container.groups,
+    )
+
+    @cached_property
+    def settings(self) -> Options:
+        """Raises `Unknown` for options of another type."""
+        if self.options is None or not self.options.value:
+            return Options()
+        name = self.options.type_url.rpartition("/")[2]
+        if name != _OPTIONS:
+            raise Unknown(f"type with url {name}: not found")
+        try:
+            return decode(Options, self.options.value)
+        except MalformedMessage as exc:
+            raise Unknown(f"the runtime's options: {exc}") from exc
+
+    @cached_property
+    def runtime(self) -> Runtime:
+        settings = self.settings
+        return Runtime(
+            settings.binary_name or "runc",
+            Path(settings.root or ROOT, self.namespace),
+            self.bundle / "log.json",
+            settings.systemd_cgroup,
+        )
+
+    # --- lifecycle ------------------------------------------------------------------------
+
+    async def create(self, init: Process) -> int:
+        runtime = self.runtime
+        (self.bundle / _SETTINGS).write_text(
+            json.dumps({"binary": runtime.binary, "root": str(runtime.root)})
+        )
+        if self.checkpoint:
+            return 0
+        pid_file = self.bundle / "init.pid"
+        options = ["--no-pivot"] if self.settings.no_pivot_root else []
+        options += ["--no-new-keyring"] if self.settings.no_new_keyring else []
+        command = ["create", "--bundle", str(self.bundle), "--pid-file", str(pid_file), *options]
+        await self._begin(command, [self.id], init, "OCI runtime create failed")
+        return int(pid_file.read_text())
+
+    async def start(self, init: Process) -> int:
+        if self.checkpoint:
+            return await self._restore(init)
+        await self._call("OCI runtime start failed", "start", self.id)
+        return init.pid
+
+    async def _restore(self, init: Process) -> int:
+        pid_file = self.bundle / "init.pid"
+        work = self.settings.criu_work_path or str(self.bundle / "work")
+        command = [
+            *("restore", "--image-path", self.checkpoint, "--work-path", work),
+            *("--detach", "--pid-file", str(pid_file), "--no-subreaper"),
+            *(["--no-pivot"] if self.settings.no_pivot_root else []),
+            *("--bundle", str(self.bundle)),
+        ]
+        await self._begin(command, [self.id], init, "OCI runtime restore failed")
+        return int(pid_file.read_text())
+
+    async def exec(self, process: Process) -> int:
+        pid_file = self.bundle / f"{process.id}.pid"
+        with tempfile.NamedTemporaryFile("w", prefix="runc-process", suffix=".json") as spec:
+            json.dump(process.spec, spec)
+            spec.flush()
+            command = ["exec", "--process", spec.name, "--detach", "--pid-file", str(pid_file)]
+            await self._begin(command, [self.id], process, "OCI runtime exec failed")
+        try:
+            return int(pid_file.read_text())
+        finally:
+            pid_file.unlink(missing_ok=True)
+
+    async def ended(self) -> None:
+        namespaces = (self.spec.get("linux") or {}).get("namespaces") or ()
+        if not any(each.get("type") == "pid" and not each.get("path") for each in namespaces):
+            # With a pid namespace of its own the kernel has done it.
+            await self._call("OCI runtime killall failed", "kill", "--all", self.id, "9")
+
+    async def delete(self) -> None:
+        try:
+            await self._run("delete", self.id)
+        except Failed as exc:
+            # It has gone by itself: runc deletes what it has checkpointed.
+            if "does not exist" not in str(exc):
+                raise self._explained("failed to delete task", exc) from exc
+
+    async def kill(self, process: Process, signal: int, everyone: bool) -> None:
+        if process is not self.init:
+            await self._kill_exec(process, signal)
+            return
+        try:
+            await self._run("kill", *(["--all"] if everyone else []), self.id, str(signal))
+        except Failed as exc:
+            raise _kill_error(str(exc)) from exc
+
+    async def _kill_exec(self, process: Process, signal: int) -> None:
+        if not process.pid:
+            raise FailedPrecondition("process not created")
+        if process.status is Status.STOPPED:
+            raise NotFound("process already finished")
+        try:
+            os.kill(process.pid, signal)
+        except OSError as exc:
+            error = _kill_error((exc.strerror or "").lower())
+            raise error.within("exec kill error") from exc
+
+    # --- the rest -------------------------------------------------------------------------
+
+    async def pause(self) -> None:
+        await self._call("OCI runtime pause failed", "pause", self.id)
+
+    async def resume(self) -> None:
+        await self._call("OCI runtime resume failed", "resume", self.id)
+
+    async def pids(self) -> list[int]:
+        try:
+            done = await self._run("ps", "--format", "json", self.id)
+        except Failed as exc:
+            raise Unknown(str(exc)) from exc
+        return json.loads(done.output) or []
+
+    async def stats(self) -> betterproto2.Message:
+        try:
+            return self.cgroup.stats()
+        except OSError:
+            raise NotFound("cgroup does not exist") from None
+
+    async def update(self, resources: Mapping[str, Any], annotations: Mapping[str, str]) -> None:
+        given = json.dumps(resources).encode()
+        try:
+            await self._run("update", "--resources=-", self.id, stdin=given)
+        except Failed as exc:
+            raise Unknown(str(exc)) from exc
+
+    async def checkpoint_to(self, path: str, options: TypedValue | None) -> None:
+        given = decode(CheckpointOptions, options.value) if options else CheckpointOptions()
+        work = given.work_path or str(self.bundle / "work" / "criu-work")
+        flags = [
+            *("--image-path", path, "--work-path", work),
+            *(["--tcp-established"] if given.open_tcp else []),
+            *(["--ext-unix-sk"] if given.external_unix_sockets else []),
+            *(["--shell-job"] if given.terminal else []),
+            *(["--file-locks"] if given.file_locks else []),
+            *(each for name in given.empty_namespaces for each in ("--empty-ns", name)),
+            *([] if given.exit else ["--leave-running"]),
+        ]
+        try:
+            await self._run("checkpoint", *flags, self.id)
+        except Failed as exc:
+            dump = self.bundle / "criu-dump.log"
+            with suppress(OSError):
+                shutil.copyfile(Path(work, "dump.log"), dump)
+            raise Unknown(f"{str(exc).splitlines()[0]} path= {dump}") from exc
+        finally:
+            if not given.work_path:
+                shutil.rmtree(work, ignore_errors=True)
+
+    @classmethod
+    def clean_up(cls, id: str, namespace: str, bundle: Path) -> None:  # noqa: A002
+        try:
+            settings = json.loads((bundle / _SETTINGS).read_bytes())
+        except (OSError, ValueError):
+            settings = {"binary": "runc", "root": str(Path(ROOT, namespace))}
+        runtime = Runtime(settings["binary"], Path(settings["root"]), bundle / "log.json")
+        with suppress(TaskdError):
+            command = runtime.command("delete", "--force", id)
+            subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
+
+    # --- calling the runtime --------------------------------------------------------------
+
+    async def _begin(
+        self, command: Sequence[str], last: Sequence[str], process: Process, doing: str
+    ) -> None:
+        """Run what leaves `process` behind, with its streams or a terminal."""
+        try:
+            if process.stdio.terminal:
+                async with self._terminal(process) as flags:
+                    await self._run(*command, *flags, *last)
+            else:
+                stdio = process.descriptors
+                done = await self.run(self.runtime.command(*command, *last), stdio=stdio)
+                self.runtime.check(done)
+        except Failed as exc:
+            raise self._explained(doing, exc) from exc
+        except Unknown as exc:
+            raise self._explained(doing, exc) from exc
+
+    @asynccontextmanager
+    async def _terminal(self, process: Process) -> AsyncIterator[list[str]]:
+        async with self.console_socket() as socket:
+            yield ["--console-socket", str(socket.path)]
+            process.attach(await socket.receive())
+
+    async def _call(self, doing: str, *arguments: str) -> None:
+        try:
+            await self._run(*arguments)
+        except Failed as exc:
+            raise self._explained(doing, exc) from exc
+
+    async def _run(self, *arguments: str, stdin: bytes = b"") -> Completed:
+        done = await self.run(self.runtime.command(*arguments), stdin=stdin)
+        self.runtime.check(done)
+        return done
+
+    def _explained(self, doing: str, failed: Exception) -> Unknown:
+        """What containerd's shim would say: the runtime's log knows best (``runtimeError``)."""
+        try:
+            words = self.runtime.last_error()
+        except (OSError, ValueError) as exc:
+            if isinstance(exc, OSError):
+                exc = OSError(f"open {exc.filename}: {(exc.strerror or '').lower()}")
+            words = f"unable to retrieve OCI runtime error ({exc}): {failed}"
+        return Unknown(f"{doing}: {words or failed}")
+
+
+def _kill_error(words: str) -> TaskdError:
+    if any(each in words.lower() for each in _GONE):
+        return NotFound("process already finished")
+    if "does not exist" in words:
+        return NotFound("no such container")
+    return Unknown(f"unknown error after kill: {words}")

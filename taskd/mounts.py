@@ -1,0 +1,156 @@
+"""Mounting and unmounting: the system calls of which the standard library knows nothing.
+
+Sources: mount(2), umount(2); containerd's ``mount/mount_linux.go``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import subprocess
+from collections.abc import Iterable
+from contextlib import chdir, nullcontext
+from pathlib import Path
+
+__all__ = ["mount", "mounts_below", "unmount_all", "unmount_below"]
+
+MNT_DETACH = 2
+UMOUNT_NOFOLLOW = 8
+
+_RDONLY, _REMOUNT, _BIND, _REC = 1, 32, 4096, 16384
+_UNBINDABLE, _PRIVATE, _SLAVE, _SHARED = 1 << 17, 1 << 18, 1 << 19, 1 << 20
+_PROPAGATION = _UNBINDABLE | _PRIVATE | _SLAVE | _SHARED
+# Each option, and the flags that it sets and clears.
+_FLAGS = {
+    "async": (0, 16),
+    "atime": (0, 1024),
+    "bind": (_BIND, 0),
+    "defaults": (0, 0),
+    "dev": (0, 4),
+    "diratime": (0, 2048),
+    "dirsync": (128, 0),
+    "exec": (0, 8),
+    "mand": (64, 0),
+    "noatime": (1024, 0),
+    "nodev": (4, 0),
+    "nodiratime": (2048, 0),
+    "noexec": (8, 0),
+    "nomand": (0, 64),
+    "norelatime": (0, 1 << 21),
+    "nostrictatime": (0, 1 << 24),
+    "nosuid": (2, 0),
+    "private": (_PRIVATE, 0),
+    "rbind": (_BIND | _REC, 0),
+    "relatime": (1 << 21, 0),
+    "remount": (_REMOUNT, 0),
+    "ro": (_RDONLY, 0),
+    "rprivate": (_PRIVATE | _REC, 0),
+    "rshared": (_SHARED | _REC, 0),
+    "rslave": (_SLAVE | _REC, 0),
+    "runbindable": (_UNBINDABLE | _REC, 0),
+    "rw": (0, _RDONLY),
+    "shared": (_SHARED, 0),
+    "slave": (_SLAVE, 0),
+    "strictatime": (1 << 24, 0),
+    "suid": (0, 2),
+    "sync": (16, 0),
+    "unbindable": (_UNBINDABLE, 0),
+}
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def mount(kind: str, source: str, target: Path, options: Iterable[str]) -> None:
+    """Mount as mount(8) would with ``-o options``. Raises OSError.
+
+    What needs more than the system call (loop devices, file systems in user space) is left to
+    mount(8).
+    """
+    options = list(options)
+    if "loop" in options or kind.startswith("fuse"):
+        command = ["mount", "-t", kind, "-o", ",".join(options), source, str(target)]
+        done = subprocess.run(command, capture_output=True)
+        if done.returncode:
+            raise OSError(errno.EINVAL, done.stderr.decode(errors="replace").strip())
+        return
+    flags, rest = 0, []
+    for option in options:
+        if option in _FLAGS:
+            sets, clears = _FLAGS[option]
+            flags = flags & ~clears | sets
+        else:
+            rest.append(option)
+    data, folder = ",".join(rest), None
+    if kind == "overlay" and len(data) >= _PAGE:
+        # Names that begin where the mounting process is are shorter.
+        rest, folder = _shortened(rest)
+        data = ",".join(rest)
+    with chdir(folder) if folder else nullcontext():
+        if not flags & _REMOUNT or data:
+            _mount(source, target, kind, flags & ~_PROPAGATION, data)
+    if flags & _PROPAGATION:
+        _mount("", target, "", flags & (_PROPAGATION | _REC), "")
+    if flags & _BIND and flags & _RDONLY:
+        # A bind mount takes no other flags when it is made.
+        _mount("", target, "", flags & ~_PROPAGATION | _REMOUNT, "")
+
+
+def _mount(source: str, target: Path, kind: str, flags: int, data: str) -> None:
+    names = (os.fsencode(each) for each in (source, target, kind))
+    if _libc.mount(*names, ctypes.c_ulong(flags), os.fsencode(data) or None) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error), str(target))
+
+
+def _shortened(options: list[str]) -> tuple[list[str], str]:
+    """Overlay's options with the layers as seen from the folder that they share, and the folder."""
+    layers = [
+        layer
+        for option in options
+        if option.startswith("lowerdir=")
+        for layer in option.removeprefix("lowerdir=").split(":")
+    ]
+    folder = os.path.commonpath(layers) if layers else ""
+    if not folder.startswith("/") or folder in ("/", *layers):
+        return options, ""
+    short = ":".join(os.path.relpath(layer, folder) for layer in layers)
+    others = [option for option in options if not option.startswith("lowerdir=")]
+    return [f"lowerdir={short}", *others], folder
+
+
+def unmount_below(target: Path) -> None:
+    """Unmount everything on and below `target`, innermost first. Raises OSError."""
+    for point in (*mounts_below(target), target):
+        unmount_all(point)
+
+
+def unmount_all(target: Path, *, lazy: bool = False) -> None:
+    """Unmount everything that is mounted on `target`, however many layers.
+
+    A target that does not exist or is no mount point is no error. Raises OSError.
+    Source: containerd's ``mount/mount_linux.go``.
+    """
+    flags = UMOUNT_NOFOLLOW | (MNT_DETACH if lazy else 0)
+    path = os.fsencode(target)
+    while _libc.umount2(path, flags) == 0:
+        pass
+    error = ctypes.get_errno()
+    if error not in (errno.EINVAL, errno.ENOENT):
+        # Without CAP_SYS_ADMIN nothing of ours can be mounted there.
+        if error == errno.EPERM and not mounts_below(target):
+            return
+        raise OSError(error, os.strerror(error), str(target))
+
+
+def mounts_below(folder: Path) -> list[Path]:
+    """The mount points at or below `folder`, innermost first."""
+    prefix = str(folder).rstrip("/") + "/"
+    found = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        # Octal escapes stand for white space and backslashes: proc(5).
+        point = line.split(" ")[4].encode().decode("unicode_escape").encode("latin-1").decode()
+        if f"{point}/".startswith(prefix):
+            found.append(Path(point))
+    return sorted(found, key=lambda point: len(point.parts), reverse=True)

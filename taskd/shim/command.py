@@ -1,0 +1,327 @@
+"""The command line of a shim, which is the same for all of them.
+
+A daemon calls ``start``, which leaves a process behind that serves, and ``delete`` if that one is
+killed. Sources: containerd's ``runtime/v2/README.md``, ``runtime/v2/shim/shim.go`` and ``util.go``,
+``runtime/v2/runc/manager/manager_linux.go``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import errno
+import gc
+import hashlib
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import taskd
+from taskd import mounts, ttrpc
+from taskd.codec import MalformedMessage, decode, encode
+from taskd.errors import TaskdError
+from taskd.proto.containerd.runc.v1 import Options
+from taskd.proto.containerd.task.v3 import DeleteResponse
+from taskd.proto.containerd.types import RuntimeInfo, RuntimeVersion
+from taskd.proto.google.protobuf import Any
+from taskd.shim import leftovers
+from taskd.shim.container import Container
+from taskd.shim.publisher import Publisher
+from taskd.shim.reaper import Reaper
+from taskd.shim.service import TaskService
+from taskd.wellknown import timestamp
+
+__all__ = ["Call", "main", "run"]
+
+log = logging.getLogger("taskd.shim")
+
+_FLUSH_SECONDS = 5.0
+_GRACE_SECONDS = 1.0
+_KILLED = 128 + signal.SIGKILL
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of the command line, whether of a process of its own or in a warm one."""
+
+    arguments: Sequence[str]
+    stdin: Callable[[], bytes]
+    answer: Callable[[bytes], None]
+    """Takes what is said on standard output, and lets the caller go on."""
+    forks: bool
+    """Whether this process is to return from ``start``, and another one to serve."""
+
+
+def run(kind: type[Container], name: str) -> NoReturn:
+    """Be the shim `name` (``io.example.thing.v1``) whose containers are of `kind`.
+
+    The whole of a shim's executable.
+    """
+    call = Call(sys.argv[1:], sys.stdin.buffer.read, _print, forks=True)
+    sys.exit(main(kind, name, call))
+
+
+def main(kind: type[Container], name: str, call: Call) -> int:
+    """Do what the command line asks; the process's exit status."""
+    options = _parse(name, call.arguments)
+    if options.v:
+        print(f"{name}:\n  Version:  {taskd.__version__}\n  Python:   {sys.version.split()[0]}")
+        return 0
+    if options.info:
+        call.answer(encode(_info(name, call.stdin())))
+        return 0
+    if not options.namespace:
+        print(f"{name}: shim namespace cannot be empty", file=sys.stderr)
+        return 1
+    try:
+        match options.action:
+            case "start":
+                return _start(kind, options, call)
+            case "delete":
+                call.answer(encode(_delete(kind, options)))
+                return 0
+            case "":
+                _set_up_log(options.debug)
+                return _serve(kind, options, _bound(options.socket or _address(kind, options)))
+        print(f"{name}: unknown command {options.action}", file=sys.stderr)
+    except (OSError, TaskdError, ValueError) as exc:
+        print(f"{name}: {exc}", file=sys.stderr)
+    return 1
+
+
+def _parse(name: str, arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(name, allow_abbrev=False, prefix_chars="-")
+    for flag, about in (
+        ("namespace", "namespace of the container"),
+        ("id", "id of the container"),
+        ("address", "the daemon's gRPC socket"),
+        ("bundle", "path of the bundle, if it is not the current folder"),
+        ("publish-binary", "program with which to publish events; not used"),
+        ("socket", "socket to serve on, without a command"),
+    ):
+        parser.add_argument(f"-{flag}", f"--{flag}", default="", help=about)
+    for flag, about in (
+        ("debug", "log more"),
+        ("info", "tell about the runtime, as containerd.types.RuntimeInfo"),
+        ("v", "print the version"),
+    ):
+        parser.add_argument(f"-{flag}", f"--{flag}", action="store_true", help=about)
+    parser.add_argument("action", nargs="?", default="", help="start or delete")
+    return parser.parse_args(list(arguments))
+
+
+def _print(answer: bytes) -> None:
+    sys.stdout.buffer.write(answer)
+    sys.stdout.buffer.flush()
+
+
+def _info(name: str, request: bytes) -> RuntimeInfo:
+    # The request, a RuntimeRequest, asks for a runtime's features, of which a shim knows nothing.
+    return RuntimeInfo(name=name, version=RuntimeVersion(version=taskd.__version__))
+
+
+# --- start ----------------------------------------------------------------------------------
+
+
+def _start(kind: type[Container], options: argparse.Namespace, call: Call) -> int:
+    group = _group(kind)
+    address = _address(kind, options, group)
+    listener = _listener(address)
+    Path("address").write_text(address)
+    if listener is None:
+        call.answer(_bootstrap(address))  # the group's shim is there already
+        return 0
+    given = call.stdin()
+    if call.forks and os.fork():
+        call.answer(_bootstrap(address))
+        return 0
+    os.setsid()
+    _set_up_log(options.debug)
+    if group:
+        # The bundle of the first container is not to be in use for as long as the last one is.
+        os.chdir("/")
+    _join_cgroup(given)
+    _adjust_oom_score()
+    if not call.forks:
+        call.answer(_bootstrap(address))
+    # The one that was started has nobody to return to.
+    os._exit(_serve(kind, options, listener))
+
+
+def _bootstrap(address: str) -> bytes:
+    """What ``start`` prints: JSON if the daemon is new enough to say so, or else the address."""
+    if not os.environ.get("MAX_SHIM_VERSION"):
+        return address.encode()
+    version = min(3, max(2, int(os.environ["MAX_SHIM_VERSION"])))
+    return json.dumps({"version": version, "address": address, "protocol": "ttrpc"}).encode()
+
+
+def _group(kind: type[Container]) -> str:
+    """Name of the group that the container is in, or empty."""
+    spec = json.loads(Path("config.json").read_bytes())
+    annotations = spec.get("annotations") or {}
+    names = (annotations[each] for each in kind.groups if each in annotations)
+    return next(names, os.environ.get("TASKD_SHIM_GROUP", ""))
+
+
+def _address(kind: type[Container], options: argparse.Namespace, group: str = "") -> str:
+    """Where the shim listens (containerd: ``SocketAddress`` in util_unix.go)."""
+    name = f"{options.address}/{options.namespace}/{group or options.id}"
+    folder = Path("/run/containerd/s")
+    if os.geteuid() != 0:
+        base = os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/taskd-{os.geteuid()}"  # noqa: S108
+        folder = Path(base, "taskd-shims")
+    if group:
+        name += f"/{kind.__module__}.{kind.__qualname__}"
+    return f"unix://{folder}/{hashlib.sha256(name.encode()).hexdigest()}"
+
+
+def _listener(address: str) -> socket.socket | None:
+    """A socket that listens at `address`; None if somebody else does already."""
+    try:
+        return _bound(address)
+    except OSError as exc:
+        if exc.errno != errno.EADDRINUSE:
+            raise
+    path = address.removeprefix("unix://")
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(path)
+            return None
+    except (ConnectionRefusedError, FileNotFoundError):
+        pass
+    with suppress(FileNotFoundError):
+        Path(path).unlink()
+    return _bound(address)
+
+
+def _bound(address: str) -> socket.socket:
+    path = Path(address.removeprefix("unix://"))
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if os.geteuid() != 0 and path.parent.stat().st_uid != os.geteuid():
+        raise PermissionError(f"{path.parent} is somebody else's")
+    listener = socket.socket(socket.AF_UNIX)
+    mask = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    except BaseException:
+        listener.close()
+        raise
+    finally:
+        os.umask(mask)
+    listener.listen(128)
+    listener.setblocking(False)
+    return listener
+
+
+def _join_cgroup(request: bytes) -> None:
+    """Enter the cgroup that runc's options name for the shim, if they do."""
+    try:
+        given = decode(Any, request)
+        options = decode(Options, given.value)
+    except MalformedMessage:
+        return
+    if given.type_url.rpartition("/")[2] != "containerd.runc.v1.Options":
+        return
+    if options.shim_cgroup:
+        name = options.shim_cgroup.lstrip("/")
+        root = Path("/sys/fs/cgroup")
+        unified = (root / "cgroup.controllers").exists()
+        folders = [root / name] if unified else [each / name for each in root.iterdir()]
+        for folder in folders:
+            if (folder / "cgroup.procs").exists():
+                (folder / "cgroup.procs").write_text(str(os.getpid()))
+
+
+def _adjust_oom_score() -> None:
+    """Be killed before the daemon is, when memory is short (containerd: ``AdjustOOMScore``)."""
+    with suppress(OSError):
+        parent = int(Path(f"/proc/{os.getppid()}/oom_score_adj").read_text())
+        Path("/proc/self/oom_score_adj").write_text(str(min(parent + 1, 1000)))
+
+
+# --- serve ----------------------------------------------------------------------------------
+
+
+def _serve(kind: type[Container], options: argparse.Namespace, listener: socket.socket) -> int:
+    # Nothing of what there is now becomes garbage; looking at it would copy its pages.
+    gc.freeze()
+    asyncio.run(_serving(kind, options, listener))
+    return 0
+
+
+async def _serving(
+    kind: type[Container], options: argparse.Namespace, listener: socket.socket
+) -> None:
+    reaper = Reaper()
+    reaper.install()
+    address = os.environ.get("TTRPC_ADDRESS") or f"{options.address}.ttrpc"
+    publisher = Publisher(address, options.namespace)
+    service = TaskService(kind, options.namespace, reaper, publisher)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # A shim outlives whatever ends its daemon; only the daemon ends it.
+        loop.add_signal_handler(number, log.info, "ignoring %s", number.name)
+    socket_path = listener.getsockname()
+    publishing = loop.create_task(publisher.run())
+    async with ttrpc.Server(service.services()) as server:
+        await server.start(listener)
+        await service.stopped.wait()
+        await publisher.drained(_FLUSH_SECONDS)
+        with suppress(FileNotFoundError):
+            os.unlink(socket_path)  # noqa: PTH108
+        await server.aclose(grace=_GRACE_SECONDS)
+    await service.aclose()
+    publishing.cancel()
+    await asyncio.wait([publishing])
+    await publisher.aclose()
+
+
+class _LogFifo(logging.Handler):
+    """Writes to the bundle's FIFO; what nobody takes is dropped, for a shim must not wait."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        # With both ends open it does not matter whether a daemon reads.
+        self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError):
+            os.write(self._fd, f"{self.format(record)}\n".encode())
+
+
+def _set_up_log(debug: bool) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in range(3):
+        os.dup2(null, descriptor)
+    os.close(null)
+    root = logging.getLogger()
+    root.setLevel(logging.DEBUG if debug else logging.INFO)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    with suppress(OSError):
+        handler = _LogFifo(Path("log"))
+        handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+        root.handlers = [handler]
+
+
+# --- delete ---------------------------------------------------------------------------------
+
+
+def _delete(kind: type[Container], options: argparse.Namespace) -> DeleteResponse:
+    # containerd calls it in the bundle; the flag's path may be of a folder that is gone.
+    bundle = Path.cwd().parent / options.id
+    with suppress(OSError):
+        kind.clean_up(options.id, options.namespace, bundle)
+    mounts.unmount_below(bundle / "rootfs")
+    return DeleteResponse(
+        pid=leftovers.init_pid(bundle), exit_status=_KILLED, exited_at=timestamp(time.time_ns())
+    )

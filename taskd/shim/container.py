@@ -1,0 +1,284 @@
+"""What a shim's author writes: a subclass of `Container`.
+
+The SDK around it keeps the state of each process, refuses what cannot be done in it, and tells the
+daemon what happens; a container only does what it is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import fcntl
+import json
+import os
+import subprocess
+import termios
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from taskd import cgroups
+from taskd.errors import FailedPrecondition, NotFound, Unimplemented, Unknown
+from taskd.shim import leftovers
+from taskd.shim.console import Console, ConsoleSocket, open_terminal
+from taskd.shim.reaper import Completed, Ended, Reaper
+from taskd.shim.stdio import Stdio, Streams
+from taskd.types import TypedValue
+from taskd.wellknown import GO_ZERO
+
+if TYPE_CHECKING:
+    import betterproto2
+
+__all__ = ["Container", "Process", "Status"]
+
+_DRAIN_SECONDS = 2.0
+
+
+class Status(enum.IntEnum):
+    """State of a process; the numbers are those of ``containerd.v1.types.Status``."""
+
+    CREATED = 1
+    RUNNING = 2
+    STOPPED = 3
+    PAUSED = 4
+    PAUSING = 5
+    DELETED = -1
+    """Gone: only calls that were under way still see it."""
+
+
+class Process:
+    """One process of a container: its init, or an exec."""
+
+    def __init__(self, id: str, spec: Mapping[str, Any], stdio: Stdio) -> None:  # noqa: A002
+        self.id = id
+        """The exec's id; empty for the init process."""
+        self.spec = spec
+        """``process`` of the OCI runtime specification (config.md, "Process")."""
+        self.stdio = stdio
+        self.pid = 0
+        self.status = Status.CREATED
+        self.exit_status = 0
+        self.exited_at = GO_ZERO
+        """Nanoseconds since the epoch."""
+        self.streams: Streams | None = None
+        """What to give to the process as its standard streams, unless it has a terminal."""
+        self.console: Console | None = None
+        self.ended = asyncio.Event()
+        self.lock = asyncio.Lock()
+
+    @property
+    def descriptors(self) -> tuple[int, int, int]:
+        """The standard streams of a process that is being started without a terminal."""
+        assert self.streams is not None
+        return self.streams.descriptors
+
+    def attach(self, master: int) -> None:
+        """From now on, copy between a terminal's `master` and the client."""
+        assert self.streams is not None
+        self.console, self.streams = Console(master, self.streams), None
+
+    def close_stdin(self) -> None:
+        if self.console is not None:
+            self.console.close_stdin()
+        elif self.streams is not None:
+            self.streams = self.streams.close_stdin()
+
+    async def release(self) -> None:
+        """Close all that was opened for it."""
+        if self.console is not None:
+            await self.console.drained(_DRAIN_SECONDS)
+            await self.console.aclose()
+        if self.streams is not None:
+            await self.streams.aclose()
+        self.console = self.streams = None
+
+
+class Container:
+    """One container. A subclass says what its runtime does; `start` is the least it has to say.
+
+    A method that is not overridden answers UNIMPLEMENTED, unless it says otherwise. What a method
+    raises is the answer to the call: one of `taskd.errors`, or else UNKNOWN with the exception's
+    text.
+    """
+
+    groups: ClassVar[Sequence[str]] = ("io.taskd.shim.group",)
+    """Annotations of the specification that name a group: its containers share a shim process."""
+
+    def __init__(
+        self,
+        id: str,  # noqa: A002
+        namespace: str,
+        bundle: Path,
+        reaper: Reaper,
+        options: TypedValue | None = None,
+        checkpoint: str = "",
+    ) -> None:
+        self.id = id
+        self.namespace = namespace
+        self.bundle = bundle
+        """Folder with ``config.json``, ``rootfs`` (mounted), and ``work``, which is on disk."""
+        self.options = options
+        """The runtime's own options, as the client sent them."""
+        self.checkpoint = checkpoint
+        """Folder of a checkpoint to restore, or empty."""
+        self.reaper = reaper
+        self.init: Process
+
+    @cached_property
+    def spec(self) -> dict[str, Any]:
+        """The OCI runtime specification. Raises `Unknown` if it is none."""
+        try:
+            found: dict[str, Any] = json.loads((self.bundle / "config.json").read_bytes())
+        except (OSError, ValueError) as exc:
+            raise Unknown(f"reading the specification: {exc}") from exc
+        return found
+
+    @property
+    def rootfs(self) -> Path:
+        """The root filesystem, as the specification's ``root.path`` has it."""
+        return Path(self.bundle, (self.spec.get("root") or {}).get("path", "rootfs"))
+
+    # --- what an author writes ------------------------------------------------------------
+
+    async def create(self, init: Process) -> int:
+        """Prepare the container; the pid of its init process if there is one already, or 0.
+
+        By default there is nothing to prepare.
+        """
+        return 0
+
+    async def start(self, init: Process) -> int:
+        """Start the container's own process; returns its pid."""
+        raise Unimplemented("start")
+
+    async def exec(self, process: Process) -> int:
+        """Start one more process in the container; returns its pid."""
+        raise Unimplemented("exec")
+
+    async def kill(self, process: Process, signal: int, everyone: bool) -> None:
+        """Send `signal` to a process, or to all of the container's.
+
+        By default: to the process, or its process group.
+        """
+        if not process.pid:
+            raise FailedPrecondition("process not created")
+        if process.status is Status.STOPPED:
+            raise NotFound("process already finished")
+        try:
+            (os.killpg if everyone else os.kill)(process.pid, signal)
+        except ProcessLookupError:
+            raise NotFound("process already finished") from None
+
+    async def delete(self) -> None:
+        """Remove what the runtime has of a container that has stopped. By default nothing."""
+
+    async def ended(self) -> None:
+        """The init process has ended: end what else runs. By default nothing.
+
+        Its exit is told to the daemon after those of all execs.
+        """
+
+    async def pause(self) -> None:
+        raise Unimplemented("pause")
+
+    async def resume(self) -> None:
+        raise Unimplemented("resume")
+
+    async def pids(self) -> list[int]:
+        """Pids of all processes in the container."""
+        raise Unimplemented("pids")
+
+    async def stats(self) -> betterproto2.Message:
+        """Usage of resources, in one of containerd's metric messages: see `taskd.cgroups`."""
+        raise Unimplemented("stats")
+
+    async def update(self, resources: Mapping[str, Any], annotations: Mapping[str, str]) -> None:
+        """Set limits: ``linux.resources`` of the OCI specification."""
+        raise Unimplemented("update")
+
+    async def checkpoint_to(self, path: str, options: TypedValue | None) -> None:
+        """Write a checkpoint into the folder `path`."""
+        raise Unimplemented("checkpoint")
+
+    @classmethod
+    def clean_up(cls, id: str, namespace: str, bundle: Path) -> None:  # noqa: A002
+        """Remove what a shim that was killed has left, in a process of its own.
+
+        By default: kill what `spawn` had started. What is mounted on ``rootfs`` is unmounted after.
+        """
+        leftovers.kill(bundle)
+
+    # --- what helps an author -------------------------------------------------------------
+
+    async def run(self, command: Sequence[str], **options: Any) -> Completed:
+        """Run a helper program to its end: see `Reaper.run`."""
+        return await self.reaper.run(command, **options)
+
+    async def spawn(
+        self,
+        command: Sequence[str],
+        process: Process,
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+    ) -> int:
+        """Start a program as `process`, in a session of its own, with its streams or a terminal.
+
+        Returns its pid. Raises `Unknown` if there is no such program.
+        """
+        master, descriptors, take_terminal = -1, process.descriptors, None
+        if process.stdio.terminal:
+            master, slave = open_terminal()
+            descriptors, take_terminal = (slave, slave, slave), _take_terminal
+        try:
+            started = subprocess.Popen(  # noqa: ASYNC220 - as fast as the fork itself
+                command,
+                stdin=descriptors[0],
+                stdout=descriptors[1],
+                stderr=descriptors[2],
+                env=env,
+                cwd=cwd,
+                start_new_session=True,
+                preexec_fn=take_terminal,
+            )
+        except OSError as exc:
+            if master >= 0:
+                os.close(master)
+            raise Unknown(f"{command[0]}: {(exc.strerror or str(exc)).lower()}") from exc
+        finally:
+            if master >= 0:
+                os.close(descriptors[0])
+        started.returncode = 0  # the reaper's business
+        leftovers.note(self.bundle, started.pid)
+        if master >= 0:
+            process.attach(master)
+        return started.pid
+
+    def console_socket(self) -> Any:
+        """``async with container.console_socket() as socket``: where a runtime sends a terminal."""
+        return ConsoleSocket.listening()
+
+    @cached_property
+    def cgroup(self) -> cgroups.Cgroup:
+        """The cgroup of the init process. Raises OSError if that ended before anybody asked."""
+        return cgroups.of(self.init.pid)
+
+    @property
+    def owns_cgroup(self) -> bool:
+        """Whether the container has a cgroup that is not the shim's. Raises OSError."""
+        return self.cgroup != cgroups.of(os.getpid())
+
+    def learn_cgroup(self) -> None:
+        """Look for the cgroup while the process that is in it lives."""
+        with suppress(OSError):
+            _ = self.cgroup
+
+    def end(self, pid: int) -> asyncio.Future[Ended]:
+        """How a process will have ended. By default it is a child of this shim, or adopted."""
+        return self.reaper.end(pid)
+
+
+def _take_terminal() -> None:
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)

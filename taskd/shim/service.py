@@ -1,0 +1,516 @@
+"""The task service of a shim, versions 2 and 3, around an author's containers.
+
+It keeps the state of each process and says no, in containerd's words, to what cannot be done in it;
+it tells the daemon what happens, and in the right order: a process's start before its exit, the
+init process's exit after those of all execs. Sources: containerd's ``pkg/process`` (init_state.go,
+exec_state.go) and ``runtime/v2/runc/task/service.go``, v1.7.24.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import betterproto2
+
+from taskd import mounts
+from taskd.codec import decode, encode
+from taskd.errors import AlreadyExists, FailedPrecondition, NotFound, Unimplemented, Unknown
+from taskd.proto.containerd import events
+from taskd.proto.containerd.runc.v1 import ProcessDetails
+from taskd.proto.containerd.task import v3 as api
+from taskd.proto.containerd.types import Mount
+from taskd.proto.containerd.v1.types import ProcessInfo
+from taskd.proto.containerd.v1.types import Status as ProtoStatus
+from taskd.proto.google.protobuf import Empty
+from taskd.shim import leftovers
+from taskd.shim.container import Container, Process, Status
+from taskd.shim.publisher import Publisher
+from taskd.shim.reaper import Ended, Reaper
+from taskd.shim.stdio import Stdio, Streams
+from taskd.ttrpc import CallContext, Handler, Service
+from taskd.wellknown import from_any, pack, timestamp, to_any
+
+__all__ = ["TaskService"]
+
+log = logging.getLogger(__name__)
+
+_Request = TypeVar("_Request", bound=betterproto2.Message)
+_NAMES = ("containerd.task.v2.Task", "containerd.task.v3.Task")
+
+
+class _Task:
+    """A container, and the processes in it."""
+
+    def __init__(self, container: Container, rootfs: Path | None) -> None:
+        self.container = container
+        self.rootfs = rootfs
+        """What was mounted for it."""
+        self.execs: dict[str, Process] = {}
+        self.running = 0
+        """Execs that run, or are being started."""
+        self.quiet = asyncio.Event()
+        self.quiet.set()
+        self.init_ended = False
+        """The init process has ended; its exit may not have been told yet."""
+        self.lock = asyncio.Lock()
+        """Held by what changes the container as a whole."""
+
+    @property
+    def init(self) -> Process:
+        return self.container.init
+
+    def process(self, exec_id: str) -> Process:
+        """Raises `NotFound`."""
+        if not exec_id:
+            return self.init
+        try:
+            return self.execs[exec_id]
+        except KeyError:
+            raise NotFound(f"process does not exist {exec_id}") from None
+
+    def exec_begins(self) -> None:
+        self.running += 1
+        self.quiet.clear()
+
+    def exec_over(self) -> None:
+        self.running -= 1
+        if not self.running:
+            self.quiet.set()
+
+
+class TaskService:
+    """Serves the containers of one namespace; `stopped` is set when the last one is gone."""
+
+    def __init__(
+        self, kind: type[Container], namespace: str, reaper: Reaper, publisher: Publisher
+    ) -> None:
+        self._kind = kind
+        self._namespace = namespace
+        self._reaper = reaper
+        self._publish = publisher.publish
+        self._tasks: dict[str, _Task] = {}
+        self._background: set[asyncio.Task[None]] = set()
+        self.stopped = asyncio.Event()
+
+    def services(self) -> list[Service]:
+        """What a ttrpc server serves: both versions, whose messages are the same."""
+        methods: dict[str, Handler] = {
+            "Create": _unary(api.CreateTaskRequest, self.create),
+            "Start": _unary(api.StartRequest, self.start),
+            "Delete": _unary(api.DeleteRequest, self.delete),
+            "Exec": _unary(api.ExecProcessRequest, self.exec),
+            "ResizePty": _unary(api.ResizePtyRequest, self.resize_pty),
+            "State": _unary(api.StateRequest, self.state),
+            "Pause": _unary(api.PauseRequest, self.pause),
+            "Resume": _unary(api.ResumeRequest, self.resume),
+            "Kill": _unary(api.KillRequest, self.kill),
+            "Pids": _unary(api.PidsRequest, self.pids),
+            "CloseIO": _unary(api.CloseIoRequest, self.close_io),
+            "Checkpoint": _unary(api.CheckpointTaskRequest, self.checkpoint),
+            "Update": _unary(api.UpdateTaskRequest, self.update),
+            "Wait": _unary(api.WaitRequest, self.wait),
+            "Stats": _unary(api.StatsRequest, self.stats),
+            "Connect": _unary(api.ConnectRequest, self.connect),
+            "Shutdown": _unary(api.ShutdownRequest, self.shutdown),
+        }
+        return [Service(name, methods) for name in _NAMES]
+
+    # --- lifecycle ------------------------------------------------------------------------
+
+    async def create(self, request: api.CreateTaskRequest) -> api.CreateTaskResponse:
+        if request.id in self._tasks:
+            raise AlreadyExists(f"container {request.id}")
+        bundle = Path(request.bundle)
+        options = from_any(request.options)
+        container = self._kind(
+            request.id,
+            self._namespace,
+            bundle,
+            self._reaper,
+            options if options is not None and (options.type_url or options.value) else None,
+            request.checkpoint,
+        )
+        rootfs = bundle / "rootfs" if request.rootfs else None
+        task = _Task(container, rootfs)
+        stdio = Stdio(request.stdin, request.stdout, request.stderr, request.terminal)
+        container.init = init = Process("", container.spec.get("process") or {}, stdio)
+        try:
+            if rootfs is not None:
+                rootfs.mkdir(mode=0o711, exist_ok=True)
+                await self._mount(request.rootfs, rootfs)
+            with self._reaper.starting():
+                await self._open(task, init, "")
+                init.pid = await container.create(init)
+                if init.pid:
+                    leftovers.note_init(bundle, init.pid)
+                self._tasks[request.id] = task
+                self._publish(
+                    events.TaskCreate(
+                        container_id=request.id,
+                        bundle=request.bundle,
+                        rootfs=request.rootfs,
+                        io=events.TaskIo(
+                            stdin=request.stdin,
+                            stdout=request.stdout,
+                            stderr=request.stderr,
+                            terminal=request.terminal,
+                        ),
+                        checkpoint=request.checkpoint,
+                        pid=init.pid,
+                    )
+                )
+                if init.pid:
+                    self._follow(task, init)
+        except BaseException:
+            await init.release()
+            if rootfs is not None:
+                mounts.unmount_below(rootfs)
+            raise
+        return api.CreateTaskResponse(pid=init.pid)
+
+    async def start(self, request: api.StartRequest) -> api.StartResponse:
+        task = self._task(request.id)
+        process = task.process(request.exec_id)
+        async with process.lock:
+            _refuse(process, "start", Status.RUNNING, Status.PAUSED, Status.STOPPED)
+            with self._reaper.starting():
+                if process is task.init:
+                    await self._start_init(task)
+                else:
+                    await self._start_exec(task, process)
+        return api.StartResponse(pid=process.pid)
+
+    async def _start_init(self, task: _Task) -> None:
+        container, init = task.container, task.init
+        before = init.pid
+        init.pid = await container.start(init) or before
+        self._handed(init)
+        init.status = Status.RUNNING
+        self._publish(events.TaskStart(container_id=container.id, pid=init.pid))
+        if not before:
+            leftovers.note_init(container.bundle, init.pid)
+            self._follow(task, init)
+        self._in_background(self._watch_memory(task))
+
+    async def _start_exec(self, task: _Task, process: Process) -> None:
+        container = task.container
+        if task.init_ended:
+            raise FailedPrecondition(f"container {container.id} init process is not running")
+        task.exec_begins()
+        try:
+            await self._open(task, process, process.id)
+            process.pid = await container.exec(process)
+        except BaseException:
+            task.exec_over()
+            await process.release()
+            # Who waits for it need not wait any longer.
+            process.ended.set()
+            raise
+        self._handed(process)
+        process.status = Status.RUNNING
+        self._publish(
+            events.TaskExecStarted(container_id=container.id, exec_id=process.id, pid=process.pid)
+        )
+        self._follow(task, process)
+
+    async def delete(self, request: api.DeleteRequest) -> api.DeleteResponse:
+        task = self._task(request.id)
+        process = task.process(request.exec_id)
+        async with process.lock:
+            _refuse(process, "delete", Status.RUNNING, Status.PAUSED)
+            if process is task.init:
+                await self._delete_task(task)
+            else:
+                await process.release()
+                task.execs.pop(process.id, None)
+            process.status = Status.DELETED
+        return api.DeleteResponse(
+            pid=process.pid,
+            exit_status=process.exit_status,
+            exited_at=timestamp(process.exited_at),
+        )
+
+    async def _delete_task(self, task: _Task) -> None:
+        container, init = task.container, task.init
+        await container.delete()
+        await init.release()
+        if task.rootfs is not None:
+            try:
+                mounts.unmount_below(task.rootfs)
+            except OSError as exc:
+                raise Unknown(f"failed rootfs umount: {exc}") from exc
+        for process in task.execs.values():
+            await process.release()
+        del self._tasks[container.id]
+        self._publish(
+            events.TaskDelete(
+                container_id=container.id,
+                pid=init.pid,
+                exit_status=init.exit_status,
+                exited_at=timestamp(init.exited_at),
+            )
+        )
+
+    async def exec(self, request: api.ExecProcessRequest) -> Empty:
+        task = self._task(request.id)
+        if type(task.container).exec is Container.exec:
+            raise Unimplemented("exec")
+        if request.exec_id in task.execs:
+            raise AlreadyExists(f"id {request.exec_id}")
+        if task.init.status in (Status.PAUSED, Status.STOPPED, Status.DELETED) or (
+            # A checkpoint is restored by Start: there is nothing yet to run it in.
+            task.init.status is Status.CREATED and task.container.checkpoint
+        ):
+            raise Unknown(f"cannot exec in a {task.init.status.name.lower()} state")
+        try:
+            spec = json.loads(request.spec.value if request.spec else b"")
+        except ValueError as exc:
+            raise Unknown(f"the process's specification is not JSON: {exc}") from exc
+        stdio = Stdio(request.stdin, request.stdout, request.stderr, request.terminal)
+        spec["terminal"] = request.terminal
+        task.execs[request.exec_id] = Process(request.exec_id, spec, stdio)
+        self._publish(events.TaskExecAdded(container_id=request.id, exec_id=request.exec_id))
+        return Empty()
+
+    async def wait(self, request: api.WaitRequest) -> api.WaitResponse:
+        process = self._task(request.id).process(request.exec_id)
+        await process.ended.wait()
+        return api.WaitResponse(
+            exit_status=process.exit_status, exited_at=timestamp(process.exited_at)
+        )
+
+    async def kill(self, request: api.KillRequest) -> Empty:
+        task = self._task(request.id)
+        process = task.process(request.exec_id)
+        async with process.lock:
+            if process.status is Status.DELETED:
+                raise NotFound("cannot kill a deleted process")
+            await task.container.kill(process, request.signal, request.all)
+        return Empty()
+
+    # --- what is done to the container as a whole -----------------------------------------
+
+    async def pause(self, request: api.PauseRequest) -> Empty:
+        task = self._task(request.id)
+        init = task.init
+        async with init.lock:
+            if init.status is Status.CREATED:
+                raise Unknown("cannot pause task in created state")
+            _refuse(init, "pause", Status.PAUSED, Status.STOPPED, of="container")
+            init.status = Status.PAUSING
+            try:
+                await task.container.pause()
+            except BaseException:
+                init.status = Status.RUNNING
+                raise
+            init.status = Status.PAUSED
+            self._publish(events.TaskPaused(container_id=request.id))
+        return Empty()
+
+    async def resume(self, request: api.ResumeRequest) -> Empty:
+        task = self._task(request.id)
+        init = task.init
+        async with init.lock:
+            if init.status is Status.CREATED:
+                raise Unknown("cannot resume task in created state")
+            _refuse(init, "resume", Status.RUNNING)
+            _refuse(init, "resume", Status.STOPPED, of="container")
+            await task.container.resume()
+            init.status = Status.RUNNING
+            self._publish(events.TaskResumed(container_id=request.id))
+        return Empty()
+
+    async def update(self, request: api.UpdateTaskRequest) -> Empty:
+        task = self._task(request.id)
+        async with task.init.lock:
+            _refuse(task.init, "update", Status.STOPPED, of="container")
+            try:
+                resources = json.loads(request.resources.value if request.resources else b"")
+            except ValueError as exc:
+                raise Unknown(f"the resources are not JSON: {exc}") from exc
+            await task.container.update(resources, request.annotations)
+        return Empty()
+
+    async def checkpoint(self, request: api.CheckpointTaskRequest) -> Empty:
+        task = self._task(request.id)
+        async with task.init.lock:
+            if task.init.status is Status.CREATED:
+                raise Unknown("cannot checkpoint a task in created state")
+            _refuse(task.init, "checkpoint", Status.STOPPED, of="container")
+            await task.container.checkpoint_to(request.path, from_any(request.options))
+        return Empty()
+
+    # --- questions ------------------------------------------------------------------------
+
+    async def state(self, request: api.StateRequest) -> api.StateResponse:
+        task = self._task(request.id)
+        process = task.process(request.exec_id)
+        status = process.status
+        if process is not task.init and task.init.status in (Status.PAUSED, Status.PAUSING):
+            status = task.init.status
+        stdio = process.stdio
+        return api.StateResponse(
+            id=process.id or request.id,
+            bundle=str(task.container.bundle),
+            pid=process.pid,
+            status=ProtoStatus(max(status, 0)),
+            stdin=stdio.stdin,
+            stdout=stdio.stdout,
+            stderr=stdio.stderr,
+            terminal=stdio.terminal,
+            exit_status=process.exit_status,
+            exited_at=timestamp(process.exited_at),
+        )
+
+    async def pids(self, request: api.PidsRequest) -> api.PidsResponse:
+        task = self._task(request.id)
+        names = {process.pid: process.id for process in task.execs.values()}
+        return api.PidsResponse(
+            processes=[
+                ProcessInfo(
+                    pid=pid,
+                    info=to_any(pack(ProcessDetails(exec_id=names[pid]))) if pid in names else None,
+                )
+                for pid in await task.container.pids()
+            ]
+        )
+
+    async def stats(self, request: api.StatsRequest) -> api.StatsResponse:
+        found = await self._task(request.id).container.stats()
+        return api.StatsResponse(stats=to_any(pack(found)))
+
+    async def connect(self, request: api.ConnectRequest) -> api.ConnectResponse:
+        task = self._tasks.get(request.id)
+        return api.ConnectResponse(shim_pid=os.getpid(), task_pid=task.init.pid if task else 0)
+
+    async def shutdown(self, request: api.ShutdownRequest) -> Empty:
+        if not self._tasks:
+            self.stopped.set()
+        return Empty()
+
+    # --- streams --------------------------------------------------------------------------
+
+    async def resize_pty(self, request: api.ResizePtyRequest) -> Empty:
+        process = self._task(request.id).process(request.exec_id)
+        if process.id:
+            _refuse(process, "resize", Status.STOPPED, of="container")
+        if process.console is not None:
+            process.console.resize(request.width & 0xFFFF, request.height & 0xFFFF)
+        return Empty()
+
+    async def close_io(self, request: api.CloseIoRequest) -> Empty:
+        self._task(request.id).process(request.exec_id).close_stdin()
+        return Empty()
+
+    async def _open(self, task: _Task, process: Process, exec_id: str) -> None:
+        name = exec_id or task.container.id
+        process.streams = await Streams.open(process.stdio, name, self._namespace, self._reaper)
+
+    def _handed(self, process: Process) -> None:
+        if process.streams is not None:
+            process.streams = process.streams.handed()
+
+    # --- ends -----------------------------------------------------------------------------
+
+    def _follow(self, task: _Task, process: Process) -> None:
+        """Tell of the end of a process. To be called while it is being started."""
+        end = task.container.end(process.pid)
+        self._in_background(self._ended(task, process, end))
+
+    async def _ended(self, task: _Task, process: Process, end: asyncio.Future[Ended]) -> None:
+        ended = await end
+        if process is task.init:
+            task.init_ended = True
+            try:
+                await task.container.ended()
+            except Exception:
+                log.exception("ending what was left of %s", task.container.id)
+            await task.quiet.wait()
+        # Whoever is starting it tells of that first.
+        async with process.lock:
+            paused = process.status is Status.PAUSED
+            if process.status is not Status.DELETED:
+                process.status = Status.STOPPED
+            process.exit_status, process.exited_at = ended.status, ended.at
+            if paused:
+                with suppress(Exception):
+                    await task.container.resume()
+            process.ended.set()
+            self._publish(
+                events.TaskExit(
+                    container_id=task.container.id,
+                    id=process.id or task.container.id,
+                    pid=process.pid,
+                    exit_status=ended.status,
+                    exited_at=timestamp(ended.at),
+                )
+            )
+        if process is not task.init:
+            task.exec_over()
+
+    async def _watch_memory(self, task: _Task) -> None:
+        container = task.container
+        container.learn_cgroup()
+        with suppress(OSError):
+            if not container.owns_cgroup:
+                return
+            async with aclosing(container.cgroup.ooms()) as notices:
+                async for _ in notices:
+                    self._publish(events.TaskOom(container_id=container.id))
+
+    def _in_background(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def aclose(self) -> None:
+        """End what goes on in the background."""
+        for task in self._background:
+            task.cancel()
+        if self._background:
+            await asyncio.wait(self._background)
+
+    # --- the rest -------------------------------------------------------------------------
+
+    def _task(self, id: str) -> _Task:  # noqa: A002
+        try:
+            return self._tasks[id]
+        except KeyError:
+            raise NotFound("container not created") from None
+
+    async def _mount(self, rootfs: list[Mount], target: Path) -> None:
+        for each in rootfs:
+            try:
+                mounts.mount(each.type, each.source, target / each.target.lstrip("/"), each.options)
+            except OSError as exc:
+                raise Unknown(
+                    f"failed to mount rootfs component: {(exc.strerror or str(exc)).lower()}"
+                ) from exc
+
+
+def _refuse(process: Process, doing: str, *states: Status, of: str = "process") -> None:
+    """Raise containerd's error if `process` is in one of `states`, or deleted."""
+    status = process.status
+    if status is Status.DELETED:
+        if doing == "delete":
+            raise NotFound("cannot delete a deleted process")
+        raise Unknown(f"cannot {doing} a deleted process")
+    if status in states:
+        raise Unknown(f"cannot {doing} a {status.name.lower()} {of}")
+
+
+def _unary(
+    request_type: type[_Request],
+    function: Callable[[_Request], Awaitable[betterproto2.Message]],
+) -> Handler:
+    async def handler(context: CallContext, payload: bytes) -> bytes:
+        return encode(await function(decode(request_type, payload)))
+
+    return handler

@@ -1,0 +1,266 @@
+"""A process's standard streams: FIFOs, files, and logger programs, handed over without a copy.
+
+The process gets the client's FIFO itself. The shim only keeps an end of each open, so that a client
+may come and go: what is written while nobody reads waits in the pipe, as with containerd's shim,
+and nobody dies of SIGPIPE. Terminals, which need copying, are in `taskd.shim.console`.
+Source: containerd's ``pkg/process/io.go``, which copies through a pipe of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import stat
+import subprocess
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from taskd.errors import Unknown
+from taskd.shim.reaper import Ended, Reaper
+
+__all__ = ["Logger", "Stdio", "Streams"]
+
+_LOGGER_SECONDS = 10.0
+"""For a logger to end after its last line, and once more after SIGTERM."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stdio:
+    """Where a process reads and writes: paths of FIFOs, or ``file://`` and ``binary://`` URIs."""
+
+    stdin: str = ""
+    stdout: str = ""
+    stderr: str = ""
+    terminal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """The standard streams of one process without a terminal."""
+
+    descriptors: tuple[int, int, int]
+    """To be given to the process; the shim closes its own when `handed` is called."""
+    held: tuple[int, ...] = ()
+    """Ends that are kept open until the process is deleted."""
+    stdin: int | None = None
+    """A writing end of the standard input: without one left, the process reads its end."""
+    logger: Logger | None = None
+
+    @classmethod
+    async def open(cls, stdio: Stdio, id: str, namespace: str, reaper: Reaper) -> Streams:  # noqa: A002
+        """Raises `Unknown`, which names the path, if one cannot be opened."""
+        opened: list[int] = []
+
+        def keep(descriptor: int) -> int:
+            opened.append(descriptor)
+            return descriptor
+
+        try:
+            return await cls._open(stdio, id, namespace, reaper, keep)
+        except BaseException:
+            for descriptor in opened:
+                os.close(descriptor)
+            raise
+
+    @classmethod
+    async def _open(
+        cls,
+        stdio: Stdio,
+        id: str,  # noqa: A002
+        namespace: str,
+        reaper: Reaper,
+        keep: Callable[[int], int],
+    ) -> Streams:
+        null = keep(os.open(os.devnull, os.O_RDWR))
+        given = [null, null, null]
+        held: list[int] = []
+        stdin = logger = None
+        scheme = urlsplit(stdio.stdout).scheme
+        if scheme == "binary":
+            logger = await Logger.start(stdio.stdout, id, namespace, reaper, keep)
+            given[1:] = logger.stdout, logger.stderr
+        elif scheme == "file":
+            file = keep(_append(unquote(urlsplit(stdio.stdout).path)))
+            given[1:] = file if stdio.stdout else null, file if stdio.stderr else null
+        elif scheme:
+            raise Unknown(f"failed to create init process I/O: unknown STDIO scheme {scheme}")
+        else:
+            for number, path in ((1, stdio.stdout), (2, stdio.stderr)):
+                if path:
+                    for descriptor in (descriptors := _output(path, keep))[1:]:
+                        held.append(descriptor)
+                    given[number] = descriptors[0]
+        if stdio.stdin:
+            given[0], stdin = _input(stdio.stdin, keep)
+        if null not in given:
+            os.close(null)
+        return cls((given[0], given[1], given[2]), tuple(held), stdin, logger)
+
+    def handed(self) -> Streams:
+        """The process has its descriptors: let go of ours."""
+        _close(self.descriptors)
+        return replace(self, descriptors=(-1, -1, -1))
+
+    def close_stdin(self) -> Streams:
+        """Let the process read the end of its input, as soon as its clients have gone, too."""
+        if self.stdin is not None:
+            os.close(self.stdin)
+        return replace(self, stdin=None)
+
+    async def aclose(self) -> None:
+        """Let go of everything; a logger is given time to write what it has got."""
+        _close(self.close_stdin().handed().held)
+        if self.logger is not None:
+            await self.logger.finish()
+
+
+def _close(descriptors: tuple[int, ...]) -> None:
+    for descriptor in set(descriptors):
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def _is_fifo(path: str) -> bool:
+    with suppress(FileNotFoundError):
+        return stat.S_ISFIFO(Path(path).stat().st_mode)
+    return False
+
+
+def _output(path: str, keep: Callable[[int], int]) -> tuple[int, ...]:
+    """A descriptor to write to `path`, and what has to stay open with it."""
+    if not _is_fifo(path):
+        try:
+            return (keep(os.open(path, os.O_WRONLY | os.O_APPEND)),)
+        except OSError as exc:
+            raise Unknown(
+                "failed to start io pipe copy: unable to copy pipes: containerd-shim: "
+                f'opening file "{path}" failed: open {path}: {_reason(exc)}'
+            ) from exc
+    # With a reader there, opening it for writing does not wait for the client.
+    reader = keep(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+    return keep(os.open(path, os.O_WRONLY)), reader
+
+
+def _input(path: str, keep: Callable[[int], int]) -> tuple[int, int]:
+    """A descriptor to read from the FIFO `path`, and one to write to it."""
+    try:
+        reader = keep(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+        writer = keep(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError as exc:
+        raise Unknown(f"failed to open stdin fifo {path}: open {path}: {_reason(exc)}") from exc
+    os.set_blocking(reader, True)
+    return reader, writer
+
+
+def _append(path: str) -> int:
+    try:
+        Path(path).parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    except OSError as exc:
+        raise Unknown(f"failed to create init process I/O: open {path}: {_reason(exc)}") from exc
+
+
+def _reason(exc: OSError) -> str:
+    return (exc.strerror or str(exc)).lower()
+
+
+class Logger:
+    """A program that takes a container's output: containerd's ``binary://`` URIs.
+
+    It has its standard streams as descriptors 3 and 4, and closes 5 when it is ready. What the URI
+    asks is its arguments.
+    """
+
+    def __init__(self, pid: int, end: asyncio.Future[Ended], stdout: int, stderr: int) -> None:
+        self.stdout = stdout
+        self.stderr = stderr
+        self._pid = pid
+        self._end = end
+
+    @classmethod
+    async def start(
+        cls,
+        uri: str,
+        id: str,  # noqa: A002
+        namespace: str,
+        reaper: Reaper,
+        keep: Callable[[int], int],
+    ) -> Logger:
+        """Start it and wait until it is ready; `keep` gets what it will write to."""
+        parts = urlsplit(uri)
+        arguments = [
+            each
+            for key, value in parse_qsl(parts.query, keep_blank_values=True)
+            for each in ((key, value) if value else (key,))
+        ]
+        program = unquote(parts.path)
+        if not os.access(program, os.X_OK):
+            raise Unknown(
+                "failed to create init process I/O: failed to start binary process: "
+                f"fork/exec {program}: no such file or directory"
+            )
+        (out_read, out), (err_read, err), (ready, told) = os.pipe(), os.pipe(), os.pipe()
+        keep(out)
+        keep(err)
+        try:
+            with reaper.starting():
+                pid = _run_with(
+                    [program, *arguments],
+                    (out_read, err_read, told),
+                    {
+                        "CONTAINER_ID": id,
+                        "CONTAINER_NAMESPACE": namespace,
+                    },
+                )
+                end = reaper.end(pid)
+        except BaseException:
+            os.close(ready)
+            raise
+        finally:
+            for descriptor in (out_read, err_read, told):
+                os.close(descriptor)
+        await _closed(ready)
+        return cls(pid, end, out, err)
+
+    async def finish(self) -> None:
+        """Wait until it ends, as it does at the end of its input; insist after a while."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            await asyncio.wait([self._end], timeout=_LOGGER_SECONDS)
+            if self._end.done():
+                return
+            with suppress(ProcessLookupError):
+                os.kill(self._pid, number)
+        await self._end
+
+
+def _run_with(command: list[str], descriptors: tuple[int, ...], env: dict[str, str]) -> int:
+    """Start `command` with `descriptors` as its numbers 3 and up; its pid."""
+    # `subprocess` keeps the numbers that descriptors have here; the shell moves them.
+    moves = " ".join(f"{number}<&{there}" for number, there in enumerate(descriptors, 10))
+    back = " ".join(f"{3 + n}<&{10 + n} {10 + n}<&-" for n in range(len(descriptors)))
+    process = subprocess.Popen(
+        ["/bin/sh", "-c", f'exec {moves}; exec {back}; exec "$0" "$@"', *command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=env,
+        pass_fds=descriptors,
+    )
+    process.returncode = 0  # the reaper's business
+    return process.pid
+
+
+async def _closed(descriptor: int) -> None:
+    """Wait for a byte, or the end, of what `descriptor` reads; and close it."""
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(descriptor, readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
