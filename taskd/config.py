@@ -81,6 +81,16 @@ class TracingConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ShimsConfig:
+    """How shims that are written in Python are run."""
+
+    warm: bool = True
+    """They are forked from a process that has imported them, instead of being executed."""
+    shared: bool = False
+    """All containers of a runtime and a namespace share one process."""
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     root: Path = Path("/var/lib/taskd")
     state: Path = Path("/run/taskd")
@@ -101,6 +111,7 @@ class Config:
     metrics: tuple[str, int] | None = None
     """Host and port on which Prometheus is answered."""
     tracing: TracingConfig | None = None
+    shims: ShimsConfig = field(default_factory=ShimsConfig)
 
     @property
     def socket(self) -> Path:
@@ -282,6 +293,16 @@ def _tracing(value: object) -> TracingConfig:
     return TracingConfig(**chosen)
 
 
+def _shims(value: object) -> ShimsConfig:
+    return ShimsConfig(**_table(value, {"warm": _switch, "shared": _switch}))
+
+
+def _switch(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{value!r} is neither true nor false")
+    return value
+
+
 def _collector(value: object) -> str:
     if not isinstance(value, str) or not re.match("https?://.", value):
         raise ValueError(f'{value!r} is not a URL such as "http://127.0.0.1:4318"')
@@ -329,4 +350,5 @@ _PARSERS = {
     "events": _events,
     "metrics": _metrics,
     "tracing": _tracing,
+    "shims": _shims,
 }

@@ -43,6 +43,7 @@ from taskd.runtime import binary, v1
 from taskd.runtime.client import TaskClient
 from taskd.runtime.generation import Generation
 from taskd.runtime.manager import ManagerConfig, ShimManager, Timeouts
+from taskd.runtime.warm import Warm
 from taskd.sockets import listening, lock, notify
 from taskd.tasks import Checkpoints, Monitor, TaskService
 
@@ -106,12 +107,16 @@ async def running(config: Config) -> AsyncIterator[None]:
         listening(config.socket) as listener,
     ):
         content = ContentStore(database, config.root / CONTENT)
-        async with observed(config) as watch, anyio.create_task_group() as group:
+        async with (
+            observed(config) as watch,
+            Warm.running() if config.shims.warm else nullcontext() as warm,
+            anyio.create_task_group() as group,
+        ):
             bus = Bus(journal)
             sink = await _nats_sink(config, journal, bus)
             group.start_soon(journal.maintain)
             monitor = Monitor(bus, journal, group)
-            managers = _managers(config, group, bus, monitor, watch)
+            managers = _managers(config, group, bus, monitor, watch, warm)
             scheduler = Scheduler(Collector(database, content), config.gc)
             database.listen(scheduler.noticed)
             group.start_soon(scheduler.run)
@@ -147,7 +152,12 @@ async def running(config: Config) -> AsyncIterator[None]:
 
 
 def _managers(
-    config: Config, group: TaskGroup, bus: Bus, monitor: Monitor, watch: Observed
+    config: Config,
+    group: TaskGroup,
+    bus: Bus,
+    monitor: Monitor,
+    watch: Observed,
+    warm: Warm | None,
 ) -> dict[str, ShimManager]:
     """The shim managers of both runtimes, by the names that containerd has for them."""
     timeouts = config.timeouts
@@ -160,11 +170,12 @@ def _managers(
     address, ttrpc_address = str(config.socket), str(config.ttrpc_socket)
     publish_binary = _own_executable()
     debug = config.log_level in ("trace", "debug")
+    extra = {"TASKD_SHIM_GROUP": "shared"} if config.shims.shared else {}
     generations = {
         RUNTIME: Generation(
             resolve=binary.resolve,
             binary=lambda path, bundle: binary.ShimBinary(
-                path, bundle, address, ttrpc_address, publish_binary, debug
+                path, bundle, address, ttrpc_address, publish_binary, debug, warm, extra
             ),
             task=lambda connection, bundle, bootstrap: TaskClient(
                 connection, bundle.id, bootstrap.version

@@ -7,12 +7,11 @@ read a few files of the kernel's and do not block for long.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import suppress
 from pathlib import Path
-
-import anyio
 
 from taskd.proto.io.containerd.cgroups.v1 import (
     BlkIoEntry,
@@ -115,14 +114,20 @@ class Cgroup:
                 (folder / "cgroup.event_control").write_text(f"{notice} {control}")
             finally:
                 os.close(control)
-            while True:
-                await anyio.wait_readable(notice)
-                with suppress(BlockingIOError):
+            noticed = asyncio.Event()
+            loop = asyncio.get_running_loop()
+            loop.add_reader(notice, noticed.set)
+            try:
+                while True:
+                    await noticed.wait()
+                    noticed.clear()
                     os.eventfd_read(notice)
-                # The removal of the cgroup is a notice, too.
-                if not (folder / "memory.oom_control").exists():
-                    return
-                yield
+                    # The removal of the cgroup is a notice, too.
+                    if not (folder / "memory.oom_control").exists():
+                        return
+                    yield
+            finally:
+                loop.remove_reader(notice)
         finally:
             os.close(notice)
 

@@ -12,10 +12,10 @@ import os
 import shutil
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
 
+from taskd import plugins
 from taskd.codec import MalformedMessage, decode, encode
 from taskd.errors import Unimplemented, Unknown
 from taskd.proto.containerd.runtime.bootstrap.v1 import BootstrapResult
@@ -23,6 +23,7 @@ from taskd.proto.containerd.task.v2 import DeleteResponse
 from taskd.runtime import spawn
 from taskd.runtime.bundle import Bundle
 from taskd.runtime.types import CreateOptions, Exit
+from taskd.runtime.warm import Warm
 from taskd.wellknown import nanoseconds, to_any
 
 __all__ = [
@@ -124,6 +125,8 @@ def resolve(runtime: str) -> Path:
         if not path.exists():
             raise Unknown(f"invalid custom binary path: stat {path}: no such file or directory")
         return path
+    if not runtime.startswith("io.containerd.") and runtime in plugins.installed():
+        return plugins.executable(runtime)
     parts = runtime.split(".")
     if len(parts) < 2 or not parts[0] or "/" in runtime:
         raise Unknown(
@@ -154,9 +157,18 @@ class ShimBinary:
     publish_binary: str
     """What an older shim executes to publish an event: ``taskd``, with containerd's arguments."""
     debug: bool = False
+    warm: Warm | None = None
+    """What starts shims in Python."""
+    extra: Mapping[str, str] = field(default_factory=dict)
+    """More for the shim's environment."""
 
-    deletes_after_shutdown: ClassVar[bool] = True
-    """``delete`` is run even after a shim that has ended well, as containerd does."""
+    @property
+    def deletes_after_shutdown(self) -> bool:
+        """``delete`` is run even after a shim that has ended well, as containerd does.
+
+        A shim on taskd's SDK leaves nothing for it to do.
+        """
+        return not self._is_warm()
 
     async def start(self, options: CreateOptions) -> Bootstrap:
         """Run ``start``, which leaves the shim running and prints where it listens.
@@ -197,16 +209,22 @@ class ShimBinary:
             *("-publish-binary", self.publish_binary),
             *flags,
         ]
+        cwd, more = self.bundle.path, self._environment()
         try:
-            return await spawn.run(
-                command, cwd=self.bundle.path, env=self._environment(), stdin=stdin, merge=merge
-            )
+            if self.warm is not None and self._is_warm():
+                return await self.warm.run(command, cwd=cwd, env=more, stdin=stdin, merge=merge)
+            env = os.environ | more
+            return await spawn.run(command, cwd=cwd, env=env, stdin=stdin, merge=merge)
         except OSError as exc:
             reason = (exc.strerror or str(exc)).lower()
             raise Unknown(f": fork/exec {self.path}: {reason}") from exc  # it printed nothing
 
-    def _environment(self) -> Mapping[str, str]:
-        return os.environ | {
+    def _is_warm(self) -> bool:
+        return self.warm is not None and self.warm.knows(self.path)
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            **self.extra,
             "GOMAXPROCS": "2",
             "MAX_SHIM_VERSION": "2",
             "TTRPC_ADDRESS": self.ttrpc_address,

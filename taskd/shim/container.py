@@ -14,7 +14,6 @@ import os
 import subprocess
 import termios
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -142,6 +141,10 @@ class Container:
 
     # --- what an author writes ------------------------------------------------------------
 
+    @classmethod
+    def begin(cls) -> None:
+        """A process has begun that will serve containers. By default nothing."""
+
     async def create(self, init: Process) -> int:
         """Prepare the container; the pid of its init process if there is one already, or 0.
 
@@ -262,18 +265,16 @@ class Container:
 
     @cached_property
     def cgroup(self) -> cgroups.Cgroup:
-        """The cgroup of the init process. Raises OSError if that ended before anybody asked."""
+        """The cgroup of the init process. Raises OSError if it is not known.
+
+        It is asked for when the process is there first: in the end, nobody can tell.
+        """
         return cgroups.of(self.init.pid)
 
     @property
     def owns_cgroup(self) -> bool:
         """Whether the container has a cgroup that is not the shim's. Raises OSError."""
         return self.cgroup != cgroups.of(os.getpid())
-
-    def learn_cgroup(self) -> None:
-        """Look for the cgroup while the process that is in it lives."""
-        with suppress(OSError):
-            _ = self.cgroup
 
     def end(self, pid: int) -> asyncio.Future[Ended]:
         """How a process will have ended. By default it is a child of this shim, or adopted."""

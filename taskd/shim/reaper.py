@@ -16,8 +16,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import anyio
-
 __all__ = ["Completed", "Ended", "Reaper"]
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -55,8 +53,13 @@ class Reaper:
 
     def install(self) -> None:
         """Become a sub-reaper, and reap from now on, in the event loop that runs."""
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        _adopt(True)
         asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self.reap)
+
+    def uninstall(self) -> None:
+        """Be an ordinary process again."""
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGCHLD)
+        _adopt(False)
 
     def reap(self) -> None:
         """Take note of everyone who has ended."""
@@ -126,10 +129,13 @@ class Reaper:
             except BaseException:
                 if not end.done():
                     os.kill(process.pid, signal.SIGKILL)
-                    with anyio.CancelScope(shield=True):
-                        await end
+                    # Its end is noted without us.
                 raise
             return Completed(ended.status, _contents(out), _contents(err))
+
+
+def _adopt(yes: bool) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(yes), 0, 0, 0)
 
 
 def _exit_status(status: int) -> int:

@@ -168,6 +168,7 @@ class TaskService:
                 )
                 if init.pid:
                     self._follow(task, init)
+                    self._in_background(self._watch_memory(task))
         except BaseException:
             await init.release()
             if rootfs is not None:
@@ -197,7 +198,7 @@ class TaskService:
         if not before:
             leftovers.note_init(container.bundle, init.pid)
             self._follow(task, init)
-        self._in_background(self._watch_memory(task))
+            self._in_background(self._watch_memory(task))
 
     async def _start_exec(self, task: _Task, process: Process) -> None:
         container = task.container
@@ -457,7 +458,6 @@ class TaskService:
 
     async def _watch_memory(self, task: _Task) -> None:
         container = task.container
-        container.learn_cgroup()
         with suppress(OSError):
             if not container.owns_cgroup:
                 return

@@ -15,12 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import anyio
-from bench import calls, events, fleet, lifecycle, memory
+from bench import calls, events, fleet, lifecycle, memory, shims
 from bench.table import Sides, Table
 from harness.containers import make_rootfs
 from harness.daemons import Containerd, Taskd
 
-BENCHMARKS: dict[str, Callable[[Sides], Table]] = {
+BENCHMARKS: dict[str, Callable[[Sides], Table | list[Table]]] = {
     "lifecycle": lambda sides: anyio.run(lifecycle.one_client, sides),
     "clients": lambda sides: anyio.run(lifecycle.four_clients, sides),
     "get": lambda sides: anyio.run(calls.get, sides),
@@ -28,6 +28,12 @@ BENCHMARKS: dict[str, Callable[[Sides], Table]] = {
     "events": lambda sides: anyio.run(events.rate, sides),
     "hundred": lambda sides: anyio.run(fleet.hundred, sides),
     "growth": lambda sides: anyio.run(events.growth, sides),
+    "runc": lambda sides: anyio.run(shims.runc, sides),
+    "crun": lambda sides: anyio.run(shims.crun, sides),
+    "execs": lambda sides: anyio.run(shims.execs, sides),
+    "weight": lambda sides: anyio.run(shims.memory, sides),
+    "shared": lambda sides: anyio.run(shims.shared_memory, sides),
+    "flow": lambda sides: anyio.run(shims.throughput, sides),
     "memory": memory.idle,
 }
 
@@ -47,7 +53,9 @@ def main() -> None:
                 namespace=f"bench-{uuid.uuid4().hex[:8]}",
             )
             for benchmark in chosen:
-                BENCHMARKS[benchmark](sides).print()
+                tables = BENCHMARKS[benchmark](sides)
+                for table in tables if isinstance(tables, list) else [tables]:
+                    table.print()
 
 
 main()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -27,14 +27,21 @@ from taskd.proto.containerd.services.tasks.v1 import (
     TasksStub,
     WaitRequest,
 )
+from taskd.proto.google.protobuf import Any
 
 __all__ = ["four_clients", "one_client", "run"]
 
 RUNTIME = "io.containerd.runc.v2"
+RUNTIMES = {"containerd": RUNTIME, "taskd": RUNTIME}
 
 
 async def run(
-    channel: Channel, name: str, rootfs: Path, note: Callable[[str, float], None]
+    channel: Channel,
+    name: str,
+    rootfs: Path,
+    note: Callable[[str, float], None],
+    runtime: str = RUNTIME,
+    options: Any | None = None,
 ) -> None:
     """One lifecycle; `note` gets each step's name and its milliseconds."""
     containers, tasks = ContainersStub(channel), TasksStub(channel)
@@ -47,7 +54,9 @@ async def run(
         last = now
 
     container = Container(
-        id=name, runtime=ContainerRuntime(name=RUNTIME), spec=spec(rootfs, ["/bin/true"])
+        id=name,
+        runtime=ContainerRuntime(name=runtime, options=options),
+        spec=spec(rootfs, ["/bin/true"]),
     )
     await containers.create(CreateContainerRequest(container=container))
     step("container create")
@@ -64,8 +73,19 @@ async def run(
     note("total", (last - begin) * 1e3)
 
 
-async def one_client(sides: Sides, rounds: int = 40) -> Table:
-    table = Table("lifecycle, one client", "ms")
+def _ignore(what: str, sample: float) -> None:
+    pass
+
+
+async def one_client(
+    sides: Sides,
+    rounds: int = 40,
+    title: str = "lifecycle, one client",
+    runtimes: Mapping[str, str] = RUNTIMES,
+    options: Any | None = None,
+) -> Table:
+    """`runtimes`: that of each side."""
+    table = Table(title, "ms")
     async with AsyncExitStack() as stack:
         channels = {
             side: await stack.enter_async_context(client(daemon.address, namespace))
@@ -77,23 +97,33 @@ async def one_client(sides: Sides, rounds: int = 40) -> Table:
                 if warm:
                     table.add(what, side, sample)
 
-            await run(channels[side], f"one-{number}", sides.rootfs, note)
+            name = f"one-{number}"
+            await run(channels[side], name, sides.rootfs, note, runtimes[side], options)
     return table
 
 
-async def four_clients(sides: Sides, rounds: int = 5, each: int = 5) -> Table:
-    table = Table("lifecycle, four clients", "containers/s, more is better")
+async def four_clients(
+    sides: Sides,
+    rounds: int = 5,
+    each: int = 5,
+    title: str = "lifecycle, four clients",
+    runtimes: Mapping[str, str] = RUNTIMES,
+    options: Any | None = None,
+) -> Table:
+    table = Table(title, "containers/s, more is better")
     for number, (side, daemon, namespace) in enumerate(sides.alternate(rounds)):
 
-        async def work(worker: int, address: Path, space: str, number: int = number) -> None:
+        async def work(
+            worker: int, address: Path, space: str, runtime: str, number: int = number
+        ) -> None:
             async with client(address, space) as channel:
                 for turn in range(each):
                     name = f"four-{number}-{worker}-{turn}"
-                    await run(channel, name, sides.rootfs, lambda _what, _sample: None)
+                    await run(channel, name, sides.rootfs, _ignore, runtime, options)
 
         begin = time.perf_counter()
         async with anyio.create_task_group() as group:
             for worker in range(4):
-                group.start_soon(work, worker, daemon.address, namespace)
+                group.start_soon(work, worker, daemon.address, namespace, runtimes[side])
         table.add("rate", side, 4 * each / (time.perf_counter() - begin))
     return table

@@ -1,0 +1,116 @@
+"""Calls of a shim's command line without starting Python: see `taskd.shim.warm`."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from taskd.runtime.spawn import Completed
+
+__all__ = ["Warm"]
+
+log = logging.getLogger(__name__)
+
+_RESTART_SECONDS = 1.0
+
+
+class Warm:
+    """The helper process that forks shims; if there is none just now, nothing is warm."""
+
+    def __init__(self) -> None:
+        self._paths: frozenset[str] = frozenset()
+        self._control: socket.socket | None = None
+
+    @classmethod
+    @asynccontextmanager
+    async def running(cls) -> AsyncIterator[Warm]:
+        """Keep a helper running, from now on and in the background."""
+        warm = cls()
+        keeping = asyncio.create_task(warm._keep())
+        try:
+            yield warm
+        finally:
+            keeping.cancel()
+            await asyncio.wait([keeping])
+
+    def knows(self, path: Path) -> bool:
+        """Whether the shim at `path` can be called here."""
+        return _real(path) in self._paths
+
+    async def run(
+        self,
+        command: Sequence[str],
+        *,
+        cwd: Path,
+        env: Mapping[str, str],
+        stdin: bytes = b"",
+        merge: bool = False,
+    ) -> Completed:
+        """As `spawn.run`; but `env` is added to the daemon's. Raises OSError.
+
+        If the caller is cancelled, what was begun ends by itself, without an answer.
+        """
+        if self._control is None:
+            raise ConnectionRefusedError("no process to fork shims is running")
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                request = {
+                    "command": [_real(Path(command[0])), *command[1:]],
+                    "cwd": str(cwd),
+                    "env": dict(env),
+                    "stdin": base64.b64encode(stdin).decode(),
+                }
+                socket.send_fds(self._control, [json.dumps(request).encode()], [theirs.fileno()])
+            ours.setblocking(False)
+            answer = b""
+            while data := await asyncio.get_running_loop().sock_recv(ours, 65536):
+                answer += data
+        if not answer:
+            return Completed(1, b"", b"the shim ended without an answer")
+        reply = json.loads(answer)
+        output, errors = base64.b64decode(reply["output"]), reply["errors"].encode()
+        return Completed(reply["status"], output + errors if merge else output, errors)
+
+    async def _keep(self) -> None:
+        while True:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with ours:
+                process = subprocess.Popen(  # noqa: ASYNC220 - as fast as the fork itself
+                    [sys.executable, "-m", "taskd.shim.warm", str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    # What a terminal's user types at the daemon is not meant for shims.
+                    start_new_session=True,
+                )
+                theirs.close()
+                ours.setblocking(False)
+                try:
+                    await self._attend(ours)
+                finally:
+                    self._paths, self._control = frozenset(), None
+                    ours.close()
+                    process.wait()
+            log.warning("the process that forks shims ended; another one follows")
+            await asyncio.sleep(_RESTART_SECONDS)
+
+    async def _attend(self, control: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        if not (paths := await loop.sock_recv(control, 65536)):
+            return
+        self._paths, self._control = frozenset(json.loads(paths)), control
+        log.debug("shims that start warm: %s", ", ".join(sorted(self._paths)))
+        while await loop.sock_recv(control, 1):
+            pass
+
+
+def _real(path: Path) -> str:
+    return str(path.resolve())
