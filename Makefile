@@ -7,7 +7,6 @@ SHIM := containerd-shim-runc-v2:containerd runc:runc busybox:busybox-static
 .PHONY: demo test lint types tests parity bench soak compose protos clean
 
 demo: $(VENV)/.installed
-	@.ci/need $(SHIM)
 	@$(BIN)/taskd demo
 
 test: lint types tests

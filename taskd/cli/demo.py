@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import tempfile
 from collections.abc import AsyncIterator
@@ -16,6 +15,7 @@ from grpclib.client import Channel
 from grpclib.events import SendRequest, listen
 from grpclib.exceptions import GRPCError
 
+from taskd import plugins
 from taskd.config import Config
 from taskd.daemon import running
 from taskd.errors import FailedPrecondition
@@ -42,20 +42,19 @@ __all__ = ["demo"]
 
 NAMESPACE = "demo"
 ID = "hello"
-COMMAND = ["/bin/sh", "-c", 'echo "hello from process $$ of a container"; exit 42']
+RUNTIME = "io.taskd.process.v1"
+COMMAND = ["/bin/sh", "-c", 'echo "hello from process $$"; exit 42']
 SPEC_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
 
 
 async def demo() -> None:
-    """Start a daemon, run a container in it through gRPC, and print what happens.
+    """Start a daemon, run a task in it through gRPC, and print what happens. Needs no root.
 
-    Raises `FailedPrecondition` if a real part that it needs is not installed.
+    Raises `FailedPrecondition` if the shim for plain processes is not installed.
     """
-    needed = ("containerd-shim-runc-v2", "runc", "busybox")
-    missing = [name for name in needed if shutil.which(name) is None]
-    if missing or os.geteuid() != 0:
+    if RUNTIME not in plugins.installed():
         raise FailedPrecondition(
-            f"the demo needs root and the programs {', '.join(needed)}", verbatim=True
+            f"the demo needs {RUNTIME} (pip install taskd-shim-process)", verbatim=True
         )
     with tempfile.TemporaryDirectory(prefix="taskd-demo-") as folder:
         config = Config(root=Path(folder, "root"), state=Path(folder, "state"))
@@ -77,8 +76,8 @@ async def _run_container(channel: Channel, folder: Path) -> None:
         CreateContainerRequest(
             container=Container(
                 id=ID,
-                runtime=ContainerRuntime(name="io.containerd.runc.v2"),
-                spec=Any(type_url=SPEC_TYPE, value=_spec(_root_filesystem(folder))),
+                runtime=ContainerRuntime(name=RUNTIME),
+                spec=Any(type_url=SPEC_TYPE, value=_spec(folder)),
             )
         )
     )
@@ -128,25 +127,8 @@ async def _print_output(fifo: Path) -> None:
             print(f"output    {line.rstrip()}")
 
 
-def _root_filesystem(folder: Path) -> Path:
-    """A root filesystem with busybox in it, which is all that the container needs."""
-    rootfs = folder / "rootfs"
-    for name in ("bin", "proc"):
-        (rootfs / name).mkdir(parents=True)
-    shutil.copy(shutil.which("busybox") or "", rootfs / "bin/busybox")
-    (rootfs / "bin/sh").symlink_to("busybox")
-    return rootfs
-
-
-def _spec(rootfs: Path) -> bytes:
-    """The OCI runtime specification of the demo's container."""
-    namespaces = ("pid", "ipc", "uts", "mount", "network")
-    return json.dumps(
-        {
-            "ociVersion": "1.0.2",
-            "process": {"args": COMMAND, "cwd": "/", "env": ["PATH=/bin"], "user": {}},
-            "root": {"path": str(rootfs), "readonly": True},
-            "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
-            "linux": {"namespaces": [{"type": name} for name in namespaces]},
-        }
-    ).encode()
+def _spec(folder: Path) -> bytes:
+    """The OCI runtime specification of the demo's task."""
+    environment = [f"PATH={os.defpath}"]
+    process = {"args": COMMAND, "cwd": str(folder), "env": environment, "user": {}}
+    return json.dumps({"ociVersion": "1.0.2", "process": process}).encode()

@@ -154,7 +154,8 @@ def _pss(pid: int) -> int:
 
 async def throughput(sides: Sides, rounds: int = 3) -> Table:
     table = Table("own shim: 1 GiB to the FIFO of standard output", "MB/s, more is better")
-    command = ["/bin/dd", "if=/dev/zero", "bs=64k", f"count={BYTES // 65536}"]
+    script = f"exec dd if=/dev/zero bs=64k count={BYTES // 65536} 2>/dev/null"
+    command = ["/bin/sh", "-c", script]
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         for number, (side, daemon, namespace) in enumerate(sides.alternate(rounds)):
             fifo, name = Path(folder, f"out-{number}"), f"flow-{number}"

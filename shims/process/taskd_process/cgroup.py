@@ -1,0 +1,126 @@
+"""A cgroup for a host process, where the shim may make one.
+
+Source of the files' meanings: the kernel's ``admin-guide/cgroup-v1`` and ``cgroup-v2.rst``; of the
+conversion of CPU shares to weights, the OCI specification's config-linux.md.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Cgroup"]
+
+_ROOT = Path("/sys/fs/cgroup")
+_CONTROLLERS = ("memory", "pids", "cpu", "cpuacct", "freezer")
+
+
+class Cgroup:
+    """The folders of one cgroup: one for each controller (version 1), or one for all."""
+
+    def __init__(self, folders: Mapping[str, Path], unified: bool) -> None:
+        self._folders = folders
+        self._unified = unified
+
+    @classmethod
+    def make(cls, path: str) -> Cgroup | None:
+        """Make the cgroup `path`; None if that is not permitted."""
+        name = path.lstrip("/")
+        # systemd's form, slice:prefix:name, would have to be asked of systemd.
+        if not name or ".." in Path(name).parts or ":" in name:
+            return None
+        unified = (_ROOT / "cgroup.controllers").exists()
+        names = ("",) if unified else _CONTROLLERS
+        folders = {}
+        for controller in names:
+            if not (_ROOT / controller).is_dir():
+                continue
+            folder = _ROOT / controller / name
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                if not os.access(folder / "cgroup.procs", os.W_OK):
+                    raise PermissionError
+            except OSError:
+                continue
+            folders[controller] = folder
+        return cls(folders, unified) if folders else None
+
+    def add(self, pid: int) -> None:
+        """Raises OSError."""
+        for folder in self._folders.values():
+            (folder / "cgroup.procs").write_text(str(pid))
+
+    def pids(self) -> list[int]:
+        for folder in self._folders.values():
+            return [int(line) for line in (folder / "cgroup.procs").read_text().split()]
+        return []
+
+    def freeze(self, yes: bool) -> bool:
+        """Whether it could be done."""
+        if self._unified:
+            (self._folders[""] / "cgroup.freeze").write_text(str(int(yes)))
+        elif "freezer" in self._folders:
+            state = "FROZEN" if yes else "THAWED"
+            (self._folders["freezer"] / "freezer.state").write_text(state)
+        else:
+            return False
+        return True
+
+    def limit(self, resources: Mapping[str, Any]) -> None:
+        """Apply ``linux.resources`` as far as it is about memory, pids and CPU. Raises OSError."""
+        for part, apply in _LIMITS.items():
+            if given := resources.get(part):
+                apply(self, given)
+
+    def _write(self, controller: str, file: str, value: object) -> None:
+        folder = self._folders.get("" if self._unified else controller)
+        if folder is not None:
+            (folder / file).write_text(str(value))
+
+    def _limit_memory(self, memory: Mapping[str, Any]) -> None:
+        if (limit := memory.get("limit")) is not None:
+            if self._unified:
+                self._write("memory", "memory.max", "max" if limit < 0 else limit)
+            else:
+                self._write("memory", "memory.limit_in_bytes", limit)
+
+    def _limit_pids(self, pids: Mapping[str, Any]) -> None:
+        limit = pids.get("limit", 0)
+        self._write("pids", "pids.max", limit if limit > 0 else "max")
+
+    def _limit_cpu(self, cpu: Mapping[str, Any]) -> None:
+        quota, period, shares = (cpu.get(name) for name in ("quota", "period", "shares"))
+        if self._unified:
+            if quota or period:
+                words = "max" if not quota or quota < 0 else quota
+                self._write("cpu", "cpu.max", f"{words} {period or 100000}")
+            if shares:
+                self._write("cpu", "cpu.weight", 1 + (shares - 2) * 9999 // 262142)
+            return
+        for file, value in (
+            ("cpu.cfs_period_us", period),
+            ("cpu.cfs_quota_us", quota),
+            ("cpu.shares", shares),
+        ):
+            if value:
+                self._write("cpu", file, value)
+
+    def remove(self) -> None:
+        """Remove it, if nobody is left in it."""
+        for folder in self._folders.values():
+            with suppress(OSError):
+                folder.rmdir()
+            # Only what was made for it: parents with other children stay.
+            with suppress(OSError):
+                if folder.parent != _ROOT and folder.parent.parent != _ROOT.parent:
+                    folder.parent.rmdir()
+
+
+_LIMITS: dict[str, Callable[[Cgroup, Mapping[str, Any]], None]] = {
+    "memory": Cgroup._limit_memory,
+    "pids": Cgroup._limit_pids,
+    "cpu": Cgroup._limit_cpu,
+}

@@ -1,0 +1,152 @@
+"""A container that is none: a session of host processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import betterproto2
+
+from taskd.errors import FailedPrecondition, NotFound, Unknown
+from taskd.proto.io.containerd.cgroups.v2 import CpuStat, MemoryStat, Metrics, PidsStat
+from taskd.shim import Container, Process, Status, leftovers
+from taskd.shim.console import open_terminal
+from taskd_process.cgroup import Cgroup
+from taskd_process.launch import Launch
+
+__all__ = ["HostProcess"]
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class HostProcess(Container):
+    """Runs ``process`` of the specification as it is, and execs beside it."""
+
+    _launch: Launch | None = None
+    _own: Cgroup | None = None
+
+    async def create(self, init: Process) -> int:
+        linux = self.spec.get("linux") or {}
+        self._own = Cgroup.make(linux.get("cgroupsPath") or "")
+        try:
+            self._launch = self._prepared(init)
+            if self._own is not None:
+                self._own.limit(linux.get("resources") or {})
+        except BaseException as exc:
+            await self.delete()
+            if isinstance(exc, OSError):
+                raise Unknown(f"{exc.filename}: {(exc.strerror or str(exc)).lower()}") from exc
+            raise
+        return self._launch.pid
+
+    async def start(self, init: Process) -> int:
+        assert self._launch is not None
+        await self._launch.release()
+        return init.pid
+
+    async def exec(self, process: Process) -> int:
+        launch = self._prepared(process)
+        await launch.release()
+        return launch.pid
+
+    def _prepared(self, process: Process) -> Launch:
+        if not process.stdio.terminal:
+            launch = Launch.prepare(process.spec, process.descriptors, terminal=False)
+        else:
+            master, slave = open_terminal()
+            try:
+                launch = Launch.prepare(process.spec, (slave,) * 3, terminal=True)
+            except BaseException:
+                os.close(master)
+                raise
+            finally:
+                os.close(slave)
+            process.attach(master)
+        leftovers.note(self.bundle, launch.pid)
+        if self._own is not None:
+            self._own.add(launch.pid)
+        return launch
+
+    async def kill(self, process: Process, signal: int, everyone: bool) -> None:
+        if not everyone:
+            await super().kill(process, signal, everyone)
+            return
+        if not process.pid:
+            raise FailedPrecondition("process not created")
+        pids = await self.pids()
+        if not pids:
+            raise NotFound("process already finished")
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal)
+
+    async def ended(self) -> None:
+        for pid in await self.pids():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    async def delete(self) -> None:
+        if self._launch is not None:
+            self._launch.close()
+            if self.init.status is Status.CREATED:
+                await self.init.ended.wait()
+        if self._own is not None:
+            self._own.remove()
+
+    async def pids(self) -> list[int]:
+        if self._own is not None:
+            return self._own.pids()
+        return [pid for pid, session, _ in _processes() if session == self.init.pid]
+
+    async def pause(self) -> None:
+        await self._freeze(True, signal.SIGSTOP)
+
+    async def resume(self) -> None:
+        await self._freeze(False, signal.SIGCONT)
+
+    async def _freeze(self, yes: bool, number: int) -> None:
+        if self._own is None or not self._own.freeze(yes):
+            for pid in await self.pids():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
+
+    async def stats(self) -> betterproto2.Message:
+        if self._own is not None:
+            return self.cgroup.stats()
+        members = set(await self.pids())
+        if not members:
+            raise NotFound("process already finished")
+        ticks = pages = 0
+        for pid, _, fields in _processes():
+            if pid in members:
+                ticks += int(fields[11]) + int(fields[12])
+                pages += int(fields[21])
+        return Metrics(
+            pids=PidsStat(current=len(members)),
+            cpu=CpuStat(usage_usec=ticks * 10**6 // _TICKS),
+            memory=MemoryStat(usage=pages * _PAGE),
+        )
+
+    async def update(self, resources: Mapping[str, Any], annotations: Mapping[str, str]) -> None:
+        if self._own is None:
+            raise FailedPrecondition("limits take a cgroup, and there is none")
+        try:
+            self._own.limit(resources)
+        except OSError as exc:
+            raise Unknown(f"{exc.filename}: {(exc.strerror or str(exc)).lower()}") from exc
+
+
+def _processes() -> list[tuple[int, int, list[str]]]:
+    """Pid, session, and all fields after the name, of every process that can be seen: proc(5)."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            fields = (folder / "stat").read_text().rpartition(") ")[2].split()
+            if fields[0] != "Z":
+                found.append((int(folder.name), int(fields[3]), fields))
+    return found

@@ -1,0 +1,160 @@
+"""A process that is made ready, and waits before it becomes the program that it is to run.
+
+So there is a pid when the container is created, as there is with an OCI runtime, and nothing of
+the program has run before it is started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import fcntl
+import os
+import resource
+import shutil
+import signal
+import termios
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from taskd.errors import Unknown
+
+__all__ = ["Launch", "program"]
+
+_PR_SET_NO_NEW_PRIVS = 38
+
+
+def program(spec: Mapping[str, Any]) -> str:
+    """Path of the program that a process's specification names. Raises `Unknown`."""
+    arguments = spec.get("args") or []
+    if not arguments:
+        raise Unknown("args must not be empty")
+    path = environment(spec).get("PATH", os.defpath)
+    cwd = spec.get("cwd") or "/"
+    name = str(arguments[0])
+    found = os.path.join(cwd, name) if "/" in name else shutil.which(name, path=path)  # noqa: PTH118
+    if found is None:
+        raise Unknown(f'exec: "{name}": executable file not found in $PATH')
+    if not Path(found).exists():
+        raise Unknown(f'exec: "{name}": stat {name}: no such file or directory')
+    if not os.access(found, os.X_OK) or Path(found).is_dir():
+        raise Unknown(f'exec: "{name}": permission denied')
+    return found
+
+
+def environment(spec: Mapping[str, Any]) -> dict[str, str]:
+    pairs = (str(each).partition("=") for each in spec.get("env") or ())
+    return {name: value for name, _, value in pairs}
+
+
+class Launch:
+    """A forked process that waits to be released."""
+
+    def __init__(self, pid: int, gate: int, failure: int) -> None:
+        self.pid = pid
+        self._gate = gate
+        self._failure = failure
+
+    @classmethod
+    def prepare(
+        cls, spec: Mapping[str, Any], descriptors: tuple[int, int, int], *, terminal: bool
+    ) -> Launch:
+        """Fork it, with `descriptors` as its standard streams. Raises `Unknown`.
+
+        With `terminal` they are one, which becomes that of its session.
+        """
+        path = program(spec)
+        (gate_read, gate), (failure, failure_write) = os.pipe(), os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(gate)
+            os.close(failure)
+            _become(path, spec, descriptors, terminal, gate_read, failure_write)
+        os.close(gate_read)
+        os.close(failure_write)
+        return cls(pid, gate, failure)
+
+    async def release(self) -> None:
+        """Let it become its program. Raises `Unknown` with the reason if it cannot."""
+        os.write(self._gate, b"x")
+        os.close(self._gate)
+        self._gate = -1
+        loop = asyncio.get_running_loop()
+        done = asyncio.Event()
+        loop.add_reader(self._failure, done.set)
+        try:
+            await done.wait()
+        finally:
+            loop.remove_reader(self._failure)
+        words = os.read(self._failure, 4096)
+        self.close()
+        if words:
+            raise Unknown(words.decode(errors="replace"))
+
+    def close(self) -> None:
+        """Give it up: if it still waits, it ends."""
+        for descriptor in (self._gate, self._failure):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._gate = self._failure = -1
+
+
+def _become(
+    path: str,
+    spec: Mapping[str, Any],
+    descriptors: tuple[int, int, int],
+    terminal: bool,
+    gate: int,
+    failure: int,
+) -> NoReturn:
+    """Get ready, wait, and be the program. This is in the forked process."""
+    try:
+        os.setsid()
+        for each in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
+            signal.signal(each, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        for number, descriptor in enumerate(descriptors):
+            os.dup2(descriptor, number)
+        if terminal:
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        _limit(spec)
+        os.chdir(spec.get("cwd") or "/")
+        _be_user(spec.get("user") or {})
+        if spec.get("noNewPrivileges"):
+            ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        if not os.read(gate, 1):
+            os._exit(0)  # it was given up
+        os.execve(path, [str(each) for each in spec["args"]], environment(spec))  # noqa: S606
+    except OSError as exc:
+        name = f"{exc.filename}: " if exc.filename else ""
+        os.write(failure, f"{name}{(exc.strerror or str(exc)).lower()}".encode())
+    except Exception as exc:
+        os.write(failure, str(exc).encode())
+    os._exit(1)
+
+
+def _limit(spec: Mapping[str, Any]) -> None:
+    for limit in spec.get("rlimits") or ():
+        number = getattr(resource, limit["type"], None)
+        if number is None:
+            raise ValueError(f"unknown rlimit {limit['type']}")
+        resource.setrlimit(number, (_count(limit["soft"]), _count(limit["hard"])))
+    if (score := spec.get("oomScoreAdj")) is not None:
+        Path("/proc/self/oom_score_adj").write_text(str(score))
+
+
+def _count(limit: int) -> int:
+    return resource.RLIM_INFINITY if limit >= 2**63 - 1 else limit
+
+
+def _be_user(user: Mapping[str, Any]) -> None:
+    uid, gid = int(user.get("uid", os.getuid())), int(user.get("gid", os.getgid()))
+    if (umask := user.get("umask")) is not None:
+        os.umask(umask)
+    if os.geteuid() == 0:
+        os.setgroups([int(each) for each in user.get("additionalGids") or ()])
+        os.setgid(gid)
+        os.setuid(uid)
+    elif (uid, gid) not in ((os.getuid(), os.getgid()), (0, 0)):
+        raise PermissionError(1, f"to be user {uid}:{gid} takes root")
