@@ -177,6 +177,10 @@ class Container:
     async def delete(self) -> None:
         """Remove what the runtime has of a container that has stopped. By default nothing."""
 
+    async def abandon(self) -> None:
+        """Remove what a `create` that failed has left. By default: kill what `spawn` started."""
+        leftovers.kill(self.bundle)
+
     async def ended(self) -> None:
         """The init process has ended: end what else runs. By default nothing.
 

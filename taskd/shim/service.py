@@ -12,7 +12,7 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,6 +41,7 @@ __all__ = ["TaskService"]
 
 log = logging.getLogger(__name__)
 
+_Result = TypeVar("_Result")
 _Request = TypeVar("_Request", bound=betterproto2.Message)
 _NAMES = ("containerd.task.v2.Task", "containerd.task.v3.Task")
 
@@ -96,7 +97,10 @@ class TaskService:
         self._reaper = reaper
         self._publish = publisher.publish
         self._tasks: dict[str, _Task] = {}
-        self._background: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[Any]] = set()
+        self._creating = 0
+        # The daemon wants it to end as soon as it has no containers.
+        self._ending = False
         self.stopped = asyncio.Event()
 
     def services(self) -> list[Service]:
@@ -125,6 +129,21 @@ class TaskService:
     # --- lifecycle ------------------------------------------------------------------------
 
     async def create(self, request: api.CreateTaskRequest) -> api.CreateTaskResponse:
+        """A client that gives up does not stop it halfway: what is made then is removed again."""
+        making = self._in_background(self._create(request))
+        self._creating += 1
+        try:
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:
+            with suppress(Exception):
+                await making
+                await self._delete_task(self._task(request.id))
+            raise
+        finally:
+            self._creating -= 1
+            self._stop_if_idle()
+
+    async def _create(self, request: api.CreateTaskRequest) -> api.CreateTaskResponse:
         if request.id in self._tasks:
             raise AlreadyExists(f"container {request.id}")
         bundle = Path(request.bundle)
@@ -170,6 +189,8 @@ class TaskService:
                     self._follow(task, init)
                     self._in_background(self._watch_memory(task))
         except BaseException:
+            with suppress(Exception):
+                await container.abandon()
             await init.release()
             if rootfs is not None:
                 mounts.unmount_below(rootfs)
@@ -392,9 +413,13 @@ class TaskService:
         return api.ConnectResponse(shim_pid=os.getpid(), task_pid=task.init.pid if task else 0)
 
     async def shutdown(self, request: api.ShutdownRequest) -> Empty:
-        if not self._tasks:
-            self.stopped.set()
+        self._ending = True
+        self._stop_if_idle()
         return Empty()
+
+    def _stop_if_idle(self) -> None:
+        if self._ending and not self._tasks and not self._creating:
+            self.stopped.set()
 
     # --- streams --------------------------------------------------------------------------
 
@@ -465,10 +490,11 @@ class TaskService:
                 async for _ in notices:
                     self._publish(events.TaskOom(container_id=container.id))
 
-    def _in_background(self, work: Any) -> None:
+    def _in_background(self, work: Coroutine[Any, Any, _Result]) -> asyncio.Task[_Result]:
         task = asyncio.get_running_loop().create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+        return task
 
     async def aclose(self) -> None:
         """End what goes on in the background."""

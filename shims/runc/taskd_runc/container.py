@@ -133,6 +133,11 @@ class Runc(Container):
             if "does not exist" not in str(exc):
                 raise self._explained("failed to delete task", exc) from exc
 
+    async def abandon(self) -> None:
+        # Not one of the same name that was there before.
+        if (self.bundle / "init.pid").exists():
+            await self._run("delete", "--force", self.id)
+
     async def kill(self, process: Process, signal: int, everyone: bool) -> None:
         if process is not self.init:
             await self._kill_exec(process, signal)
