@@ -26,6 +26,8 @@ from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
+from setproctitle import setproctitle
+
 import taskd
 from taskd import mounts, ttrpc
 from taskd.codec import MalformedMessage, decode, encode
@@ -118,6 +120,8 @@ def _parser(name: str) -> argparse.ArgumentParser:
         ("v", "print the version"),
     ):
         parser.add_argument(f"-{flag}", f"--{flag}", action="store_true", help=about)
+    *_, last, version = name.split(".")
+    parser.set_defaults(prog=f"containerd-shim-{last}-{version}")
     parser.add_argument("action", nargs="?", default="", help="start or delete")
     return parser
 
@@ -156,6 +160,7 @@ def _start(kind: type[Container], options: argparse.Namespace, call: Call) -> in
         return 0
     kind.begin()
     os.setsid()
+    setproctitle(_title(options, group))
     _set_up_log(options.debug)
     if group:
         # The bundle of the first container is not to be in use for as long as the last one is.
@@ -166,6 +171,12 @@ def _start(kind: type[Container], options: argparse.Namespace, call: Call) -> in
         call.answer(_bootstrap(address))
     # The one that was started has nobody to return to.
     os._exit(_serve(kind, options, listener))
+
+
+def _title(options: argparse.Namespace, group: str) -> str:
+    """What ``ps`` shows, for people who look for a container's shim as they do with containerd."""
+    whose = f"-group {group}" if group else f"-id {options.id}"
+    return f"{options.prog} -namespace {options.namespace} {whose} -address {options.address}"
 
 
 def _bootstrap(address: str) -> bytes:
@@ -286,6 +297,7 @@ async def _serving(
     publishing = loop.create_task(publisher.run())
     async with ttrpc.Server(service.services()) as server:
         await server.start(listener)
+        log.info("serving %s", options.id)
         await service.stopped.wait()
         await publisher.drained(_FLUSH_SECONDS)
         with suppress(FileNotFoundError):

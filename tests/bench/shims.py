@@ -114,34 +114,15 @@ async def _weigh(sides: Sides, table: Table) -> None:
 
 
 def _shims(namespace: str) -> list[int]:
-    """Shims say their namespace in their command line, or have it in their folder."""
+    """Shims say their namespace in their command line."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            arguments = (folder / "cmdline").read_bytes().split(b"\0")
-            where = str((folder / "cwd").readlink())
+            arguments = (folder / "cmdline").read_bytes().replace(b"\0", b" ").split()
         except OSError:
             continue
-        own = b"taskd.shim.warm" in arguments and int(folder.name) not in _helpers()
-        if (own and (f"/{namespace}/" in where or where == "/")) or (
-            b"-namespace" in arguments and namespace.encode() in arguments
-        ):
+        if b"-namespace" in arguments and namespace.encode() in arguments:
             found.append(int(folder.name))
-    return found
-
-
-def _helpers() -> set[int]:
-    """The processes that fork shims: those whose parent is a daemon."""
-    found = set()
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            arguments = (folder / "cmdline").read_bytes().split(b"\0")
-            parent = int((folder / "stat").read_text().rpartition(") ")[2].split()[1])
-            above = Path(f"/proc/{parent}/cmdline").read_bytes()
-        except OSError:
-            continue
-        if b"taskd.shim.warm" in arguments and b"taskd.shim.warm" not in above and parent != 1:
-            found.add(int(folder.name))
     return found
 
 
