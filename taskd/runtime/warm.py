@@ -98,6 +98,7 @@ class Warm:
                 finally:
                     self._paths, self._control = frozenset(), None
                     ours.close()
+                    process.kill()
                     process.wait()
             log.warning("the process that forks shims ended; another one follows")
             await asyncio.sleep(_RESTART_SECONDS)
