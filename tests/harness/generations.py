@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sysconfig
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -56,7 +57,8 @@ def criu() -> Path:
 
 def own_shim(folder: Path) -> Path:
     """A folder for PATH in which ``io.containerd.runc.v2`` is taskd's own shim for runc."""
-    folder.mkdir()
+    folder.mkdir(parents=True, exist_ok=True)
     shim = Path(sysconfig.get_path("scripts"), "containerd-shim-runc-v1")
-    (folder / "containerd-shim-runc-v2").symlink_to(shim)
+    with suppress(FileExistsError):
+        (folder / "containerd-shim-runc-v2").symlink_to(shim)
     return folder
