@@ -214,16 +214,23 @@ def _listener(address: str) -> socket.socket | None:
     except OSError as exc:
         if exc.errno != errno.EADDRINUSE:
             raise
+    if _removed_if_dead(address):
+        return _bound(address)
+    return None
+
+
+def _removed_if_dead(address: str) -> bool:
+    """Remove the socket of somebody who has been killed; False if somebody listens."""
     path = address.removeprefix("unix://")
-    try:
-        with socket.socket(socket.AF_UNIX) as probe:
-            probe.connect(path)
-            return None
-    except (ConnectionRefusedError, FileNotFoundError):
-        pass
+    with (
+        socket.socket(socket.AF_UNIX) as probe,
+        suppress(ConnectionRefusedError, FileNotFoundError),
+    ):
+        probe.connect(path)
+        return False
     with suppress(FileNotFoundError):
         Path(path).unlink()
-    return _bound(address)
+    return True
 
 
 def _bound(address: str) -> socket.socket:
@@ -345,6 +352,8 @@ def _delete(kind: type[Container], options: argparse.Namespace) -> DeleteRespons
     with suppress(OSError):
         kind.clean_up(options.id, options.namespace, bundle)
     mounts.unmount_below(bundle / "rootfs")
+    with suppress(OSError):
+        _removed_if_dead((bundle / "address").read_text())
     return DeleteResponse(
         pid=leftovers.init_pid(bundle), exit_status=_KILLED, exited_at=timestamp(time.time_ns())
     )

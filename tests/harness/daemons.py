@@ -111,7 +111,8 @@ class Daemon:
         return done
 
     def ctr_command(self, *arguments: str, namespace: str) -> list[str]:
-        return ["ctr", "--address", str(self.address), "--namespace", namespace, *arguments]
+        ctr = str(shutil.which("ctr", path=self.path))
+        return [ctr, "--address", str(self.address), "--namespace", namespace, *arguments]
 
 
 class Taskd(Daemon):
