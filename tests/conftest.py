@@ -44,8 +44,19 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(path, ignore_errors=True)
 
 
+@pytest.fixture(scope="module")
+def runc_shim(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The shim that runs the containers of ``io.containerd.runc.v2`` under taskd.
+
+    It is containerd's, unless a test says `harness.real.BOTH_SHIMS`.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Taskd, "own_shim", getattr(request, "param", "") == "own-shim")
+        yield
+
+
 @pytest.fixture
-def daemon(folder: Path) -> Iterator[Taskd]:
+def daemon(folder: Path, runc_shim: None) -> Iterator[Taskd]:
     """A taskd that runs."""
     need("containerd-shim-runc-v2", "runc")
     with Taskd(folder / "taskd", "--log-level", "debug") as running:

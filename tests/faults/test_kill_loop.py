@@ -16,9 +16,11 @@ from faults.lifecycles import Fleet, steps, told, whole
 from harness.daemons import Taskd
 from harness.leaks import leaving_nothing, traces
 from harness.nats import NatsServer, positions, settings, stored
-from harness.real import need
+from harness.real import BOTH_SHIMS, need
 
 from taskd.proto.containerd.types import Envelope
+
+pytestmark = BOTH_SHIMS
 
 CONTAINERS = int(os.environ.get("TASKD_SOAK_CONTAINERS", "200"))
 KILLS = CONTAINERS // 10
@@ -52,7 +54,7 @@ def nats(folder: Path) -> Iterator[NatsServer]:
 
 
 @pytest.fixture
-def publishing(folder: Path, nats: NatsServer) -> Iterator[Taskd]:
+def publishing(folder: Path, nats: NatsServer, runc_shim: None) -> Iterator[Taskd]:
     """A taskd that publishes its events to `nats`."""
     need("containerd-shim-runc-v2", "runc")
     with Taskd(folder / "taskd", "--log-level", "debug", settings=settings(nats)) as running:

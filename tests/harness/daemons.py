@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 from grpclib.client import Channel
 from grpclib.encoding.base import CodecBase
@@ -118,9 +118,11 @@ class Daemon:
 class Taskd(Daemon):
     """`settings` is the text of a configuration file."""
 
+    own_shim: ClassVar[bool] = False
+    """Its own shim runs the containers of ``io.containerd.runc.v2``, instead of containerd's."""
+
     def __init__(self, folder: Path, *options: str, path: str = "", settings: str = "") -> None:
-        if os.environ.get("TASKD_OWN_SHIM") and not path:
-            # All that runs containers of runc's is to be done by our shim instead.
+        if self.own_shim and not path:
             path = f"{own_shim(folder / 'shims')}:{os.environ['PATH']}"
         super().__init__(folder, path=path)
         config = folder / "taskd.toml"

@@ -7,7 +7,12 @@ import shutil
 
 import pytest
 
-__all__ = ["need"]
+__all__ = ["BOTH_SHIMS", "need"]
+
+BOTH_SHIMS = pytest.mark.parametrize(
+    "runc_shim", ["containerd-shim", "own-shim"], indirect=True, scope="module"
+)
+"""A test of real containers is run with containerd's shim, and with taskd's own."""
 
 
 def need(*programs: str) -> None:

@@ -17,7 +17,7 @@ from grpclib.exceptions import GRPCError
 from harness.containers import spec
 from harness.daemons import Taskd, client
 from harness.generations import criu
-from harness.real import need
+from harness.real import BOTH_SHIMS, need
 
 from taskd import digests
 from taskd.codec import decode
@@ -51,13 +51,15 @@ from taskd.proto.google.protobuf import Any as AnyMessage
 from taskd.tasks.archive import CHECKPOINT, CONFIG
 from taskd.wellknown import pack, to_any
 
+pytestmark = BOTH_SHIMS
+
 RUNTIME = ContainerRuntime(name="io.containerd.runc.v2")
 # Written over in place: the file is never empty, and of the size that CRIU has seen.
 COUNT = "n=0; while :; do n=$((n + 1)); printf %08d $n 1<>/count/n; sleep 0.02; done"
 
 
 @pytest.fixture
-def daemon(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Taskd]:
+def daemon(folder: Path, monkeypatch: pytest.MonkeyPatch, runc_shim: None) -> Iterator[Taskd]:
     """A taskd whose runc finds a CRIU that works here."""
     need("containerd-shim-runc-v2", "runc")
     monkeypatch.setenv("PATH", str(criu()), prepend=":")

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 from harness.daemons import Taskd
-from harness.real import need
+from harness.real import BOTH_SHIMS, need
 
-pytestmark = pytest.mark.usefixtures("clean")
+pytestmark = [pytest.mark.usefixtures("clean"), BOTH_SHIMS]
 
 Ctr = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from harness.containers import spec
 from harness.daemons import Daemon, Taskd, client
-from harness.real import need
+from harness.real import BOTH_SHIMS, need
 
 from taskd.proto.containerd.services.containers.v1 import (
     Container,
@@ -152,6 +152,7 @@ async def end_task(taskd: Daemon, namespace: str) -> int:
         return status
 
 
+@BOTH_SHIMS
 @pytest.mark.parametrize("how", ["stop", "kill"])
 @pytest.mark.usefixtures("clean")
 async def test_containers_outlive_the_daemon(
@@ -169,6 +170,7 @@ async def test_containers_outlive_the_daemon(
 
 
 @pytest.mark.usefixtures("clean")
+@BOTH_SHIMS
 async def test_stopping_does_not_wait_for_waiters(
     daemon: Taskd, namespace: str, rootfs: Path
 ) -> None:

@@ -21,13 +21,15 @@ from harness.daemons import Taskd
 from harness.docker import Dockerd
 from harness.generations import criu
 from harness.leaks import leaving_nothing
-from harness.real import need
+from harness.real import BOTH_SHIMS, need
+
+pytestmark = BOTH_SHIMS
 
 RUN = "docker run --rm --network none"
 
 
 @pytest.fixture(scope="module")
-def taskd() -> Iterator[Taskd]:
+def taskd(runc_shim: None) -> Iterator[Taskd]:
     need("dockerd", "/usr/bin/docker", "ps", "script", "containerd-shim-runc-v2", "runc", "busybox")
     folder = Path(tempfile.mkdtemp(prefix="taskd-"))
     with pytest.MonkeyPatch.context() as patch:

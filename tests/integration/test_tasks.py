@@ -20,6 +20,7 @@ from grpclib.exceptions import GRPCError
 from harness.containers import process, spec
 from harness.daemons import Taskd, client
 from harness.leaks import descriptors, traces
+from harness.real import BOTH_SHIMS
 
 from taskd.proto.containerd.events import TaskExit
 from taskd.proto.containerd.services.containers.v1 import (
@@ -49,7 +50,7 @@ from taskd.proto.containerd.services.tasks.v1 import (
 )
 from taskd.proto.google.protobuf import Any
 
-pytestmark = pytest.mark.usefixtures("clean")
+pytestmark = [pytest.mark.usefixtures("clean"), BOTH_SHIMS]
 
 RUNC = "io.containerd.runc.v2"
 
@@ -343,7 +344,14 @@ async def test_fifty_containers_four_at_a_time_leave_no_trace(
 ) -> None:
     await ask.start("warm", "/bin/true")
     await ask.end("warm")
-    before = traces(daemon.state, daemon.root, namespace), descriptors(daemon.pid)
+
+    def held() -> dict[str, object]:
+        return {
+            **vars(traces(daemon.state, daemon.root, namespace)),
+            "descriptors": descriptors(daemon.pid),
+        }
+
+    before = held()
     limiter = anyio.Semaphore(4)
 
     async def run(name: str) -> None:
@@ -356,6 +364,7 @@ async def test_fifty_containers_four_at_a_time_leave_no_trace(
     async with anyio.create_task_group() as group:
         for _ in range(50):
             group.start_soon(run, uuid.uuid4().hex)
-    with anyio.fail_after(5):
-        while (traces(daemon.state, daemon.root, namespace), descriptors(daemon.pid)) != before:
+    with anyio.move_on_after(5):
+        while held() != before:
             await anyio.sleep(0.05)
+    assert held() == before
