@@ -3,6 +3,6 @@
 from taskd.shim.command import run
 from taskd.shim.container import Container, Process, Status
 from taskd.shim.reaper import Completed, Ended
-from taskd.shim.stdio import Stdio
+from taskd.shim.stdio import Pipes, Stdio
 
-__all__ = ["Completed", "Container", "Ended", "Process", "Status", "Stdio", "run"]
+__all__ = ["Completed", "Container", "Ended", "Pipes", "Process", "Status", "Stdio", "run"]

@@ -7,7 +7,6 @@ Source: containerd's ``runtime/v2/runc/platform.go``; the runtime's side is in r
 from __future__ import annotations
 
 import asyncio
-import errno
 import fcntl
 import os
 import pty
@@ -15,16 +14,16 @@ import socket
 import struct
 import tempfile
 import termios
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from taskd.errors import Unknown
+from taskd.shim.copying import Copy
 from taskd.shim.stdio import Streams
 
 __all__ = ["Console", "ConsoleSocket", "open_terminal"]
 
-_CHUNK = 65536
 _RECEIVE_SECONDS = 30.0
 
 
@@ -78,14 +77,13 @@ class Console:
     def __init__(self, master: int, streams: Streams) -> None:
         self._master = master
         self._streams = streams
-        os.set_blocking(master, False)
         reader, writer, _ = streams.descriptors
-        os.set_blocking(reader, False)
-        os.set_blocking(writer, False)
-        self._copies = [_Copy(master, writer, self._ended)]
+        self._copies = [Copy(os.dup(master), os.dup(writer), self._ended)]
         if streams.stdin is not None:
             # Without anybody left who could write, the terminal hangs up.
-            self._copies.append(_Copy(reader, os.dup(master), self.hang_up, owns_target=True))
+            self._copies.append(Copy(os.dup(reader), os.dup(master), self.hang_up))
+        for copy in self._copies:
+            copy.start()
 
     def resize(self, width: int, height: int) -> None:
         """Set the window's size in characters. Raises OSError."""
@@ -119,67 +117,6 @@ class Console:
     async def aclose(self) -> None:
         self.hang_up()
         await self._streams.aclose()
-
-
-class _Copy:
-    """Copies from one descriptor to another until the end."""
-
-    def __init__(
-        self,
-        source: int,
-        target: int,
-        at_end: Callable[[], None] | None = None,
-        *,
-        owns_target: bool = False,
-    ) -> None:
-        self.done = asyncio.Event()
-        self._source = source
-        self._target = target
-        self._at_end = at_end
-        self._owns_target = owns_target
-        self._rest = b""
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(source, self._read)
-
-    def _read(self) -> None:
-        try:
-            data = os.read(self._source, _CHUNK)
-        except BlockingIOError:
-            return
-        except OSError as exc:
-            if exc.errno != errno.EIO:  # nobody has the terminal's other side
-                raise
-            data = b""
-        if not data:
-            self.stop()
-            if self._at_end is not None:
-                self._at_end()
-            return
-        self._rest = data
-        self._write()
-
-    def _write(self) -> None:
-        try:
-            self._rest = self._rest[os.write(self._target, self._rest) :]
-        except BlockingIOError:
-            pass
-        except OSError:
-            self._rest = b""  # nobody to write to
-        # What is not taken stops the reading: the one who writes has to wait.
-        if self._rest:
-            self._loop.remove_reader(self._source)
-            self._loop.add_writer(self._target, self._write)
-        elif self._loop.remove_writer(self._target):
-            self._loop.add_reader(self._source, self._read)
-
-    def stop(self) -> None:
-        if self.done.is_set():
-            return
-        self._loop.remove_reader(self._source)
-        self._loop.remove_writer(self._target)
-        if self._owns_target:
-            os.close(self._target)
-        self.done.set()
 
 
 async def _readable(descriptor: int) -> None:

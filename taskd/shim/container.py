@@ -23,7 +23,7 @@ from taskd.errors import FailedPrecondition, NotFound, Unimplemented, Unknown
 from taskd.shim import leftovers
 from taskd.shim.console import Console, ConsoleSocket, open_terminal
 from taskd.shim.reaper import Completed, Ended, Reaper
-from taskd.shim.stdio import Stdio, Streams
+from taskd.shim.stdio import Pipes, Stdio, Streams
 from taskd.types import TypedValue
 from taskd.wellknown import GO_ZERO
 
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Container", "Process", "Status"]
 
-_DRAIN_SECONDS = 2.0
+_DRAIN_SECONDS = 10.0
+"""For a client to take what a process has written before it is deleted, as in containerd."""
 
 
 class Status(enum.IntEnum):
@@ -90,6 +91,7 @@ class Process:
             await self.console.drained(_DRAIN_SECONDS)
             await self.console.aclose()
         if self.streams is not None:
+            await self.streams.drained(_DRAIN_SECONDS)
             await self.streams.aclose()
         self.console = self.streams = None
 
@@ -138,6 +140,11 @@ class Container:
     def rootfs(self) -> Path:
         """The root filesystem, as the specification's ``root.path`` has it."""
         return Path(self.bundle, (self.spec.get("root") or {}).get("path", "rootfs"))
+
+    @property
+    def pipes(self) -> Pipes | None:
+        """Whether processes get pipes of the shim's, instead of the client's FIFOs and files."""
+        return None
 
     # --- what an author writes ------------------------------------------------------------
 

@@ -436,8 +436,14 @@ class TaskService:
         return Empty()
 
     async def _open(self, task: _Task, process: Process, exec_id: str) -> None:
-        name = exec_id or task.container.id
-        process.streams = await Streams.open(process.stdio, name, self._namespace, self._reaper)
+        container = task.container
+        process.streams = await Streams.open(
+            process.stdio,
+            exec_id or container.id,
+            self._namespace,
+            self._reaper,
+            container.pipes,
+        )
 
     def _handed(self, process: Process) -> None:
         if process.streams is not None:

@@ -1,9 +1,10 @@
-"""A process's standard streams: FIFOs, files, and logger programs, handed over without a copy.
+"""A process's standard streams: FIFOs, files, and logger programs.
 
-The process gets the client's FIFO itself. The shim only keeps an end of each open, so that a client
-may come and go: what is written while nobody reads waits in the pipe, as with containerd's shim,
-and nobody dies of SIGPIPE. Terminals, which need copying, are in `taskd.shim.console`.
-Source: containerd's ``pkg/process/io.go``, which copies through a pipe of its own.
+Where nothing needs copying the process gets the client's FIFO itself. The shim only keeps an end of
+each open, so that a client may come and go: what is written while nobody reads waits in the FIFO,
+as with containerd's shim, and nobody dies of SIGPIPE. A container that wants `Pipes` gets them, as
+from containerd's shim; terminals are in `taskd.shim.console`.
+Source: containerd's ``pkg/process/io.go``.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from taskd.errors import Unknown
+from taskd.shim.copying import Copy
 from taskd.shim.reaper import Ended, Reaper
 
-__all__ = ["Logger", "Stdio", "Streams"]
+__all__ = ["Logger", "Pipes", "Stdio", "Streams"]
 
 _LOGGER_SECONDS = 10.0
 """For a logger to end after its last line, and once more after SIGTERM."""
@@ -39,6 +41,21 @@ class Stdio:
 
 
 @dataclass(frozen=True, slots=True)
+class Pipes:
+    """Processes get pipes of this owner, which the shim copies to and from what a client named."""
+
+    uid: int = 0
+    gid: int = 0
+
+    def open(self, keep: Callable[[int], int]) -> tuple[int, int]:
+        """The two ends of a new one, of which `keep` is told."""
+        reader, writer = map(keep, os.pipe())
+        for end in (reader, writer):
+            os.fchown(end, self.uid, self.gid)
+        return reader, writer
+
+
+@dataclass(frozen=True, slots=True)
 class Streams:
     """The standard streams of one process without a terminal."""
 
@@ -49,9 +66,20 @@ class Streams:
     stdin: int | None = None
     """A writing end of the standard input: without one left, the process reads its end."""
     logger: Logger | None = None
+    input: Copy | None = None
+    """From the client into a pipe, if the process has that: from `handed` on."""
+    outputs: tuple[Copy, ...] = ()
+    """The other way."""
 
     @classmethod
-    async def open(cls, stdio: Stdio, id: str, namespace: str, reaper: Reaper) -> Streams:  # noqa: A002
+    async def open(
+        cls,
+        stdio: Stdio,
+        id: str,  # noqa: A002
+        namespace: str,
+        reaper: Reaper,
+        pipes: Pipes | None = None,
+    ) -> Streams:
         """Raises `Unknown`, which names the path, if one cannot be opened."""
         opened: list[int] = []
 
@@ -60,7 +88,7 @@ class Streams:
             return descriptor
 
         try:
-            return await cls._open(stdio, id, namespace, reaper, keep)
+            return await cls._open(stdio, id, namespace, reaper, pipes, keep)
         except BaseException:
             for descriptor in opened:
                 os.close(descriptor)
@@ -73,36 +101,59 @@ class Streams:
         id: str,  # noqa: A002
         namespace: str,
         reaper: Reaper,
+        pipes: Pipes | None,
         keep: Callable[[int], int],
     ) -> Streams:
         null = keep(os.open(os.devnull, os.O_RDWR))
         given = [null, null, null]
         held: list[int] = []
-        stdin = logger = None
-        scheme = urlsplit(stdio.stdout).scheme
-        if scheme == "binary":
+        copies: list[Copy] = []
+        stdin = logger = fed = None
+        if stdio.terminal:
+            pipes = None
+
+        def output(target: int) -> int:
+            """What the process gets to write to `target`."""
+            if pipes is None:
+                return target
+            reader, writer = pipes.open(keep)
+            copies.append(Copy(reader, target))
+            return writer
+
+        url = urlsplit(stdio.stdout)
+        named = [(1, stdio.stdout), (2, stdio.stderr)]
+        if url.scheme == "binary":
             logger = await Logger.start(stdio.stdout, id, namespace, reaper, keep)
             given[1:] = logger.stdout, logger.stderr
-        elif scheme == "file":
-            file = keep(_append(unquote(urlsplit(stdio.stdout).path)))
-            given[1:] = file if stdio.stdout else null, file if stdio.stderr else null
-        elif scheme:
-            raise Unknown(f"failed to create init process I/O: unknown STDIO scheme {scheme}")
-        else:
-            for number, path in ((1, stdio.stdout), (2, stdio.stderr)):
+        elif url.scheme == "file":
+            for number, path in named:
                 if path:
-                    for descriptor in (descriptors := _output(path, keep))[1:]:
-                        held.append(descriptor)
-                    given[number] = descriptors[0]
+                    given[number] = output(keep(_append(unquote(url.path))))
+        elif url.scheme:
+            raise Unknown(f"failed to create init process I/O: unknown STDIO scheme {url.scheme}")
+        else:
+            for number, path in named:
+                if path:
+                    writer, *others = _output(path, keep)
+                    held += others
+                    given[number] = output(writer)
         if stdio.stdin:
             given[0], stdin = _input(stdio.stdin, keep)
+            if pipes is not None:
+                reader, writer = pipes.open(keep)
+                given[0], fed = reader, Copy(given[0], writer)
         if null not in given:
             os.close(null)
-        return cls((given[0], given[1], given[2]), tuple(held), stdin, logger)
+        return cls((given[0], given[1], given[2]), tuple(held), stdin, logger, fed, tuple(copies))
+
+    def _copies(self) -> tuple[Copy, ...]:
+        return self.outputs if self.input is None else (*self.outputs, self.input)
 
     def handed(self) -> Streams:
         """The process has its descriptors: let go of ours."""
         _close(self.descriptors)
+        for copy in self._copies():
+            copy.start()
         return replace(self, descriptors=(-1, -1, -1))
 
     def close_stdin(self) -> Streams:
@@ -111,9 +162,19 @@ class Streams:
             os.close(self.stdin)
         return replace(self, stdin=None)
 
+    async def drained(self, timeout: float) -> None:
+        """Wait until the process's output has been copied, for at most `timeout` seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                for copy in self.outputs:
+                    if copy.started:
+                        await copy.done.wait()
+
     async def aclose(self) -> None:
         """Let go of everything; a logger is given time to write what it has got."""
-        _close(self.close_stdin().handed().held)
+        for copy in self._copies():
+            copy.stop()
+        _close((*self.close_stdin().descriptors, *self.held))
         if self.logger is not None:
             await self.logger.finish()
 

@@ -274,13 +274,6 @@ KNOWN: tuple[Known, ...] = (
         ("2",),
     ),
     Known(
-        r"^runc create failed: (.|\n)*",
-        "",
-        "the runtime has the client's FIFO itself, into which it writes why it fails, too",
-        scenario="creation: rootfs tmpfs",
-        own_shim=True,
-    ),
-    Known(
         r"(?s)^Tasks.create \{'container_id': 'two', 'stdin': '/proc/no/such/fifo'\}.*",
         "",
         "containerd's shim waits for ever for a standard input that is not there",

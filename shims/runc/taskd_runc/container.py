@@ -24,7 +24,7 @@ import betterproto2
 from taskd.codec import MalformedMessage, decode
 from taskd.errors import FailedPrecondition, NotFound, TaskdError, Unknown
 from taskd.proto.containerd.runc.v1 import CheckpointOptions, Options
-from taskd.shim import Completed, Container, Process, Status
+from taskd.shim import Completed, Container, Pipes, Process, Status
 from taskd.types import TypedValue
 from taskd_runc.runtime import ROOT, Failed, Runtime
 
@@ -72,6 +72,15 @@ class Runc(Container):
             self.bundle / "log.json",
             settings.systemd_cgroup,
         )
+
+    @property
+    def pipes(self) -> Pipes:
+        """CRIU takes no FIFO from outside a container.
+
+        And what a runtime that fails says on its standard error, which is the process's, is not
+        the container's output.
+        """
+        return Pipes(self.settings.io_uid, self.settings.io_gid)
 
     # --- lifecycle ------------------------------------------------------------------------
 
