@@ -10,7 +10,7 @@ from pathlib import Path
 
 from taskd.proto.google.protobuf import Any
 
-__all__ = ["PROCESS_TYPE", "SPEC_TYPE", "make_rootfs", "process", "spec"]
+__all__ = ["PROCESS_TYPE", "SPEC_TYPE", "hungry", "make_rootfs", "process", "spec"]
 
 SPEC_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
 PROCESS_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Process"
@@ -49,6 +49,13 @@ def process(arguments: Sequence[str], *, terminal: bool = False, cwd: str = "/")
     return Any(type_url=PROCESS_TYPE, value=json.dumps(document).encode())
 
 
+def hungry(rootfs: Path) -> Any:
+    """The specification of a container that soon wants more memory than it may have."""
+    script = "sleep 0.5; dd if=/dev/zero of=/dev/null bs=512M count=1; sleep 1000"
+    limits = {"memory": {"limit": 8 << 20, "swap": 8 << 20}}
+    return spec(rootfs, ["/bin/sh", "-c", script], resources=limits)
+
+
 def spec(
     rootfs: Path | str,
     arguments: Sequence[str],
@@ -57,6 +64,7 @@ def spec(
     cwd: str = "/",
     binds: Mapping[str, Path] | None = None,
     host_network: bool = False,
+    resources: Mapping[str, object] | None = None,
 ) -> Any:
     """The specification of a container without a network, or with the host's.
 
@@ -81,6 +89,7 @@ def spec(
             # By default runc takes the container's id alone, which other tests have too.
             "cgroupsPath": f"/test-{uuid.uuid4().hex}",
             "namespaces": [{"type": name} for name in namespaces],
+            "resources": resources or {},
         },
     }
     return Any(type_url=SPEC_TYPE, value=json.dumps(document).encode())

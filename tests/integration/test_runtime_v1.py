@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from pathlib import Path
@@ -11,7 +10,7 @@ import anyio
 import pytest
 from grpclib.client import Channel
 from grpclib.exceptions import GRPCError
-from harness.containers import process, spec
+from harness.containers import hungry, process, spec
 from harness.daemons import Containerd, Daemon, Taskd, client
 from harness.real import need
 
@@ -191,7 +190,9 @@ async def test_out_of_memory(
                     topics.append(envelope.topic)
 
         async with client(which.address, namespace) as channel:
-            container = limited(rootfs)
+            container = Container(
+                id="one", runtime=ContainerRuntime(name=RUNTIME), spec=hungry(rootfs)
+            )
             await ContainersStub(channel).create(CreateContainerRequest(container=container))
             tasks = TasksStub(channel)
             await tasks.create(CreateTaskRequest(container_id="one"))
@@ -212,13 +213,3 @@ async def test_out_of_memory(
             group.cancel_scope.cancel()
         async with client(which.address, namespace) as channel:
             assert await end(channel) in (0, 137)
-
-
-def limited(rootfs: Path) -> Container:
-    """One that wants more memory than it may have."""
-    hungry = "sleep 0.5; dd if=/dev/zero of=/dev/null bs=512M count=1; sleep 1000"
-    plain = spec(rootfs, ["/bin/sh", "-c", hungry])
-    document = json.loads(plain.value)
-    document["linux"]["resources"] = {"memory": {"limit": 8 << 20, "swap": 8 << 20}}
-    plain.value = json.dumps(document).encode()
-    return Container(id="one", runtime=ContainerRuntime(name=RUNTIME), spec=plain)

@@ -17,12 +17,12 @@ import pytest
 from grpclib.client import Channel
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
-from harness.containers import process, spec
+from harness.containers import hungry, process, spec
 from harness.daemons import Taskd, client
 from harness.leaks import descriptors, traces
 from harness.real import BOTH_SHIMS
 
-from taskd.proto.containerd.events import TaskExit
+from taskd.proto.containerd.events import TaskExit, TaskOom
 from taskd.proto.containerd.services.containers.v1 import (
     Container,
     ContainerRuntime,
@@ -211,6 +211,30 @@ async def test_update_and_metrics(ask: Client) -> None:
     assert answer.metrics[0].data is not None
     assert answer.metrics[0].data.type_url.endswith("cgroups.v1.Metrics")
     assert (await ask.tasks.metrics(MetricsRequest(filters=["id==two"]))).metrics == []
+    await ask.end("one")
+
+
+async def test_memory_that_runs_out_is_told(ask: Client) -> None:
+    told: list[str] = []
+
+    async def listen() -> None:
+        wanted = SubscribeRequest(filters=['topic=="/tasks/oom"'])
+        async for envelope in ask.events.subscribe(wanted):
+            assert envelope.event is not None
+            told.append(TaskOom.parse(envelope.event.value).container_id)
+
+    runtime = ContainerRuntime(name=RUNC)
+    container = Container(id="one", runtime=runtime, spec=hungry(ask.rootfs))
+    await ask.containers.create(CreateContainerRequest(container=container))
+    async with anyio.create_task_group() as group:
+        group.start_soon(listen)
+        await ask.tasks.create(CreateTaskRequest(container_id="one"))
+        await ask.tasks.start(StartRequest(container_id="one"))
+        with anyio.fail_after(30):
+            while not told:
+                await anyio.sleep(0.05)
+        group.cancel_scope.cancel()
+    assert set(told) == {"one"}
     await ask.end("one")
 
 
