@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -212,7 +213,9 @@ class ShimBinary:
         cwd, more = self.bundle.path, self._environment()
         try:
             if self.warm is not None and self._is_warm():
-                return await self.warm.run(command, cwd=cwd, env=more, stdin=stdin, merge=merge)
+                # It may be gone just now, in the middle of a call, too, which can be made again.
+                with suppress(ConnectionError):
+                    return await self.warm.run(command, cwd=cwd, env=more, stdin=stdin, merge=merge)
             env = os.environ | more
             return await spawn.run(command, cwd=cwd, env=env, stdin=stdin, merge=merge)
         except OSError as exc:

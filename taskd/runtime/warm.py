@@ -20,6 +20,7 @@ __all__ = ["Warm"]
 log = logging.getLogger(__name__)
 
 _RESTART_SECONDS = 1.0
+_FULL_SECONDS = 0.005
 
 
 class Warm:
@@ -28,6 +29,7 @@ class Warm:
     def __init__(self) -> None:
         self._paths: frozenset[str] = frozenset()
         self._control: socket.socket | None = None
+        self._sending = asyncio.Lock()
 
     @classmethod
     @asynccontextmanager
@@ -54,12 +56,11 @@ class Warm:
         stdin: bytes = b"",
         merge: bool = False,
     ) -> Completed:
-        """As `spawn.run`; but `env` is added to the daemon's. Raises OSError.
+        """As `spawn.run`; but `env` is added to the daemon's.
 
-        If the caller is cancelled, what was begun ends by itself, without an answer.
+        If the caller is cancelled, what was begun ends by itself, without an answer. Raises
+        ConnectionError if the helper, or what it forked, ends without an answer.
         """
-        if self._control is None:
-            raise ConnectionRefusedError("no process to fork shims is running")
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:
@@ -69,16 +70,28 @@ class Warm:
                     "env": dict(env),
                     "stdin": base64.b64encode(stdin).decode(),
                 }
-                socket.send_fds(self._control, [json.dumps(request).encode()], [theirs.fileno()])
+                await self._send(json.dumps(request).encode(), theirs)
             ours.setblocking(False)
             answer = b""
             while data := await asyncio.get_running_loop().sock_recv(ours, 65536):
                 answer += data
         if not answer:
-            return Completed(1, b"", b"the shim ended without an answer")
+            raise ConnectionResetError("the shim ended without an answer")
         reply = json.loads(answer)
         output, errors = base64.b64decode(reply["output"]), reply["errors"].encode()
         return Completed(reply["status"], output + errors if merge else output, errors)
+
+    async def _send(self, request: bytes, theirs: socket.socket) -> None:
+        """Raises ConnectionError if there is no helper."""
+        async with self._sending:
+            while (control := self._control) is not None:
+                try:
+                    socket.send_fds(control, [request], [theirs.fileno()])
+                except BlockingIOError:  # as many calls wait as the socket holds
+                    await asyncio.sleep(_FULL_SECONDS)
+                else:
+                    return
+        raise ConnectionRefusedError("no process to fork shims is running")
 
     async def _keep(self) -> None:
         while True:

@@ -65,6 +65,7 @@ def spec(
     binds: Mapping[str, Path] | None = None,
     host_network: bool = False,
     resources: Mapping[str, object] | None = None,
+    annotations: Mapping[str, str] | None = None,
 ) -> Any:
     """The specification of a container without a network, or with the host's.
 
@@ -75,6 +76,7 @@ def spec(
         "ociVersion": "1.0.2",
         "process": _process(arguments, terminal=terminal, cwd=cwd),
         "root": {"path": str(rootfs), "readonly": True},
+        "annotations": dict(annotations or {}),
         "mounts": [
             {"destination": "/proc", "type": "proc", "source": "proc"},
             {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["mode=755"]},

@@ -9,15 +9,14 @@ import sys
 import time
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from pathlib import Path
 
 import anyio
 import pytest
-from grpclib.client import Channel
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
-from harness.containers import hungry, process, spec
+from harness.client import RUNC, Client, shim_pid
+from harness.containers import hungry, process
 from harness.daemons import Taskd, client
 from harness.leaks import descriptors, traces
 from harness.real import BOTH_SHIMS
@@ -26,11 +25,10 @@ from taskd.proto.containerd.events import TaskExit, TaskOom
 from taskd.proto.containerd.services.containers.v1 import (
     Container,
     ContainerRuntime,
-    ContainersStub,
     CreateContainerRequest,
     DeleteContainerRequest,
 )
-from taskd.proto.containerd.services.events.v1 import EventsStub, SubscribeRequest
+from taskd.proto.containerd.services.events.v1 import SubscribeRequest
 from taskd.proto.containerd.services.tasks.v1 import (
     CheckpointTaskRequest,
     CloseIoRequest,
@@ -44,7 +42,6 @@ from taskd.proto.containerd.services.tasks.v1 import (
     ListTasksRequest,
     MetricsRequest,
     StartRequest,
-    TasksStub,
     UpdateTaskRequest,
     WaitRequest,
 )
@@ -52,57 +49,11 @@ from taskd.proto.google.protobuf import Any
 
 pytestmark = [pytest.mark.usefixtures("clean"), BOTH_SHIMS]
 
-RUNC = "io.containerd.runc.v2"
-
-
-class Client:
-    """Shorter words for what these tests do again and again."""
-
-    def __init__(self, channel: Channel, rootfs: Path) -> None:
-        self.channel = channel
-        self.rootfs = rootfs
-        self.tasks = TasksStub(channel)
-        self.containers = ContainersStub(channel)
-        self.events = EventsStub(channel)
-
-    async def container(self, name: str, *arguments: str, runtime: str = RUNC) -> None:
-        container = Container(
-            id=name, runtime=ContainerRuntime(name=runtime), spec=spec(self.rootfs, arguments)
-        )
-        await self.containers.create(CreateContainerRequest(container=container))
-
-    async def start(self, name: str, *arguments: str) -> int:
-        await self.container(name, *arguments)
-        await self.tasks.create(CreateTaskRequest(container_id=name))
-        return (await self.tasks.start(StartRequest(container_id=name))).pid
-
-    async def end(self, name: str) -> int:
-        with suppress(GRPCError):  # it may have exited by itself
-            await self.tasks.kill(KillRequest(container_id=name, signal=9))
-        await self.tasks.wait(WaitRequest(container_id=name))
-        return await self.remove(name)
-
-    async def remove(self, name: str) -> int:
-        found = await self.tasks.delete(DeleteTaskRequest(container_id=name))
-        await self.containers.delete(DeleteContainerRequest(id=name))
-        return found.exit_status
-
 
 @pytest.fixture
 async def ask(daemon: Taskd, namespace: str, rootfs: Path) -> AsyncIterator[Client]:
     async with client(daemon.address, namespace) as channel:
         yield Client(channel, rootfs)
-
-
-def shim_pid(namespace: str, name: str) -> int:
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").split()
-        except OSError:
-            continue
-        if namespace.encode() in command and name.encode() in command and b"start" not in command:
-            return int(folder.name)
-    raise AssertionError("there is no shim")
 
 
 class Refusal:
