@@ -24,6 +24,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 from setproctitle import setproctitle
@@ -284,7 +285,8 @@ def _adjust_oom_score() -> None:
 def _serve(kind: type[Container], options: argparse.Namespace, listener: socket.socket) -> int:
     # Nothing of what there is now becomes garbage; looking at it would copy its pages.
     gc.freeze()
-    asyncio.run(_serving(kind, options, listener))
+    # The process ends with it, so it is not closed.
+    asyncio.new_event_loop().run_until_complete(_serving(kind, options, listener))
     return 0
 
 
@@ -296,12 +298,12 @@ async def _serving(
     address = os.environ.get("TTRPC_ADDRESS") or f"{options.address}.ttrpc"
     publisher = Publisher(address, options.namespace)
     service = TaskService(kind, options.namespace, reaper, publisher)
-    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        # A shim outlives whatever ends its daemon; only the daemon ends it.
-        loop.add_signal_handler(number, log.info, "ignoring %s", number.name)
+        # A shim outlives whatever ends its daemon; only the daemon ends it. What it starts does not
+        # inherit a handler, as it would SIG_IGN.
+        signal.signal(number, _ignore)
     socket_path = listener.getsockname()
-    publishing = loop.create_task(publisher.run())
+    publishing = asyncio.get_running_loop().create_task(publisher.run())
     async with ttrpc.Server(service.services()) as server:
         await server.start(listener)
         log.info("serving %s", options.id)
@@ -314,6 +316,10 @@ async def _serving(
     publishing.cancel()
     await asyncio.wait([publishing])
     await publisher.aclose()
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    log.info("ignoring signal %d", number)
 
 
 class _LogFifo(logging.Handler):

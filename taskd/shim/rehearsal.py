@@ -18,8 +18,12 @@ import betterproto2
 
 from taskd import ttrpc
 from taskd.codec import decode, encode
+from taskd.proto.containerd import events
+from taskd.proto.containerd.runc import v1 as runc
 from taskd.proto.containerd.task import v3 as api
 from taskd.proto.google.protobuf import Empty
+from taskd.proto.io.containerd.cgroups import v1 as cgroup1
+from taskd.proto.io.containerd.cgroups import v2 as cgroup2
 from taskd.shim.container import Container, Process
 from taskd.shim.publisher import Publisher
 from taskd.shim.reaper import Ended, Reaper
@@ -69,7 +73,20 @@ def rehearse(*, again: bool = False) -> None:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "config.json").write_text(json.dumps({"process": {"args": [_PROGRAM]}}))
         os.mkfifo(f"{folder}/stdout")
-        asyncio.run(_lives(folder, _Pretence, 1) if again else _lives(folder, _Rehearsal, _LIVES))
+        if again:
+            asyncio.run(_lives(folder, _Pretence, 1))
+        else:
+            _messages()
+            asyncio.run(_lives(folder, _Rehearsal, _LIVES))
+
+
+def _messages() -> None:
+    """Make and read every message that a shim may have to do with: classes are planned then."""
+    for module in (api, events, runc, cgroup1, cgroup2):
+        for name in module.__all__:
+            kind = getattr(module, name)
+            if isinstance(kind, type) and issubclass(kind, betterproto2.Message):
+                decode(kind, encode(kind()))
 
 
 async def _lives(folder: str, kind: type[Container], lives: int) -> None:
@@ -83,10 +100,10 @@ async def _lives(folder: str, kind: type[Container], lives: int) -> None:
         forwarded.append(request)
         return b""
 
-    events = ttrpc.Service("containerd.services.events.ttrpc.v1.Events", {"Forward": forward})
+    receiver = ttrpc.Service("containerd.services.events.ttrpc.v1.Events", {"Forward": forward})
     service = TaskService(kind, _ID, reaper, publisher)
     ours, theirs = socket.socketpair()
-    async with ttrpc.Server([events]) as daemon, ttrpc.Server(service.services()) as shim:
+    async with ttrpc.Server([receiver]) as daemon, ttrpc.Server(service.services()) as shim:
         await daemon.start(f"{folder}/events")
         await shim.serve_connection(theirs)
         client = await ttrpc.Client.from_socket(ours)

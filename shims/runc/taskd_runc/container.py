@@ -6,13 +6,13 @@ Sources: containerd's ``pkg/process/init.go``, ``exec.go``, ``utils.go`` and
 
 from __future__ import annotations
 
+import _thread
 import json
 import logging
 import os
 import shutil
 import subprocess
 import tempfile
-import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import cached_property
@@ -48,7 +48,8 @@ class Runc(Container):
 
     @classmethod
     def begin(cls) -> None:
-        threading.Thread(target=_open_cgroups, daemon=True).start()
+        # `threading` would wait until it runs.
+        _thread.start_new_thread(_open_cgroups, ())
 
     @cached_property
     def settings(self) -> Options:
