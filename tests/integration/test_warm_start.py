@@ -137,11 +137,19 @@ async def test_a_shared_shim_is_killed(folder: Path, namespace: str, rootfs: Pat
                 await ask.start(name, "/bin/sleep", "1000", runtime=RUNC) for name in ("one", "two")
             ]
             (shim,) = shims(daemon, namespace)
-            os.kill(shim, signal.SIGKILL)
+            statuses: list[int] = []
+
+            async def wait(name: str) -> None:
+                answer = await ask.tasks.wait(WaitRequest(container_id=name))
+                statuses.append(answer.exit_status)
+
             with anyio.fail_after(20):
-                for name in ("one", "two"):
-                    answer = await ask.tasks.wait(WaitRequest(container_id=name))
-                    assert answer.exit_status == 137
+                async with anyio.create_task_group() as group:
+                    group.start_soon(wait, "one")
+                    group.start_soon(wait, "two")
+                    await anyio.sleep(0.3)
+                    os.kill(shim, signal.SIGKILL)
+                assert statuses == [137, 137]
                 while any(Path(f"/proc/{pid}").exists() for pid in pids):
                     await anyio.sleep(0.05)
 
