@@ -30,6 +30,7 @@ BENCHMARKS: dict[str, Callable[[Sides], Table | list[Table]]] = {
     "growth": lambda sides: anyio.run(events.growth, sides),
     "runc": lambda sides: anyio.run(shims.runc, sides),
     "crun": lambda sides: anyio.run(shims.crun, sides),
+    "process": lambda sides: anyio.run(shims.host_process, sides),
     "execs": lambda sides: anyio.run(shims.execs, sides),
     "weight": lambda sides: anyio.run(shims.memory, sides),
     "shared": lambda sides: anyio.run(shims.shared_memory, sides),

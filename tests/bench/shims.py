@@ -35,10 +35,12 @@ from taskd.proto.containerd.services.tasks.v1 import (
 )
 from taskd.proto.google.protobuf import Any
 
-__all__ = ["crun", "execs", "memory", "runc", "shared_memory", "throughput"]
+__all__ = ["crun", "execs", "host_process", "memory", "runc", "shared_memory", "throughput"]
 
 RUNTIMES = {"containerd": lifecycle.RUNTIME, "taskd": "io.taskd.runc.v1"}
+PROCESS = "io.taskd.process.v1"
 CONTAINERS = 20
+SHARING = 100
 BYTES = 1 << 30
 
 
@@ -57,6 +59,12 @@ async def _lifecycles(sides: Sides, binary: str) -> list[Table]:
         await lifecycle.one_client(sides, 40, f"{named}, one client", RUNTIMES, options),
         await lifecycle.four_clients(sides, 5, 5, f"{named}, four clients", RUNTIMES, options),
     ]
+
+
+async def host_process(sides: Sides) -> Table:
+    """A plain process of the host by taskd's shim, beside a container of runc's by containerd's."""
+    title = "a process of the host, beside containerd's container: lifecycle, one client"
+    return await lifecycle.one_client(sides, 40, title, RUNTIMES | {"taskd": PROCESS})
 
 
 async def execs(sides: Sides, rounds: int = 30) -> Table:
@@ -84,31 +92,32 @@ async def execs(sides: Sides, rounds: int = 30) -> Table:
 async def memory(sides: Sides) -> Table:
     """Proportional set size of what runs for each container beside the container itself."""
     table = Table(f"own shim: memory of each of {CONTAINERS} running containers", "MB")
-    await _weigh(sides, table)
+    await _weigh(sides, table, CONTAINERS)
     return table
 
 
 async def shared_memory(sides: Sides) -> Table:
     """The same with one process for all; on a daemon of its own, whose setting it is."""
-    table = Table(f"own shim, shared: memory of each of {CONTAINERS} running containers", "MB")
+    table = Table(f"own shim, shared: memory of each of {SHARING} running containers", "MB")
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         settings = "[shims]\nshared = true\n"
         with Taskd(Path(folder, "t"), "--log-level", "warn", settings=settings) as taskd:
             # Until the process that forks shims is there.
             await anyio.sleep(2)
-            await _weigh(Sides(sides.containerd, taskd, sides.rootfs, sides.namespace), table)
+            both = Sides(sides.containerd, taskd, sides.rootfs, sides.namespace)
+            await _weigh(both, table, SHARING)
     return table
 
 
-async def _weigh(sides: Sides, table: Table) -> None:
+async def _weigh(sides: Sides, table: Table, containers: int) -> None:
     for side, daemon, namespace in sides.alternate(1):
-        names = [f"memory-{number}" for number in range(CONTAINERS)]
+        names = [f"memory-{number}" for number in range(containers)]
         async with client(daemon.address, namespace) as channel:
             for name in names:
                 await _begin(channel, name, sides.rootfs, ["/bin/sleep", "1000"], RUNTIMES[side])
             await anyio.sleep(1)
             weight = sum(_pss(pid) for pid in _shims(namespace))
-            table.add("PSS", side, weight / CONTAINERS / 1e6)
+            table.add("PSS", side, weight / containers / 1e6)
             for name in names:
                 await _end(channel, name)
 
