@@ -32,9 +32,10 @@ __all__ = (
     "TaskStart",
 )
 
-from dataclasses import dataclass
 
 import betterproto2
+
+from taskd.message import Message
 
 from ...message_pool import default_message_pool
 
@@ -42,8 +43,7 @@ _COMPILER_VERSION = "0.10.1"
 betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 
-@dataclass(eq=False, repr=False)
-class ContainerCreate(betterproto2.Message):
+class ContainerCreate(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     image: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -56,8 +56,7 @@ class ContainerCreate(betterproto2.Message):
 default_message_pool.register_message("containerd.events", "ContainerCreate", ContainerCreate)
 
 
-@dataclass(eq=False, repr=False)
-class ContainerCreateRuntime(betterproto2.Message):
+class ContainerCreateRuntime(Message):
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     options: "__google__protobuf__.Any | None" = betterproto2.field(
@@ -70,16 +69,14 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class ContainerDelete(betterproto2.Message):
+class ContainerDelete(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
 default_message_pool.register_message("containerd.events", "ContainerDelete", ContainerDelete)
 
 
-@dataclass(eq=False, repr=False)
-class ContainerUpdate(betterproto2.Message):
+class ContainerUpdate(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     image: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -96,8 +93,7 @@ class ContainerUpdate(betterproto2.Message):
 default_message_pool.register_message("containerd.events", "ContainerUpdate", ContainerUpdate)
 
 
-@dataclass(eq=False, repr=False)
-class ContentCreate(betterproto2.Message):
+class ContentCreate(Message):
     digest: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     size: "int" = betterproto2.field(2, betterproto2.TYPE_INT64)
@@ -108,16 +104,14 @@ class ContentCreate(betterproto2.Message):
 default_message_pool.register_message("containerd.events", "ContentCreate", ContentCreate)
 
 
-@dataclass(eq=False, repr=False)
-class ContentDelete(betterproto2.Message):
+class ContentDelete(Message):
     digest: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
 default_message_pool.register_message("containerd.events", "ContentDelete", ContentDelete)
 
 
-@dataclass(eq=False, repr=False)
-class NamespaceCreate(betterproto2.Message):
+class NamespaceCreate(Message):
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     labels: "dict[str, str]" = betterproto2.field(
@@ -130,16 +124,14 @@ class NamespaceCreate(betterproto2.Message):
 default_message_pool.register_message("containerd.events", "NamespaceCreate", NamespaceCreate)
 
 
-@dataclass(eq=False, repr=False)
-class NamespaceDelete(betterproto2.Message):
+class NamespaceDelete(Message):
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
 default_message_pool.register_message("containerd.events", "NamespaceDelete", NamespaceDelete)
 
 
-@dataclass(eq=False, repr=False)
-class NamespaceUpdate(betterproto2.Message):
+class NamespaceUpdate(Message):
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     labels: "dict[str, str]" = betterproto2.field(
@@ -152,16 +144,14 @@ class NamespaceUpdate(betterproto2.Message):
 default_message_pool.register_message("containerd.events", "NamespaceUpdate", NamespaceUpdate)
 
 
-@dataclass(eq=False, repr=False)
-class SandboxCreate(betterproto2.Message):
+class SandboxCreate(Message):
     sandbox_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
 default_message_pool.register_message("containerd.events", "SandboxCreate", SandboxCreate)
 
 
-@dataclass(eq=False, repr=False)
-class SandboxExit(betterproto2.Message):
+class SandboxExit(Message):
     sandbox_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     exit_status: "int" = betterproto2.field(2, betterproto2.TYPE_UINT32)
@@ -174,16 +164,14 @@ class SandboxExit(betterproto2.Message):
 default_message_pool.register_message("containerd.events", "SandboxExit", SandboxExit)
 
 
-@dataclass(eq=False, repr=False)
-class SandboxStart(betterproto2.Message):
+class SandboxStart(Message):
     sandbox_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
 default_message_pool.register_message("containerd.events", "SandboxStart", SandboxStart)
 
 
-@dataclass(eq=False, repr=False)
-class SnapshotCommit(betterproto2.Message):
+class SnapshotCommit(Message):
     key: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     name: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -194,8 +182,7 @@ class SnapshotCommit(betterproto2.Message):
 default_message_pool.register_message("containerd.events", "SnapshotCommit", SnapshotCommit)
 
 
-@dataclass(eq=False, repr=False)
-class SnapshotPrepare(betterproto2.Message):
+class SnapshotPrepare(Message):
     key: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     parent: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -206,8 +193,7 @@ class SnapshotPrepare(betterproto2.Message):
 default_message_pool.register_message("containerd.events", "SnapshotPrepare", SnapshotPrepare)
 
 
-@dataclass(eq=False, repr=False)
-class SnapshotRemove(betterproto2.Message):
+class SnapshotRemove(Message):
     key: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     snapshotter: "str" = betterproto2.field(5, betterproto2.TYPE_STRING)
@@ -216,8 +202,7 @@ class SnapshotRemove(betterproto2.Message):
 default_message_pool.register_message("containerd.events", "SnapshotRemove", SnapshotRemove)
 
 
-@dataclass(eq=False, repr=False)
-class TaskCheckpointed(betterproto2.Message):
+class TaskCheckpointed(Message):
     """
     A task was written down.
     """
@@ -230,8 +215,7 @@ class TaskCheckpointed(betterproto2.Message):
 default_message_pool.register_message("containerd.events", "TaskCheckpointed", TaskCheckpointed)
 
 
-@dataclass(eq=False, repr=False)
-class TaskCreate(betterproto2.Message):
+class TaskCreate(Message):
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     bundle: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -248,8 +232,7 @@ class TaskCreate(betterproto2.Message):
 default_message_pool.register_message("containerd.events", "TaskCreate", TaskCreate)
 
 
-@dataclass(eq=False, repr=False)
-class TaskDelete(betterproto2.Message):
+class TaskDelete(Message):
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     pid: "int" = betterproto2.field(2, betterproto2.TYPE_UINT32)
@@ -266,8 +249,7 @@ class TaskDelete(betterproto2.Message):
 default_message_pool.register_message("containerd.events", "TaskDelete", TaskDelete)
 
 
-@dataclass(eq=False, repr=False)
-class TaskExecAdded(betterproto2.Message):
+class TaskExecAdded(Message):
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     exec_id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -276,8 +258,7 @@ class TaskExecAdded(betterproto2.Message):
 default_message_pool.register_message("containerd.events", "TaskExecAdded", TaskExecAdded)
 
 
-@dataclass(eq=False, repr=False)
-class TaskExecStarted(betterproto2.Message):
+class TaskExecStarted(Message):
     """
     An exec runs.
     """
@@ -292,8 +273,7 @@ class TaskExecStarted(betterproto2.Message):
 default_message_pool.register_message("containerd.events", "TaskExecStarted", TaskExecStarted)
 
 
-@dataclass(eq=False, repr=False)
-class TaskExit(betterproto2.Message):
+class TaskExit(Message):
     """
     A process exited; id is the container's for the init process, else the exec's.
     """
@@ -314,8 +294,7 @@ class TaskExit(betterproto2.Message):
 default_message_pool.register_message("containerd.events", "TaskExit", TaskExit)
 
 
-@dataclass(eq=False, repr=False)
-class TaskIo(betterproto2.Message):
+class TaskIo(Message):
     stdin: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     stdout: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -328,8 +307,7 @@ class TaskIo(betterproto2.Message):
 default_message_pool.register_message("containerd.events", "TaskIO", TaskIo)
 
 
-@dataclass(eq=False, repr=False)
-class TaskOom(betterproto2.Message):
+class TaskOom(Message):
     """
     The kernel killed a process of the container for want of memory.
     """
@@ -340,24 +318,21 @@ class TaskOom(betterproto2.Message):
 default_message_pool.register_message("containerd.events", "TaskOOM", TaskOom)
 
 
-@dataclass(eq=False, repr=False)
-class TaskPaused(betterproto2.Message):
+class TaskPaused(Message):
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
 default_message_pool.register_message("containerd.events", "TaskPaused", TaskPaused)
 
 
-@dataclass(eq=False, repr=False)
-class TaskResumed(betterproto2.Message):
+class TaskResumed(Message):
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
 default_message_pool.register_message("containerd.events", "TaskResumed", TaskResumed)
 
 
-@dataclass(eq=False, repr=False)
-class TaskStart(betterproto2.Message):
+class TaskStart(Message):
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     pid: "int" = betterproto2.field(2, betterproto2.TYPE_UINT32)

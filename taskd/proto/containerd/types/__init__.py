@@ -16,10 +16,11 @@ __all__ = (
     "RuntimeVersion",
 )
 
-from dataclasses import dataclass
 
 import betterproto2
 from google.protobuf.descriptor import Descriptor
+
+from taskd.message import Message
 
 from ...message_pool import default_message_pool
 
@@ -27,8 +28,7 @@ _COMPILER_VERSION = "0.10.1"
 betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 
-@dataclass(eq=False, repr=False)
-class ActivationInfo(betterproto2.Message):
+class ActivationInfo(Message):
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     active: "list[ActiveMount]" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, repeated=True)
@@ -45,8 +45,7 @@ class ActivationInfo(betterproto2.Message):
 default_message_pool.register_message("containerd.types", "ActivationInfo", ActivationInfo)
 
 
-@dataclass(eq=False, repr=False)
-class ActiveMount(betterproto2.Message):
+class ActiveMount(Message):
     mount: "Mount | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
     mounted_at: "__google__protobuf__.Timestamp | None" = betterproto2.field(
@@ -65,8 +64,7 @@ class ActiveMount(betterproto2.Message):
 default_message_pool.register_message("containerd.types", "ActiveMount", ActiveMount)
 
 
-@dataclass(eq=False, repr=False)
-class Descriptor(betterproto2.Message):
+class Descriptor(Message):
     """
     Refers to a blob.
     """
@@ -87,8 +85,7 @@ class Descriptor(betterproto2.Message):
 default_message_pool.register_message("containerd.types", "Descriptor", Descriptor)
 
 
-@dataclass(eq=False, repr=False)
-class Envelope(betterproto2.Message):
+class Envelope(Message):
     """
     An event and where it belongs.
     """
@@ -112,8 +109,7 @@ class Envelope(betterproto2.Message):
 default_message_pool.register_message("containerd.types", "Envelope", Envelope)
 
 
-@dataclass(eq=False, repr=False)
-class Metric(betterproto2.Message):
+class Metric(Message):
     """
     Resource usage of one task.
     """
@@ -132,8 +128,7 @@ class Metric(betterproto2.Message):
 default_message_pool.register_message("containerd.types", "Metric", Metric)
 
 
-@dataclass(eq=False, repr=False)
-class Mount(betterproto2.Message):
+class Mount(Message):
     """
     One mount, as mount(2) has it.
     """
@@ -156,8 +151,7 @@ class Mount(betterproto2.Message):
 default_message_pool.register_message("containerd.types", "Mount", Mount)
 
 
-@dataclass(eq=False, repr=False)
-class Platform(betterproto2.Message):
+class Platform(Message):
     os: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     architecture: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -172,8 +166,7 @@ class Platform(betterproto2.Message):
 default_message_pool.register_message("containerd.types", "Platform", Platform)
 
 
-@dataclass(eq=False, repr=False)
-class RuntimeInfo(betterproto2.Message):
+class RuntimeInfo(Message):
     """
     What it answers.
     """
@@ -202,8 +195,7 @@ class RuntimeInfo(betterproto2.Message):
 default_message_pool.register_message("containerd.types", "RuntimeInfo", RuntimeInfo)
 
 
-@dataclass(eq=False, repr=False)
-class RuntimeRequest(betterproto2.Message):
+class RuntimeRequest(Message):
     """
     What a runtime is asked about itself.
     """
@@ -218,8 +210,7 @@ class RuntimeRequest(betterproto2.Message):
 default_message_pool.register_message("containerd.types", "RuntimeRequest", RuntimeRequest)
 
 
-@dataclass(eq=False, repr=False)
-class RuntimeVersion(betterproto2.Message):
+class RuntimeVersion(Message):
     version: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     revision: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)

@@ -5,9 +5,10 @@
 
 __all__ = ("Status",)
 
-from dataclasses import dataclass
 
 import betterproto2
+
+from taskd.message import Message
 
 from ...message_pool import default_message_pool
 
@@ -15,8 +16,7 @@ _COMPILER_VERSION = "0.10.1"
 betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 
-@dataclass(eq=False, repr=False)
-class Status(betterproto2.Message):
+class Status(Message):
     """
     How a call ended.
     """

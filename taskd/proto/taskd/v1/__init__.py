@@ -13,12 +13,13 @@ __all__ = (
 )
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import betterproto2
 import grpclib
 from betterproto2 import grpclib as betterproto2_grpclib
+
+from taskd.message import Message
 
 from ...message_pool import default_message_pool
 
@@ -31,16 +32,14 @@ _COMPILER_VERSION = "0.10.1"
 betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 
-@dataclass(eq=False, repr=False)
-class InfoRequest(betterproto2.Message):
+class InfoRequest(Message):
     pass
 
 
 default_message_pool.register_message("taskd.v1", "InfoRequest", InfoRequest)
 
 
-@dataclass(eq=False, repr=False)
-class InfoResponse(betterproto2.Message):
+class InfoResponse(Message):
     journal: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
     """
     Made anew with each journal, which lives as long as taskd's root folder.
@@ -70,8 +69,7 @@ class InfoResponse(betterproto2.Message):
 default_message_pool.register_message("taskd.v1", "InfoResponse", InfoResponse)
 
 
-@dataclass(eq=False, repr=False)
-class ReadRequest(betterproto2.Message):
+class ReadRequest(Message):
     """
 
 
@@ -117,8 +115,7 @@ class ReadRequest(betterproto2.Message):
 default_message_pool.register_message("taskd.v1", "ReadRequest", ReadRequest)
 
 
-@dataclass(eq=False, repr=False)
-class ReadResponse(betterproto2.Message):
+class ReadResponse(Message):
     position: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
 
     envelope: "__containerd__types__.Envelope | None" = betterproto2.field(

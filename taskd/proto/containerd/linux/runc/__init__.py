@@ -10,9 +10,10 @@ __all__ = (
     "RuncOptions",
 )
 
-from dataclasses import dataclass
 
 import betterproto2
+
+from taskd.message import Message
 
 from ....message_pool import default_message_pool
 
@@ -20,8 +21,7 @@ _COMPILER_VERSION = "0.10.1"
 betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 
-@dataclass(eq=False, repr=False)
-class CheckpointOptions(betterproto2.Message):
+class CheckpointOptions(Message):
     """
     Of Checkpoint.
     """
@@ -50,8 +50,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class CreateOptions(betterproto2.Message):
+class CreateOptions(Message):
     """
     Of Create.
     """
@@ -86,8 +85,7 @@ class CreateOptions(betterproto2.Message):
 default_message_pool.register_message("containerd.linux.runc", "CreateOptions", CreateOptions)
 
 
-@dataclass(eq=False, repr=False)
-class ProcessDetails(betterproto2.Message):
+class ProcessDetails(Message):
     """
     Tells which exec a process of Pids belongs to.
     """
@@ -98,8 +96,7 @@ class ProcessDetails(betterproto2.Message):
 default_message_pool.register_message("containerd.linux.runc", "ProcessDetails", ProcessDetails)
 
 
-@dataclass(eq=False, repr=False)
-class RuncOptions(betterproto2.Message):
+class RuncOptions(Message):
     """
     Of a container's runtime.
     """

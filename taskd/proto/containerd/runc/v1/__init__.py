@@ -10,9 +10,10 @@ __all__ = (
 )
 
 import warnings
-from dataclasses import dataclass
 
 import betterproto2
+
+from taskd.message import Message
 
 from ....message_pool import default_message_pool
 
@@ -20,8 +21,7 @@ _COMPILER_VERSION = "0.10.1"
 betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 
-@dataclass(eq=False, repr=False)
-class CheckpointOptions(betterproto2.Message):
+class CheckpointOptions(Message):
     """
     Options of Checkpoint.
     """
@@ -77,8 +77,7 @@ class CheckpointOptions(betterproto2.Message):
 default_message_pool.register_message("containerd.runc.v1", "CheckpointOptions", CheckpointOptions)
 
 
-@dataclass(eq=False, repr=False)
-class Options(betterproto2.Message):
+class Options(Message):
     """
     Options of the shims that drive runc, in a container's runtime options or in Create's.
     """
@@ -142,8 +141,7 @@ class Options(betterproto2.Message):
 default_message_pool.register_message("containerd.runc.v1", "Options", Options)
 
 
-@dataclass(eq=False, repr=False)
-class ProcessDetails(betterproto2.Message):
+class ProcessDetails(Message):
     """
     Tells which exec a process of Pids belongs to.
     """

@@ -34,12 +34,13 @@ __all__ = (
     "WaitResponse",
 )
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import betterproto2
 import grpclib
 from betterproto2 import grpclib as betterproto2_grpclib
+
+from taskd.message import Message
 
 from ....message_pool import default_message_pool
 
@@ -52,8 +53,7 @@ _COMPILER_VERSION = "0.10.1"
 betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 
-@dataclass(eq=False, repr=False)
-class CheckpointTaskRequest(betterproto2.Message):
+class CheckpointTaskRequest(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     path: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -68,8 +68,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class CloseIoRequest(betterproto2.Message):
+class CloseIoRequest(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     exec_id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -80,16 +79,14 @@ class CloseIoRequest(betterproto2.Message):
 default_message_pool.register_message("containerd.task.v2", "CloseIORequest", CloseIoRequest)
 
 
-@dataclass(eq=False, repr=False)
-class ConnectRequest(betterproto2.Message):
+class ConnectRequest(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
 default_message_pool.register_message("containerd.task.v2", "ConnectRequest", ConnectRequest)
 
 
-@dataclass(eq=False, repr=False)
-class ConnectResponse(betterproto2.Message):
+class ConnectResponse(Message):
     shim_pid: "int" = betterproto2.field(1, betterproto2.TYPE_UINT32)
 
     task_pid: "int" = betterproto2.field(2, betterproto2.TYPE_UINT32)
@@ -103,8 +100,7 @@ class ConnectResponse(betterproto2.Message):
 default_message_pool.register_message("containerd.task.v2", "ConnectResponse", ConnectResponse)
 
 
-@dataclass(eq=False, repr=False)
-class CreateTaskRequest(betterproto2.Message):
+class CreateTaskRequest(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     bundle: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -139,8 +135,7 @@ class CreateTaskRequest(betterproto2.Message):
 default_message_pool.register_message("containerd.task.v2", "CreateTaskRequest", CreateTaskRequest)
 
 
-@dataclass(eq=False, repr=False)
-class CreateTaskResponse(betterproto2.Message):
+class CreateTaskResponse(Message):
     pid: "int" = betterproto2.field(1, betterproto2.TYPE_UINT32)
 
 
@@ -149,8 +144,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class DeleteRequest(betterproto2.Message):
+class DeleteRequest(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     exec_id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -159,8 +153,7 @@ class DeleteRequest(betterproto2.Message):
 default_message_pool.register_message("containerd.task.v2", "DeleteRequest", DeleteRequest)
 
 
-@dataclass(eq=False, repr=False)
-class DeleteResponse(betterproto2.Message):
+class DeleteResponse(Message):
     pid: "int" = betterproto2.field(1, betterproto2.TYPE_UINT32)
 
     exit_status: "int" = betterproto2.field(2, betterproto2.TYPE_UINT32)
@@ -173,8 +166,7 @@ class DeleteResponse(betterproto2.Message):
 default_message_pool.register_message("containerd.task.v2", "DeleteResponse", DeleteResponse)
 
 
-@dataclass(eq=False, repr=False)
-class ExecProcessRequest(betterproto2.Message):
+class ExecProcessRequest(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     exec_id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -197,8 +189,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class ExecProcessResponse(betterproto2.Message):
+class ExecProcessResponse(Message):
     pass
 
 
@@ -207,8 +198,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class KillRequest(betterproto2.Message):
+class KillRequest(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     exec_id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -221,24 +211,21 @@ class KillRequest(betterproto2.Message):
 default_message_pool.register_message("containerd.task.v2", "KillRequest", KillRequest)
 
 
-@dataclass(eq=False, repr=False)
-class PauseRequest(betterproto2.Message):
+class PauseRequest(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
 default_message_pool.register_message("containerd.task.v2", "PauseRequest", PauseRequest)
 
 
-@dataclass(eq=False, repr=False)
-class PidsRequest(betterproto2.Message):
+class PidsRequest(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
 default_message_pool.register_message("containerd.task.v2", "PidsRequest", PidsRequest)
 
 
-@dataclass(eq=False, repr=False)
-class PidsResponse(betterproto2.Message):
+class PidsResponse(Message):
     processes: "list[__v1__types__.ProcessInfo]" = betterproto2.field(
         1, betterproto2.TYPE_MESSAGE, repeated=True
     )
@@ -247,8 +234,7 @@ class PidsResponse(betterproto2.Message):
 default_message_pool.register_message("containerd.task.v2", "PidsResponse", PidsResponse)
 
 
-@dataclass(eq=False, repr=False)
-class ResizePtyRequest(betterproto2.Message):
+class ResizePtyRequest(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     exec_id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -261,16 +247,14 @@ class ResizePtyRequest(betterproto2.Message):
 default_message_pool.register_message("containerd.task.v2", "ResizePtyRequest", ResizePtyRequest)
 
 
-@dataclass(eq=False, repr=False)
-class ResumeRequest(betterproto2.Message):
+class ResumeRequest(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
 default_message_pool.register_message("containerd.task.v2", "ResumeRequest", ResumeRequest)
 
 
-@dataclass(eq=False, repr=False)
-class ShutdownRequest(betterproto2.Message):
+class ShutdownRequest(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     now: "bool" = betterproto2.field(2, betterproto2.TYPE_BOOL)
@@ -282,8 +266,7 @@ class ShutdownRequest(betterproto2.Message):
 default_message_pool.register_message("containerd.task.v2", "ShutdownRequest", ShutdownRequest)
 
 
-@dataclass(eq=False, repr=False)
-class StartRequest(betterproto2.Message):
+class StartRequest(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     exec_id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -292,16 +275,14 @@ class StartRequest(betterproto2.Message):
 default_message_pool.register_message("containerd.task.v2", "StartRequest", StartRequest)
 
 
-@dataclass(eq=False, repr=False)
-class StartResponse(betterproto2.Message):
+class StartResponse(Message):
     pid: "int" = betterproto2.field(1, betterproto2.TYPE_UINT32)
 
 
 default_message_pool.register_message("containerd.task.v2", "StartResponse", StartResponse)
 
 
-@dataclass(eq=False, repr=False)
-class StateRequest(betterproto2.Message):
+class StateRequest(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     exec_id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -310,8 +291,7 @@ class StateRequest(betterproto2.Message):
 default_message_pool.register_message("containerd.task.v2", "StateRequest", StateRequest)
 
 
-@dataclass(eq=False, repr=False)
-class StateResponse(betterproto2.Message):
+class StateResponse(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     bundle: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -342,16 +322,14 @@ class StateResponse(betterproto2.Message):
 default_message_pool.register_message("containerd.task.v2", "StateResponse", StateResponse)
 
 
-@dataclass(eq=False, repr=False)
-class StatsRequest(betterproto2.Message):
+class StatsRequest(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
 default_message_pool.register_message("containerd.task.v2", "StatsRequest", StatsRequest)
 
 
-@dataclass(eq=False, repr=False)
-class StatsResponse(betterproto2.Message):
+class StatsResponse(Message):
     stats: "___google__protobuf__.Any | None" = betterproto2.field(
         1, betterproto2.TYPE_MESSAGE, optional=True
     )
@@ -360,8 +338,7 @@ class StatsResponse(betterproto2.Message):
 default_message_pool.register_message("containerd.task.v2", "StatsResponse", StatsResponse)
 
 
-@dataclass(eq=False, repr=False)
-class UpdateTaskRequest(betterproto2.Message):
+class UpdateTaskRequest(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     resources: "___google__protobuf__.Any | None" = betterproto2.field(
@@ -378,8 +355,7 @@ class UpdateTaskRequest(betterproto2.Message):
 default_message_pool.register_message("containerd.task.v2", "UpdateTaskRequest", UpdateTaskRequest)
 
 
-@dataclass(eq=False, repr=False)
-class WaitRequest(betterproto2.Message):
+class WaitRequest(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     exec_id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -388,8 +364,7 @@ class WaitRequest(betterproto2.Message):
 default_message_pool.register_message("containerd.task.v2", "WaitRequest", WaitRequest)
 
 
-@dataclass(eq=False, repr=False)
-class WaitResponse(betterproto2.Message):
+class WaitResponse(Message):
     exit_status: "int" = betterproto2.field(1, betterproto2.TYPE_UINT32)
 
     exited_at: "___google__protobuf__.Timestamp | None" = betterproto2.field(

@@ -5,9 +5,10 @@
 
 __all__ = ("Process", "ProcessInfo", "Status")
 
-from dataclasses import dataclass
 
 import betterproto2
+
+from taskd.message import Message
 
 from ....message_pool import default_message_pool
 
@@ -29,8 +30,7 @@ class Status(betterproto2.Enum):
     PAUSING = 5
 
 
-@dataclass(eq=False, repr=False)
-class Process(betterproto2.Message):
+class Process(Message):
     """
     One process of a task.
     """
@@ -69,8 +69,7 @@ class Process(betterproto2.Message):
 default_message_pool.register_message("containerd.v1.types", "Process", Process)
 
 
-@dataclass(eq=False, repr=False)
-class ProcessInfo(betterproto2.Message):
+class ProcessInfo(Message):
     pid: "int" = betterproto2.field(1, betterproto2.TYPE_UINT32)
 
     info: "___google__protobuf__.Any | None" = betterproto2.field(

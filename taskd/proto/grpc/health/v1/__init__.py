@@ -12,12 +12,13 @@ __all__ = (
 )
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import betterproto2
 import grpclib
 from betterproto2 import grpclib as betterproto2_grpclib
+
+from taskd.message import Message
 
 from ....message_pool import default_message_pool
 
@@ -40,8 +41,7 @@ class HealthCheckResponseServingStatus(betterproto2.Enum):
     SERVICE_UNKNOWN = 3
 
 
-@dataclass(eq=False, repr=False)
-class HealthCheckRequest(betterproto2.Message):
+class HealthCheckRequest(Message):
     service: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
     """
     Full name of a service; empty for the whole server.
@@ -51,8 +51,7 @@ class HealthCheckRequest(betterproto2.Message):
 default_message_pool.register_message("grpc.health.v1", "HealthCheckRequest", HealthCheckRequest)
 
 
-@dataclass(eq=False, repr=False)
-class HealthCheckResponse(betterproto2.Message):
+class HealthCheckResponse(Message):
     status: "HealthCheckResponseServingStatus" = betterproto2.field(
         1, betterproto2.TYPE_ENUM, default_factory=lambda: HealthCheckResponseServingStatus(0)
     )

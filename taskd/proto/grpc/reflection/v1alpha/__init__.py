@@ -17,12 +17,13 @@ __all__ = (
 )
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import betterproto2
 import grpclib
 from betterproto2 import grpclib as betterproto2_grpclib
+
+from taskd.message import Message
 
 from ....message_pool import default_message_pool
 
@@ -35,8 +36,7 @@ _COMPILER_VERSION = "0.10.1"
 betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 
-@dataclass(eq=False, repr=False)
-class ErrorResponse(betterproto2.Message):
+class ErrorResponse(Message):
     error_code: "int" = betterproto2.field(1, betterproto2.TYPE_INT32)
     """
     One of gRPC's codes.
@@ -48,8 +48,7 @@ class ErrorResponse(betterproto2.Message):
 default_message_pool.register_message("grpc.reflection.v1alpha", "ErrorResponse", ErrorResponse)
 
 
-@dataclass(eq=False, repr=False)
-class ExtensionNumberResponse(betterproto2.Message):
+class ExtensionNumberResponse(Message):
     base_type_name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     extension_number: "list[int]" = betterproto2.field(2, betterproto2.TYPE_INT32, repeated=True)
@@ -60,8 +59,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class ExtensionRequest(betterproto2.Message):
+class ExtensionRequest(Message):
     containing_type: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     extension_number: "int" = betterproto2.field(2, betterproto2.TYPE_INT32)
@@ -72,8 +70,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class FileDescriptorResponse(betterproto2.Message):
+class FileDescriptorResponse(Message):
     file_descriptor_proto: "list[bytes]" = betterproto2.field(
         1, betterproto2.TYPE_BYTES, repeated=True
     )
@@ -87,8 +84,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class ListServiceResponse(betterproto2.Message):
+class ListServiceResponse(Message):
     service: "list[ServiceResponse]" = betterproto2.field(
         1, betterproto2.TYPE_MESSAGE, repeated=True
     )
@@ -99,8 +95,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class ServerReflectionRequest(betterproto2.Message):
+class ServerReflectionRequest(Message):
     """
 
 
@@ -142,8 +137,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class ServerReflectionResponse(betterproto2.Message):
+class ServerReflectionResponse(Message):
     """
 
 
@@ -179,8 +173,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class ServiceResponse(betterproto2.Message):
+class ServiceResponse(Message):
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 

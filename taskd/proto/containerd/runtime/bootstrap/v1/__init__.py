@@ -5,9 +5,10 @@
 
 __all__ = ("BootstrapParams", "BootstrapResult", "Capability", "Extension", "LogLevel")
 
-from dataclasses import dataclass
 
 import betterproto2
+
+from taskd.message import Message
 
 from .....message_pool import default_message_pool
 
@@ -71,8 +72,7 @@ class LogLevel(betterproto2.Enum):
         }
 
 
-@dataclass(eq=False, repr=False)
-class BootstrapParams(betterproto2.Message):
+class BootstrapParams(Message):
     """
     What a daemon of containerd 2.3 or later tells a shim on its standard input.
     """
@@ -106,8 +106,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class BootstrapResult(betterproto2.Message):
+class BootstrapResult(Message):
     """
     What such a shim prints when it serves.
     """
@@ -132,8 +131,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class Extension(betterproto2.Message):
+class Extension(Message):
     value: "____google__protobuf__.Any | None" = betterproto2.field(
         1, betterproto2.TYPE_MESSAGE, optional=True
     )

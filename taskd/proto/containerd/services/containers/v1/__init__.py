@@ -21,12 +21,13 @@ __all__ = (
 )
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import betterproto2
 import grpclib
 from betterproto2 import grpclib as betterproto2_grpclib
+
+from taskd.message import Message
 
 from .....message_pool import default_message_pool
 
@@ -39,8 +40,7 @@ _COMPILER_VERSION = "0.10.1"
 betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 
-@dataclass(eq=False, repr=False)
-class Container(betterproto2.Message):
+class Container(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     labels: "dict[str, str]" = betterproto2.field(
@@ -107,8 +107,7 @@ class Container(betterproto2.Message):
 default_message_pool.register_message("containerd.services.containers.v1", "Container", Container)
 
 
-@dataclass(eq=False, repr=False)
-class ContainerRuntime(betterproto2.Message):
+class ContainerRuntime(Message):
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
     """
     Such as io.containerd.runc.v2.
@@ -127,8 +126,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class CreateContainerRequest(betterproto2.Message):
+class CreateContainerRequest(Message):
     container: "Container | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
@@ -137,8 +135,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class CreateContainerResponse(betterproto2.Message):
+class CreateContainerResponse(Message):
     container: "Container | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
@@ -147,8 +144,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class DeleteContainerRequest(betterproto2.Message):
+class DeleteContainerRequest(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -157,8 +153,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class GetContainerRequest(betterproto2.Message):
+class GetContainerRequest(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -167,8 +162,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class GetContainerResponse(betterproto2.Message):
+class GetContainerResponse(Message):
     container: "Container | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
@@ -177,8 +171,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class ListContainerMessage(betterproto2.Message):
+class ListContainerMessage(Message):
     container: "Container | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
@@ -187,8 +180,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class ListContainersRequest(betterproto2.Message):
+class ListContainersRequest(Message):
     filters: "list[str]" = betterproto2.field(1, betterproto2.TYPE_STRING, repeated=True)
     """
     A container is listed if it passes any of these.
@@ -200,8 +192,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class ListContainersResponse(betterproto2.Message):
+class ListContainersResponse(Message):
     containers: "list[Container]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
 
@@ -210,8 +201,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class UpdateContainerRequest(betterproto2.Message):
+class UpdateContainerRequest(Message):
     container: "Container | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
     update_mask: "____google__protobuf__.FieldMask | None" = betterproto2.field(
@@ -227,8 +217,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class UpdateContainerResponse(betterproto2.Message):
+class UpdateContainerResponse(Message):
     container: "Container | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 

@@ -28,12 +28,13 @@ __all__ = (
 )
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import betterproto2
 import grpclib
 from betterproto2 import grpclib as betterproto2_grpclib
+
+from taskd.message import Message
 
 from .....message_pool import default_message_pool
 
@@ -54,8 +55,7 @@ class WriteAction(betterproto2.Enum):
     COMMIT = 2
 
 
-@dataclass(eq=False, repr=False)
-class AbortRequest(betterproto2.Message):
+class AbortRequest(Message):
     ref: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -64,8 +64,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class DeleteContentRequest(betterproto2.Message):
+class DeleteContentRequest(Message):
     digest: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -74,8 +73,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class Info(betterproto2.Message):
+class Info(Message):
     digest: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     size: "int" = betterproto2.field(2, betterproto2.TYPE_INT64)
@@ -98,16 +96,14 @@ class Info(betterproto2.Message):
 default_message_pool.register_message("containerd.services.content.v1", "Info", Info)
 
 
-@dataclass(eq=False, repr=False)
-class InfoRequest(betterproto2.Message):
+class InfoRequest(Message):
     digest: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
 default_message_pool.register_message("containerd.services.content.v1", "InfoRequest", InfoRequest)
 
 
-@dataclass(eq=False, repr=False)
-class InfoResponse(betterproto2.Message):
+class InfoResponse(Message):
     info: "Info | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
@@ -116,8 +112,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class ListContentRequest(betterproto2.Message):
+class ListContentRequest(Message):
     filters: "list[str]" = betterproto2.field(1, betterproto2.TYPE_STRING, repeated=True)
 
 
@@ -126,8 +121,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class ListContentResponse(betterproto2.Message):
+class ListContentResponse(Message):
     info: "list[Info]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
 
@@ -136,8 +130,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class ListStatusesRequest(betterproto2.Message):
+class ListStatusesRequest(Message):
     filters: "list[str]" = betterproto2.field(1, betterproto2.TYPE_STRING, repeated=True)
 
 
@@ -146,8 +139,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class ListStatusesResponse(betterproto2.Message):
+class ListStatusesResponse(Message):
     statuses: "list[Status]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
 
@@ -156,8 +148,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class ReadContentRequest(betterproto2.Message):
+class ReadContentRequest(Message):
     digest: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     offset: "int" = betterproto2.field(2, betterproto2.TYPE_INT64)
@@ -173,8 +164,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class ReadContentResponse(betterproto2.Message):
+class ReadContentResponse(Message):
     offset: "int" = betterproto2.field(1, betterproto2.TYPE_INT64)
 
     data: "bytes" = betterproto2.field(2, betterproto2.TYPE_BYTES)
@@ -185,8 +175,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class Status(betterproto2.Message):
+class Status(Message):
     started_at: "____google__protobuf__.Timestamp | None" = betterproto2.field(
         1, betterproto2.TYPE_MESSAGE, optional=True
     )
@@ -210,8 +199,7 @@ class Status(betterproto2.Message):
 default_message_pool.register_message("containerd.services.content.v1", "Status", Status)
 
 
-@dataclass(eq=False, repr=False)
-class StatusRequest(betterproto2.Message):
+class StatusRequest(Message):
     ref: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -220,8 +208,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class StatusResponse(betterproto2.Message):
+class StatusResponse(Message):
     status: "Status | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
@@ -230,8 +217,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class UpdateRequest(betterproto2.Message):
+class UpdateRequest(Message):
     info: "Info | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
     update_mask: "____google__protobuf__.FieldMask | None" = betterproto2.field(
@@ -244,8 +230,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class UpdateResponse(betterproto2.Message):
+class UpdateResponse(Message):
     info: "Info | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
@@ -254,8 +239,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class WriteContentRequest(betterproto2.Message):
+class WriteContentRequest(Message):
     action: "WriteAction" = betterproto2.field(
         1, betterproto2.TYPE_ENUM, default_factory=lambda: WriteAction(0)
     )
@@ -291,8 +275,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class WriteContentResponse(betterproto2.Message):
+class WriteContentResponse(Message):
     action: "WriteAction" = betterproto2.field(
         1, betterproto2.TYPE_ENUM, default_factory=lambda: WriteAction(0)
     )

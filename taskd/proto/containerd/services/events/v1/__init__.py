@@ -6,12 +6,13 @@
 __all__ = ("EventsBase", "EventsStub", "ForwardRequest", "PublishRequest", "SubscribeRequest")
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import betterproto2
 import grpclib
 from betterproto2 import grpclib as betterproto2_grpclib
+
+from taskd.message import Message
 
 from .....message_pool import default_message_pool
 
@@ -24,8 +25,7 @@ _COMPILER_VERSION = "0.10.1"
 betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 
-@dataclass(eq=False, repr=False)
-class ForwardRequest(betterproto2.Message):
+class ForwardRequest(Message):
     envelope: "___types__.Envelope | None" = betterproto2.field(
         1, betterproto2.TYPE_MESSAGE, optional=True
     )
@@ -36,8 +36,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class PublishRequest(betterproto2.Message):
+class PublishRequest(Message):
     topic: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     event: "____google__protobuf__.Any | None" = betterproto2.field(
@@ -50,8 +49,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class SubscribeRequest(betterproto2.Message):
+class SubscribeRequest(Message):
     filters: "list[str]" = betterproto2.field(1, betterproto2.TYPE_STRING, repeated=True)
 
 

@@ -21,12 +21,13 @@ __all__ = (
     "UpdateImageResponse",
 )
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import betterproto2
 import grpclib
 from betterproto2 import grpclib as betterproto2_grpclib
+
+from taskd.message import Message
 
 from .....message_pool import default_message_pool
 
@@ -39,8 +40,7 @@ _COMPILER_VERSION = "0.10.1"
 betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 
-@dataclass(eq=False, repr=False)
-class CreateImageRequest(betterproto2.Message):
+class CreateImageRequest(Message):
     image: "Image | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
     source_date_epoch: "____google__protobuf__.Timestamp | None" = betterproto2.field(
@@ -53,8 +53,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class CreateImageResponse(betterproto2.Message):
+class CreateImageResponse(Message):
     image: "Image | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
@@ -63,8 +62,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class DeleteImageRequest(betterproto2.Message):
+class DeleteImageRequest(Message):
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     sync: "bool" = betterproto2.field(2, betterproto2.TYPE_BOOL)
@@ -82,8 +80,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class GetImageRequest(betterproto2.Message):
+class GetImageRequest(Message):
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -92,8 +89,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class GetImageResponse(betterproto2.Message):
+class GetImageResponse(Message):
     image: "Image | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
@@ -102,8 +98,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class Image(betterproto2.Message):
+class Image(Message):
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     labels: "dict[str, str]" = betterproto2.field(
@@ -128,8 +123,7 @@ class Image(betterproto2.Message):
 default_message_pool.register_message("containerd.services.images.v1", "Image", Image)
 
 
-@dataclass(eq=False, repr=False)
-class ImageCreate(betterproto2.Message):
+class ImageCreate(Message):
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     labels: "dict[str, str]" = betterproto2.field(
@@ -142,16 +136,14 @@ class ImageCreate(betterproto2.Message):
 default_message_pool.register_message("containerd.services.images.v1", "ImageCreate", ImageCreate)
 
 
-@dataclass(eq=False, repr=False)
-class ImageDelete(betterproto2.Message):
+class ImageDelete(Message):
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
 default_message_pool.register_message("containerd.services.images.v1", "ImageDelete", ImageDelete)
 
 
-@dataclass(eq=False, repr=False)
-class ImageUpdate(betterproto2.Message):
+class ImageUpdate(Message):
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     labels: "dict[str, str]" = betterproto2.field(
@@ -164,8 +156,7 @@ class ImageUpdate(betterproto2.Message):
 default_message_pool.register_message("containerd.services.images.v1", "ImageUpdate", ImageUpdate)
 
 
-@dataclass(eq=False, repr=False)
-class ListImagesRequest(betterproto2.Message):
+class ListImagesRequest(Message):
     filters: "list[str]" = betterproto2.field(1, betterproto2.TYPE_STRING, repeated=True)
 
 
@@ -174,8 +165,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class ListImagesResponse(betterproto2.Message):
+class ListImagesResponse(Message):
     images: "list[Image]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
 
@@ -184,8 +174,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class UpdateImageRequest(betterproto2.Message):
+class UpdateImageRequest(Message):
     image: "Image | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
     update_mask: "____google__protobuf__.FieldMask | None" = betterproto2.field(
@@ -202,8 +191,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class UpdateImageResponse(betterproto2.Message):
+class UpdateImageResponse(Message):
     image: "Image | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 

@@ -15,12 +15,13 @@ __all__ = (
     "ServerResponse",
 )
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import betterproto2
 import grpclib
 from betterproto2 import grpclib as betterproto2_grpclib
+
+from taskd.message import Message
 
 from .....message_pool import default_message_pool
 
@@ -33,8 +34,7 @@ _COMPILER_VERSION = "0.10.1"
 betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 
-@dataclass(eq=False, repr=False)
-class DeprecationWarning(betterproto2.Message):
+class DeprecationWarning(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     message: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -49,8 +49,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class Plugin(betterproto2.Message):
+class Plugin(Message):
     type: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -80,8 +79,7 @@ class Plugin(betterproto2.Message):
 default_message_pool.register_message("containerd.services.introspection.v1", "Plugin", Plugin)
 
 
-@dataclass(eq=False, repr=False)
-class PluginInfoRequest(betterproto2.Message):
+class PluginInfoRequest(Message):
     type: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -96,8 +94,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class PluginInfoResponse(betterproto2.Message):
+class PluginInfoResponse(Message):
     plugin: "Plugin | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
     extra: "____google__protobuf__.Any | None" = betterproto2.field(
@@ -110,8 +107,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class PluginsRequest(betterproto2.Message):
+class PluginsRequest(Message):
     filters: "list[str]" = betterproto2.field(1, betterproto2.TYPE_STRING, repeated=True)
 
 
@@ -120,8 +116,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class PluginsResponse(betterproto2.Message):
+class PluginsResponse(Message):
     plugins: "list[Plugin]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
 
@@ -130,8 +125,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class ServerResponse(betterproto2.Message):
+class ServerResponse(Message):
     uuid: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
     """
     Stays the same as long as the daemon's root folder.

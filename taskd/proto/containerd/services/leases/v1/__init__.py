@@ -19,12 +19,13 @@ __all__ = (
     "Resource",
 )
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import betterproto2
 import grpclib
 from betterproto2 import grpclib as betterproto2_grpclib
+
+from taskd.message import Message
 
 from .....message_pool import default_message_pool
 
@@ -37,8 +38,7 @@ _COMPILER_VERSION = "0.10.1"
 betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 
-@dataclass(eq=False, repr=False)
-class AddResourceRequest(betterproto2.Message):
+class AddResourceRequest(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     resource: "Resource | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
@@ -49,8 +49,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class CreateRequest(betterproto2.Message):
+class CreateRequest(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     labels: "dict[str, str]" = betterproto2.field(
@@ -65,8 +64,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class CreateResponse(betterproto2.Message):
+class CreateResponse(Message):
     lease: "Lease | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
@@ -75,8 +73,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class DeleteRequest(betterproto2.Message):
+class DeleteRequest(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     sync: "bool" = betterproto2.field(2, betterproto2.TYPE_BOOL)
@@ -90,8 +87,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class DeleteResourceRequest(betterproto2.Message):
+class DeleteResourceRequest(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     resource: "Resource | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
@@ -102,8 +98,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class Lease(betterproto2.Message):
+class Lease(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     created_at: "____google__protobuf__.Timestamp | None" = betterproto2.field(
@@ -120,16 +115,14 @@ class Lease(betterproto2.Message):
 default_message_pool.register_message("containerd.services.leases.v1", "Lease", Lease)
 
 
-@dataclass(eq=False, repr=False)
-class ListRequest(betterproto2.Message):
+class ListRequest(Message):
     filters: "list[str]" = betterproto2.field(1, betterproto2.TYPE_STRING, repeated=True)
 
 
 default_message_pool.register_message("containerd.services.leases.v1", "ListRequest", ListRequest)
 
 
-@dataclass(eq=False, repr=False)
-class ListResourcesRequest(betterproto2.Message):
+class ListResourcesRequest(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -138,8 +131,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class ListResourcesResponse(betterproto2.Message):
+class ListResourcesResponse(Message):
     resources: "list[Resource]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
 
@@ -148,16 +140,14 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class ListResponse(betterproto2.Message):
+class ListResponse(Message):
     leases: "list[Lease]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
 
 default_message_pool.register_message("containerd.services.leases.v1", "ListResponse", ListResponse)
 
 
-@dataclass(eq=False, repr=False)
-class Resource(betterproto2.Message):
+class Resource(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
     """
     Name or digest of the resource.

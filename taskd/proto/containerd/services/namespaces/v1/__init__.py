@@ -18,12 +18,13 @@ __all__ = (
     "UpdateNamespaceResponse",
 )
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import betterproto2
 import grpclib
 from betterproto2 import grpclib as betterproto2_grpclib
+
+from taskd.message import Message
 
 from .....message_pool import default_message_pool
 
@@ -36,8 +37,7 @@ _COMPILER_VERSION = "0.10.1"
 betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 
-@dataclass(eq=False, repr=False)
-class CreateNamespaceRequest(betterproto2.Message):
+class CreateNamespaceRequest(Message):
     namespace: "Namespace | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
@@ -46,8 +46,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class CreateNamespaceResponse(betterproto2.Message):
+class CreateNamespaceResponse(Message):
     namespace: "Namespace | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
@@ -56,8 +55,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class DeleteNamespaceRequest(betterproto2.Message):
+class DeleteNamespaceRequest(Message):
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
     """
     The namespace must be empty.
@@ -69,8 +67,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class GetNamespaceRequest(betterproto2.Message):
+class GetNamespaceRequest(Message):
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -79,8 +76,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class GetNamespaceResponse(betterproto2.Message):
+class GetNamespaceResponse(Message):
     namespace: "Namespace | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
@@ -89,8 +85,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class ListNamespacesRequest(betterproto2.Message):
+class ListNamespacesRequest(Message):
     filter: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -99,8 +94,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class ListNamespacesResponse(betterproto2.Message):
+class ListNamespacesResponse(Message):
     namespaces: "list[Namespace]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
 
@@ -109,8 +103,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class Namespace(betterproto2.Message):
+class Namespace(Message):
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     labels: "dict[str, str]" = betterproto2.field(
@@ -123,8 +116,7 @@ class Namespace(betterproto2.Message):
 default_message_pool.register_message("containerd.services.namespaces.v1", "Namespace", Namespace)
 
 
-@dataclass(eq=False, repr=False)
-class UpdateNamespaceRequest(betterproto2.Message):
+class UpdateNamespaceRequest(Message):
     namespace: "Namespace | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
     update_mask: "____google__protobuf__.FieldMask | None" = betterproto2.field(
@@ -137,8 +129,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class UpdateNamespaceResponse(betterproto2.Message):
+class UpdateNamespaceResponse(Message):
     namespace: "Namespace | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 

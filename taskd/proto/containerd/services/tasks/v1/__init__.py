@@ -35,12 +35,13 @@ __all__ = (
     "WaitResponse",
 )
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import betterproto2
 import grpclib
 from betterproto2 import grpclib as betterproto2_grpclib
+
+from taskd.message import Message
 
 from .....message_pool import default_message_pool
 
@@ -53,8 +54,7 @@ _COMPILER_VERSION = "0.10.1"
 betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 
-@dataclass(eq=False, repr=False)
-class CheckpointTaskRequest(betterproto2.Message):
+class CheckpointTaskRequest(Message):
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     parent_checkpoint: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -72,8 +72,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class CheckpointTaskResponse(betterproto2.Message):
+class CheckpointTaskResponse(Message):
     descriptors: "list[___types__.Descriptor]" = betterproto2.field(
         1, betterproto2.TYPE_MESSAGE, repeated=True
     )
@@ -84,8 +83,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class CloseIoRequest(betterproto2.Message):
+class CloseIoRequest(Message):
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     exec_id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -98,8 +96,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class CreateTaskRequest(betterproto2.Message):
+class CreateTaskRequest(Message):
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     rootfs: "list[___types__.Mount]" = betterproto2.field(
@@ -155,8 +152,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class CreateTaskResponse(betterproto2.Message):
+class CreateTaskResponse(Message):
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     pid: "int" = betterproto2.field(2, betterproto2.TYPE_UINT32)
@@ -167,8 +163,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class DeleteProcessRequest(betterproto2.Message):
+class DeleteProcessRequest(Message):
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     exec_id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -179,8 +174,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class DeleteResponse(betterproto2.Message):
+class DeleteResponse(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
     """
     The exec's id, for an exec.
@@ -200,8 +194,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class DeleteTaskRequest(betterproto2.Message):
+class DeleteTaskRequest(Message):
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -210,8 +203,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class ExecProcessRequest(betterproto2.Message):
+class ExecProcessRequest(Message):
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     stdin: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -237,8 +229,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class ExecProcessResponse(betterproto2.Message):
+class ExecProcessResponse(Message):
     pass
 
 
@@ -247,8 +238,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class GetRequest(betterproto2.Message):
+class GetRequest(Message):
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     exec_id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -257,8 +247,7 @@ class GetRequest(betterproto2.Message):
 default_message_pool.register_message("containerd.services.tasks.v1", "GetRequest", GetRequest)
 
 
-@dataclass(eq=False, repr=False)
-class GetResponse(betterproto2.Message):
+class GetResponse(Message):
     process: "___v1__types__.Process | None" = betterproto2.field(
         1, betterproto2.TYPE_MESSAGE, optional=True
     )
@@ -267,8 +256,7 @@ class GetResponse(betterproto2.Message):
 default_message_pool.register_message("containerd.services.tasks.v1", "GetResponse", GetResponse)
 
 
-@dataclass(eq=False, repr=False)
-class KillRequest(betterproto2.Message):
+class KillRequest(Message):
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     exec_id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -284,8 +272,7 @@ class KillRequest(betterproto2.Message):
 default_message_pool.register_message("containerd.services.tasks.v1", "KillRequest", KillRequest)
 
 
-@dataclass(eq=False, repr=False)
-class ListPidsRequest(betterproto2.Message):
+class ListPidsRequest(Message):
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -294,8 +281,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class ListPidsResponse(betterproto2.Message):
+class ListPidsResponse(Message):
     processes: "list[___v1__types__.ProcessInfo]" = betterproto2.field(
         1, betterproto2.TYPE_MESSAGE, repeated=True
     )
@@ -306,8 +292,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class ListTasksRequest(betterproto2.Message):
+class ListTasksRequest(Message):
     filter: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
     """
     Ignored, as it is by containerd.
@@ -319,8 +304,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class ListTasksResponse(betterproto2.Message):
+class ListTasksResponse(Message):
     tasks: "list[___v1__types__.Process]" = betterproto2.field(
         1, betterproto2.TYPE_MESSAGE, repeated=True
     )
@@ -331,8 +315,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class MetricsRequest(betterproto2.Message):
+class MetricsRequest(Message):
     filters: "list[str]" = betterproto2.field(1, betterproto2.TYPE_STRING, repeated=True)
 
 
@@ -341,8 +324,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class MetricsResponse(betterproto2.Message):
+class MetricsResponse(Message):
     metrics: "list[___types__.Metric]" = betterproto2.field(
         1, betterproto2.TYPE_MESSAGE, repeated=True
     )
@@ -353,8 +335,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class PauseTaskRequest(betterproto2.Message):
+class PauseTaskRequest(Message):
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -363,8 +344,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class ResizePtyRequest(betterproto2.Message):
+class ResizePtyRequest(Message):
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     exec_id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -379,8 +359,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class ResumeTaskRequest(betterproto2.Message):
+class ResumeTaskRequest(Message):
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -389,8 +368,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class StartRequest(betterproto2.Message):
+class StartRequest(Message):
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     exec_id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -399,8 +377,7 @@ class StartRequest(betterproto2.Message):
 default_message_pool.register_message("containerd.services.tasks.v1", "StartRequest", StartRequest)
 
 
-@dataclass(eq=False, repr=False)
-class StartResponse(betterproto2.Message):
+class StartResponse(Message):
     pid: "int" = betterproto2.field(1, betterproto2.TYPE_UINT32)
 
 
@@ -409,8 +386,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class UpdateTaskRequest(betterproto2.Message):
+class UpdateTaskRequest(Message):
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     resources: "____google__protobuf__.Any | None" = betterproto2.field(
@@ -432,8 +408,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class WaitRequest(betterproto2.Message):
+class WaitRequest(Message):
     container_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     exec_id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -442,8 +417,7 @@ class WaitRequest(betterproto2.Message):
 default_message_pool.register_message("containerd.services.tasks.v1", "WaitRequest", WaitRequest)
 
 
-@dataclass(eq=False, repr=False)
-class WaitResponse(betterproto2.Message):
+class WaitResponse(Message):
     exit_status: "int" = betterproto2.field(1, betterproto2.TYPE_UINT32)
 
     exited_at: "____google__protobuf__.Timestamp | None" = betterproto2.field(

@@ -21,9 +21,10 @@ __all__ = (
     "Throttle",
 )
 
-from dataclasses import dataclass
 
 import betterproto2
+
+from taskd.message import Message
 
 from .....message_pool import default_message_pool
 
@@ -31,8 +32,7 @@ _COMPILER_VERSION = "0.10.1"
 betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 
-@dataclass(eq=False, repr=False)
-class BlkIoEntry(betterproto2.Message):
+class BlkIoEntry(Message):
     op: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     device: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -47,8 +47,7 @@ class BlkIoEntry(betterproto2.Message):
 default_message_pool.register_message("io.containerd.cgroups.v1", "BlkIOEntry", BlkIoEntry)
 
 
-@dataclass(eq=False, repr=False)
-class BlkIoStat(betterproto2.Message):
+class BlkIoStat(Message):
     io_service_bytes_recursive: "list[BlkIoEntry]" = betterproto2.field(
         1, betterproto2.TYPE_MESSAGE, repeated=True
     )
@@ -85,8 +84,7 @@ class BlkIoStat(betterproto2.Message):
 default_message_pool.register_message("io.containerd.cgroups.v1", "BlkIOStat", BlkIoStat)
 
 
-@dataclass(eq=False, repr=False)
-class CgroupStats(betterproto2.Message):
+class CgroupStats(Message):
     nr_sleeping: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
 
     nr_running: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
@@ -101,8 +99,7 @@ class CgroupStats(betterproto2.Message):
 default_message_pool.register_message("io.containerd.cgroups.v1", "CgroupStats", CgroupStats)
 
 
-@dataclass(eq=False, repr=False)
-class CpuStat(betterproto2.Message):
+class CpuStat(Message):
     usage: "CpuUsage | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
     throttling: "Throttle | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
@@ -111,8 +108,7 @@ class CpuStat(betterproto2.Message):
 default_message_pool.register_message("io.containerd.cgroups.v1", "CPUStat", CpuStat)
 
 
-@dataclass(eq=False, repr=False)
-class CpuUsage(betterproto2.Message):
+class CpuUsage(Message):
     """
     In nanoseconds.
     """
@@ -129,8 +125,7 @@ class CpuUsage(betterproto2.Message):
 default_message_pool.register_message("io.containerd.cgroups.v1", "CPUUsage", CpuUsage)
 
 
-@dataclass(eq=False, repr=False)
-class HugetlbStat(betterproto2.Message):
+class HugetlbStat(Message):
     usage: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
 
     max: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
@@ -143,8 +138,7 @@ class HugetlbStat(betterproto2.Message):
 default_message_pool.register_message("io.containerd.cgroups.v1", "HugetlbStat", HugetlbStat)
 
 
-@dataclass(eq=False, repr=False)
-class MemoryEntry(betterproto2.Message):
+class MemoryEntry(Message):
     limit: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
 
     usage: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
@@ -157,8 +151,7 @@ class MemoryEntry(betterproto2.Message):
 default_message_pool.register_message("io.containerd.cgroups.v1", "MemoryEntry", MemoryEntry)
 
 
-@dataclass(eq=False, repr=False)
-class MemoryOomControl(betterproto2.Message):
+class MemoryOomControl(Message):
     oom_kill_disable: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
 
     under_oom: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
@@ -171,8 +164,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class MemoryStat(betterproto2.Message):
+class MemoryStat(Message):
     cache: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
 
     rss: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
@@ -251,8 +243,7 @@ class MemoryStat(betterproto2.Message):
 default_message_pool.register_message("io.containerd.cgroups.v1", "MemoryStat", MemoryStat)
 
 
-@dataclass(eq=False, repr=False)
-class Metrics(betterproto2.Message):
+class Metrics(Message):
     hugetlb: "list[HugetlbStat]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
     pids: "PidsStat | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
@@ -279,8 +270,7 @@ class Metrics(betterproto2.Message):
 default_message_pool.register_message("io.containerd.cgroups.v1", "Metrics", Metrics)
 
 
-@dataclass(eq=False, repr=False)
-class NetworkStat(betterproto2.Message):
+class NetworkStat(Message):
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     rx_bytes: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
@@ -303,8 +293,7 @@ class NetworkStat(betterproto2.Message):
 default_message_pool.register_message("io.containerd.cgroups.v1", "NetworkStat", NetworkStat)
 
 
-@dataclass(eq=False, repr=False)
-class PidsStat(betterproto2.Message):
+class PidsStat(Message):
     current: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
 
     limit: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
@@ -313,8 +302,7 @@ class PidsStat(betterproto2.Message):
 default_message_pool.register_message("io.containerd.cgroups.v1", "PidsStat", PidsStat)
 
 
-@dataclass(eq=False, repr=False)
-class RdmaEntry(betterproto2.Message):
+class RdmaEntry(Message):
     device: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     hca_handles: "int" = betterproto2.field(2, betterproto2.TYPE_UINT32)
@@ -325,8 +313,7 @@ class RdmaEntry(betterproto2.Message):
 default_message_pool.register_message("io.containerd.cgroups.v1", "RdmaEntry", RdmaEntry)
 
 
-@dataclass(eq=False, repr=False)
-class RdmaStat(betterproto2.Message):
+class RdmaStat(Message):
     current: "list[RdmaEntry]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
     limit: "list[RdmaEntry]" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, repeated=True)
@@ -335,8 +322,7 @@ class RdmaStat(betterproto2.Message):
 default_message_pool.register_message("io.containerd.cgroups.v1", "RdmaStat", RdmaStat)
 
 
-@dataclass(eq=False, repr=False)
-class Throttle(betterproto2.Message):
+class Throttle(Message):
     periods: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
 
     throttled_periods: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)

@@ -28,12 +28,13 @@ __all__ = (
     "WaitResponse",
 )
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import betterproto2
 import grpclib
 from betterproto2 import grpclib as betterproto2_grpclib
+
+from taskd.message import Message
 
 from ......message_pool import default_message_pool
 
@@ -46,8 +47,7 @@ _COMPILER_VERSION = "0.10.1"
 betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 
-@dataclass(eq=False, repr=False)
-class CheckpointTaskRequest(betterproto2.Message):
+class CheckpointTaskRequest(Message):
     path: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     options: "_____google__protobuf__.Any | None" = betterproto2.field(
@@ -60,8 +60,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class CloseIoRequest(betterproto2.Message):
+class CloseIoRequest(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     stdin: "bool" = betterproto2.field(2, betterproto2.TYPE_BOOL)
@@ -72,8 +71,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class CreateTaskRequest(betterproto2.Message):
+class CreateTaskRequest(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     bundle: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -106,8 +104,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class CreateTaskResponse(betterproto2.Message):
+class CreateTaskResponse(Message):
     pid: "int" = betterproto2.field(1, betterproto2.TYPE_UINT32)
 
 
@@ -116,8 +113,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class DeleteProcessRequest(betterproto2.Message):
+class DeleteProcessRequest(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -126,8 +122,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class DeleteResponse(betterproto2.Message):
+class DeleteResponse(Message):
     pid: "int" = betterproto2.field(1, betterproto2.TYPE_UINT32)
 
     exit_status: "int" = betterproto2.field(2, betterproto2.TYPE_UINT32)
@@ -142,8 +137,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class ExecProcessRequest(betterproto2.Message):
+class ExecProcessRequest(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     terminal: "bool" = betterproto2.field(2, betterproto2.TYPE_BOOL)
@@ -164,8 +158,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class ExecProcessResponse(betterproto2.Message):
+class ExecProcessResponse(Message):
     pass
 
 
@@ -174,8 +167,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class KillRequest(betterproto2.Message):
+class KillRequest(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     signal: "int" = betterproto2.field(2, betterproto2.TYPE_UINT32)
@@ -188,8 +180,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class ListPidsRequest(betterproto2.Message):
+class ListPidsRequest(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -198,8 +189,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class ListPidsResponse(betterproto2.Message):
+class ListPidsResponse(Message):
     processes: "list[____v1__types__.ProcessInfo]" = betterproto2.field(
         1, betterproto2.TYPE_MESSAGE, repeated=True
     )
@@ -210,8 +200,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class ResizePtyRequest(betterproto2.Message):
+class ResizePtyRequest(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     width: "int" = betterproto2.field(2, betterproto2.TYPE_UINT32)
@@ -224,8 +213,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class ShimInfoResponse(betterproto2.Message):
+class ShimInfoResponse(Message):
     shim_pid: "int" = betterproto2.field(1, betterproto2.TYPE_UINT32)
 
 
@@ -234,8 +222,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class StartRequest(betterproto2.Message):
+class StartRequest(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -244,8 +231,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class StartResponse(betterproto2.Message):
+class StartResponse(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     pid: "int" = betterproto2.field(2, betterproto2.TYPE_UINT32)
@@ -256,8 +242,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class StateRequest(betterproto2.Message):
+class StateRequest(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -266,8 +251,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class StateResponse(betterproto2.Message):
+class StateResponse(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     bundle: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -298,8 +282,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class UpdateTaskRequest(betterproto2.Message):
+class UpdateTaskRequest(Message):
     resources: "_____google__protobuf__.Any | None" = betterproto2.field(
         1, betterproto2.TYPE_MESSAGE, optional=True
     )
@@ -310,8 +293,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class WaitRequest(betterproto2.Message):
+class WaitRequest(Message):
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
@@ -320,8 +302,7 @@ default_message_pool.register_message(
 )
 
 
-@dataclass(eq=False, repr=False)
-class WaitResponse(betterproto2.Message):
+class WaitResponse(Message):
     exit_status: "int" = betterproto2.field(1, betterproto2.TYPE_UINT32)
 
     exited_at: "_____google__protobuf__.Timestamp | None" = betterproto2.field(
