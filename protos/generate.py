@@ -83,6 +83,8 @@ def generate(target: Path) -> None:
 
 def lazy(module: str) -> str:
     """The text of a generated module, with messages that are made when they are first used."""
+    # A slip of the compiler's, which the class of that name below it makes good.
+    module = module.replace("from google.protobuf.descriptor import Descriptor\n", "")
     module = module.replace("from dataclasses import dataclass\n", "")
     module = module.replace("@dataclass(eq=False, repr=False)\n", "")
     module = module.replace("(betterproto2.Message):\n", "(Message):\n")

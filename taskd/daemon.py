@@ -11,6 +11,7 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext, suppress
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import anyio
@@ -39,9 +40,9 @@ from taskd.metadata import ContainerStore, Database, ImageStore, LeaseStore, Nam
 from taskd.nats.settings import CURSOR
 from taskd.observe.setup import Observed, observed
 from taskd.qos import Qos
-from taskd.runtime import binary, v1
+from taskd.runtime import binary
 from taskd.runtime.client import TaskClient
-from taskd.runtime.generation import Generation
+from taskd.runtime.generation import V1_RUNTIME, Generation
 from taskd.runtime.manager import ManagerConfig, ShimManager, Timeouts
 from taskd.runtime.warm import Warm
 from taskd.sockets import listening, lock, notify
@@ -74,8 +75,8 @@ async def serve(config: Config) -> None:
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with running(config):
             # What was built so far stays; the collector need not look at it again and again.
-            gc.collect()
             gc.freeze()
+            gc.enable()
             notify("READY=1")
             print(f"taskd: serving on {config.socket}", file=sys.stderr, flush=True)
             async for number in signals:
@@ -171,6 +172,13 @@ def _managers(
     publish_binary = _own_executable()
     debug = config.log_level in ("trace", "debug")
     extra = {"TASKD_SHIM_GROUP": "shared"} if config.shims.shared else {}
+
+    def v1() -> ModuleType:
+        """The deprecated runtime: loaded when somebody uses it."""
+        from taskd.runtime import v1
+
+        return v1
+
     generations = {
         RUNTIME: Generation(
             resolve=binary.resolve,
@@ -182,12 +190,12 @@ def _managers(
             ),
             socket=lambda bundle: binary.usual_socket(address, bundle),
         ),
-        v1.RUNTIME: Generation(
-            resolve=v1.resolve,
-            binary=lambda path, bundle: v1.LinuxBinary(
+        V1_RUNTIME: Generation(
+            resolve=lambda runtime: v1().resolve(runtime),
+            binary=lambda path, bundle: v1().LinuxBinary(
                 path, bundle, address, publish_binary, debug
             ),
-            task=lambda connection, bundle, bootstrap: v1.LinuxTaskClient(
+            task=lambda connection, bundle, bootstrap: v1().LinuxTaskClient(
                 connection, bundle, bootstrap, bus.publish
             ),
             socket=lambda bundle: binary.usual_socket(address, bundle),

@@ -14,19 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import betterproto2
-from google.protobuf.message import DecodeError
 from grpclib.const import Handler, Status
 from grpclib.encoding.base import CodecBase
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
-from grpclib.health.service import Health
 from grpclib.protocol import H2Protocol
-from grpclib.reflection.service import ServerReflection
 from grpclib.server import Server
 from h2.settings import SettingCodes
 
 from taskd import codec
 from taskd.api import request
-from taskd.api.reflection import Descriptors
+from taskd.api.reflection import Late, Request
 from taskd.codec import MalformedMessage
 from taskd.errors import DeadlineExceeded, TaskdError, Unavailable
 from taskd.observe import Instrument
@@ -70,10 +67,10 @@ class _Codec(CodecBase):
                 f"grpc: received message larger than max ({len(data)} vs. {MAX_MESSAGE_SIZE})",
             )
         try:
-            if issubclass(message_type, betterproto2.Message):
-                return codec.decode(message_type, data)
-            return message_type.FromString(data)
-        except (MalformedMessage, DecodeError) as exc:
+            if isinstance(message_type, Request):
+                return message_type.parse(data)
+            return codec.decode(message_type, data)
+        except MalformedMessage as exc:
             raise GRPCError(Status.INTERNAL, f"grpc: error unmarshalling request: {exc}") from exc
 
 
@@ -108,7 +105,8 @@ class ApiServer:
         self._calls: dict[anyio.CancelScope, str] = {}
         self._idle = anyio.Event()
         self._draining = False
-        served = ServerReflection.extend([*services, Health()], pool=Descriptors())
+        services = list(services)
+        served = [*services, Late(services)]
         self._server = _Server(
             [_Guarded(service, self._guard, instruments) for service in served], codec=_Codec()
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import sys
@@ -90,6 +91,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(options: argparse.Namespace) -> None:
+    gc.disable()  # until the daemon is up: what it is built of makes no garbage worth the time
+
     from taskd.daemon import serve  # as do the others below: a command loads what it needs
 
     settings = config.load(options.config) if options.config else config.Config()

@@ -12,14 +12,15 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from taskd.errors import InvalidArgument, TaskdError, Unknown
-from taskd.qos import blockio, groups, rdt, resctrl
-from taskd.qos.blockio import BlockIO
-from taskd.qos.groups import Rdt
-from taskd.qos.rdt import Origin
+from taskd.qos.origin import Origin
 from taskd.types import TypedValue
+
+if TYPE_CHECKING:
+    from taskd.qos.blockio import BlockIO
+    from taskd.qos.groups import Rdt
 
 __all__ = ["Qos"]
 
@@ -46,9 +47,15 @@ class Qos:
         `InvalidArgument`, naming file, line, and key, for a bad file, and `FailedPrecondition` for
         a bad resctrl.
         """
-        of_blockio = blockio.load(blockio_file) if blockio_file else None
-        of_rdt = None
+        of_blockio = of_rdt = None
+        # Loaded only where there is something to load: start-up is waited for.
+        if blockio_file:
+            from taskd.qos import blockio
+
+            of_blockio = blockio.load(blockio_file)
         if rdt_file:
+            from taskd.qos import groups, rdt, resctrl
+
             config = rdt.parse(rdt_file)
             machine = resctrl.mounted(resctrl_path)
             if machine is None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from taskd.errors import FailedPrecondition, Unknown
 from taskd.qos.document import Value
+from taskd.qos.origin import Origin
 from taskd.qos.rdt import (
     LEVELS,
     ROOT_CLASS,
@@ -18,7 +19,6 @@ from taskd.qos.rdt import (
     UNIFIED,
     Allocation,
     Config,
-    Origin,
     Partition,
     Portion,
     Rates,

@@ -11,12 +11,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from taskd.qos import document
 from taskd.qos.document import Value
+from taskd.qos.origin import Origin
 
 __all__ = [
     "LEVELS",
@@ -26,7 +26,6 @@ __all__ = [
     "Allocation",
     "Class",
     "Config",
-    "Origin",
     "Partition",
     "Portion",
     "Rates",
@@ -47,13 +46,6 @@ _ALLOCATIONS = ("l2Allocation", "l3Allocation", "mbAllocation")
 UNIFIED = "unified"
 SPLIT = ("code", "data")
 _MOST_MBPS = 2**32 - 1
-
-
-class Origin(StrEnum):
-    """Whose annotation names a class; the values are goresctrl's words."""
-
-    POD = "Pod annotations"
-    CONTAINER = "Container annotation"
 
 
 @dataclass(frozen=True, slots=True)

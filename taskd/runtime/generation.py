@@ -13,7 +13,10 @@ from taskd.runtime.connection import Connection
 from taskd.runtime.types import CreateOptions, Exit, ProcessInfo, Stdio, TaskState
 from taskd.types import TypedValue
 
-__all__ = ["Binary", "Generation", "TaskApi"]
+__all__ = ["V1_RUNTIME", "Binary", "Generation", "TaskApi"]
+
+V1_RUNTIME = "io.containerd.runtime.v1.linux"
+"""Name of the deprecated runtime, whose generation is `taskd.runtime.v1`."""
 
 
 class Binary(Protocol):

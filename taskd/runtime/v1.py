@@ -37,13 +37,12 @@ from taskd.runtime.binary import Bootstrap, resolve_program, usual_socket
 from taskd.runtime.bundle import Bundle
 from taskd.runtime.client import mount_messages, status_of, time_left
 from taskd.runtime.connection import Connection
+from taskd.runtime.generation import V1_RUNTIME
 from taskd.runtime.types import CreateOptions, Exit, ProcessInfo, Stdio, TaskState
 from taskd.types import TypedValue
 from taskd.wellknown import from_any, nanoseconds, pack, to_any
 
-__all__ = ["RUNTIME", "LinuxBinary", "LinuxTaskClient", "Publish"]
-
-RUNTIME = "io.containerd.runtime.v1.linux"
+__all__ = ["LinuxBinary", "LinuxTaskClient", "Publish"]
 
 _SERVICE = "containerd.runtime.linux.shim.v1.Shim"
 _SHIM = "containerd-shim"
@@ -127,7 +126,7 @@ class LinuxBinary:
 
 def resolve(_: str) -> Path:
     """The one executable of this runtime. Raises `Unknown` if it is not installed."""
-    return resolve_program(RUNTIME, _SHIM)
+    return resolve_program(V1_RUNTIME, _SHIM)
 
 
 class LinuxTaskClient:

@@ -20,7 +20,6 @@ import anyio
 import betterproto2
 from anyio.abc import TaskGroup
 
-from taskd.cgroups.v1 import Cgroup
 from taskd.codec import MalformedMessage, decode
 from taskd.errors import ResourceExhausted, TaskdError
 from taskd.events import Bus, Journal
@@ -188,6 +187,8 @@ class Monitor:
             self._group.start_soon(self._tell_ooms, shim)
 
     async def _tell_ooms(self, shim: Shim) -> None:
+        from taskd.cgroups.v1 import Cgroup  # of use with old shims alone
+
         # Closed at once, not when somebody collects it: it holds a file.
         with suppress(OSError):
             async with aclosing(Cgroup.of(shim.pid).ooms()) as notices:

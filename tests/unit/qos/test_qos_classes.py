@@ -10,7 +10,7 @@ from taskd.errors import InvalidArgument, Unknown
 from taskd.qos import Qos
 from taskd.qos.blockio import BlockIO
 from taskd.qos.groups import Rdt
-from taskd.qos.rdt import Origin
+from taskd.qos.origin import Origin
 from taskd.types import TypedValue
 
 SPEC = "types.containerd.io/opencontainers/runtime-spec/1/Spec"

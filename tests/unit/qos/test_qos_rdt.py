@@ -8,7 +8,7 @@ import pytest
 
 from taskd.errors import FailedPrecondition, InvalidArgument, Unknown
 from taskd.qos import groups, rdt, resctrl
-from taskd.qos.rdt import Origin
+from taskd.qos.origin import Origin
 from taskd.qos.resctrl import Resctrl
 
 Make = Callable[..., Path]

@@ -18,7 +18,6 @@ __all__ = (
 
 
 import betterproto2
-from google.protobuf.descriptor import Descriptor
 
 from taskd.message import Message
 
