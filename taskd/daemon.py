@@ -110,9 +110,9 @@ async def running(config: Config) -> AsyncIterator[None]:
         content = ContentStore(database, config.root / CONTENT)
         async with (
             observed(config) as watch,
-            Warm.running() if config.shims.warm else nullcontext() as warm,
             anyio.create_task_group() as group,
         ):
+            warm = Warm() if config.shims.warm else None
             bus = Bus(journal)
             sink = await _nats_sink(config, journal, bus)
             group.start_soon(journal.maintain)
@@ -137,6 +137,9 @@ async def running(config: Config) -> AsyncIterator[None]:
             await shim_events.start(shim_listener)
             await api.start(listener)
             group.start_soon(_forget, bus)
+            if warm is not None:
+                # Not sooner: whoever has waited for the daemon needs the machine for himself.
+                group.start_soon(warm.keep)
             if sink is not None:
                 group.start_soon(sink.run)
             try:
@@ -276,8 +279,8 @@ def _own_executable() -> str:
     return str(beside) if beside.exists() else shutil.which("taskd") or sys.argv[0]
 
 
-def _identity(file: Path) -> str:
-    """This daemon's UUID, made when it first runs on its root folder."""
+def _identity(file: Path) -> Path:
+    """The file of this daemon's UUID, which is made when it first runs on its root folder."""
     if not file.exists():
         file.write_text(str(uuid.uuid4()))
-    return file.read_text().strip()
+    return file

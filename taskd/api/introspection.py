@@ -67,10 +67,10 @@ PLUGINS = (
 
 
 class Introspection(IntrospectionBase):
-    def __init__(self, uuid: str) -> None:
-        self._server = ServerResponse(
-            uuid=uuid, pid=os.getpid(), pidns=Path("/proc/self/ns/pid").stat().st_ino
-        )
+    def __init__(self, identity: Path) -> None:
+        """`identity` is the file that has this daemon's UUID."""
+        self._identity = identity
+        self._pid_namespace = Path("/proc/self/ns/pid").stat().st_ino
 
     async def plugins(self, message: PluginsRequest) -> PluginsResponse:
         wanted = filters.compile(message.filters)
@@ -79,7 +79,11 @@ class Introspection(IntrospectionBase):
         )
 
     async def server(self, message: Empty) -> ServerResponse:
-        return self._server
+        import aiofiles  # few ask this, and start-up is waited for
+
+        async with aiofiles.open(self._identity) as file:
+            uuid = (await file.read()).strip()
+        return ServerResponse(uuid=uuid, pid=os.getpid(), pidns=self._pid_namespace)
 
     async def plugin_info(self, message: PluginInfoRequest) -> PluginInfoResponse:
         raise Unimplemented(f"plugin info of {message.type}.{message.id}")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
 import time
 from contextlib import asynccontextmanager, suppress
@@ -15,19 +14,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import aiofiles
 import anyio
 from anyio import to_thread
 from anyio.abc import TaskGroup
 
-from taskd import identifiers, ttrpc
-from taskd.errors import AlreadyExists, InvalidArgument, NotFound, TaskdError, Unknown
+from taskd import ttrpc
+from taskd.errors import AlreadyExists, NotFound, TaskdError, Unknown
 from taskd.runtime.binary import Bootstrap
 from taskd.runtime.bundle import Bundle
 from taskd.runtime.connection import Connection, connect
 from taskd.runtime.generation import Binary, Generation
 from taskd.runtime.observer import Observer
 from taskd.runtime.shim import Shim, ShimLog
+from taskd.runtime.survey import Note, note, survey
 from taskd.runtime.types import CreateOptions, Exit
 from taskd.sockets import remove_stale
 
@@ -165,24 +164,23 @@ class ShimManager:
         its container may be running, and is asked until it does. Entries that are no bundles are
         left alone.
         """
-        bundles = await to_thread.run_sync(_find_bundles, self._config.state)
-        known = {(bundle.namespace, bundle.id) for bundle in bundles}
-        await to_thread.run_sync(_remove_stray_work, self._config.root, known)
+        found = await to_thread.run_sync(survey, self._config.state, self._config.root)
+        known = {(bundle.namespace, bundle.id) for bundle, _ in found}
         unfinished = set(known)
         finished = anyio.Event()
         limiter = anyio.CapacityLimiter(_LOADS_AT_ONCE)
 
-        async def load(bundle: Bundle) -> None:
+        async def load(bundle: Bundle, noted: Note) -> None:
             try:
-                await self._load(bundle, limiter)
+                await self._load(bundle, noted, limiter)
             finally:
                 unfinished.discard((bundle.namespace, bundle.id))
                 if not unfinished:
                     finished.set()
 
-        for bundle in bundles:
-            self._group.start_soon(load, bundle)
-        if bundles:
+        for bundle, noted in found:
+            self._group.start_soon(load, bundle, noted)
+        if found:
             with anyio.move_on_after(grace):
                 await finished.wait()
         if unfinished:
@@ -221,7 +219,7 @@ class ShimManager:
                 raise Unknown(f"start failed: no address in {config.timeouts.start} s") from None
             except TaskdError as exc:
                 raise exc.within("start failed") from exc
-            await to_thread.run_sync(_note, bundle, path, bootstrap.to_json())
+            await to_thread.run_sync(note, bundle, path, bootstrap)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 if connection is not None:
@@ -347,15 +345,15 @@ class ShimManager:
 
     # --- loading --------------------------------------------------------------------------
 
-    async def _load(self, bundle: Bundle, limiter: anyio.CapacityLimiter) -> None:
+    async def _load(self, bundle: Bundle, noted: Note, limiter: anyio.CapacityLimiter) -> None:
         async with limiter:
-            shim = await self._reconnect(bundle)
+            shim = await self._reconnect(bundle, noted)
         if shim is not None:
             await self._greet(shim)
 
-    async def _reconnect(self, bundle: Bundle) -> Shim | None:
+    async def _reconnect(self, bundle: Bundle, noted: Note) -> Shim | None:
         try:
-            path = self._generation.resolve(await _read_path(bundle))
+            path = self._generation.resolve(noted.binary())
         except FileNotFoundError:
             if (bundle.path / "config.json").exists():
                 # Its making was cut short before there could be a container in it.
@@ -364,13 +362,13 @@ class ShimManager:
             else:
                 log.error("%s is no bundle; it is left alone", bundle.path)
             return None
-        except (OSError, TaskdError) as exc:
+        except (OSError, ValueError, TaskdError) as exc:
             log.error("bundle %s is left alone: %s", bundle.path, exc)
             return None
         binary = self._generation.binary(path, bundle)
         bootstrap = None
         try:
-            bootstrap = await _read_bootstrap(bundle)
+            bootstrap = noted.bootstrap()
             connection = await connect(bootstrap, timeout=self._config.timeouts.load)
         except (OSError, ValueError, TaskdError) as exc:
             log.warning("shim %s/%s is dead: %s", bundle.namespace, bundle.id, exc)
@@ -448,44 +446,3 @@ def _kill_shim(bundle: Bundle) -> None:
         with suppress(OSError):
             if link.readlink() == bundle.path:
                 os.kill(int(link.parent.name), signal.SIGKILL)
-
-
-def _note(bundle: Bundle, binary: Path, bootstrap: str) -> None:
-    """Write down what a later daemon needs to find this shim again."""
-    (bundle.path / "shim-binary-path").write_text(str(binary))
-    unfinished = bundle.path / ".bootstrap.json"
-    unfinished.write_text(bootstrap)
-    unfinished.rename(bundle.path / "bootstrap.json")
-
-
-async def _read_path(bundle: Bundle) -> str:
-    async with aiofiles.open(bundle.path / "shim-binary-path") as file:
-        return await file.read()
-
-
-async def _read_bootstrap(bundle: Bundle) -> Bootstrap:
-    async with aiofiles.open(bundle.path / "bootstrap.json", "rb") as file:
-        return Bootstrap.from_json(await file.read())
-
-
-def _find_bundles(state: Path) -> list[Bundle]:
-    found = []
-    for folder in state.glob("*/*"):
-        if folder.is_dir() and not folder.is_symlink():
-            try:
-                identifiers.validate(folder.parent.name)
-                identifiers.validate(folder.name)
-            except InvalidArgument:
-                if folder.name.startswith("."):
-                    # A bundle whose removal was cut short: see Bundle.delete.
-                    shutil.rmtree(folder, ignore_errors=True)
-                continue
-            found.append(Bundle(folder.parent.name, folder.name, folder))
-    return found
-
-
-def _remove_stray_work(root: Path, live: set[_Key]) -> None:
-    """Remove work folders whose bundles went with a reboot."""
-    for folder in root.glob("*/*"):
-        if (folder.parent.name, folder.name) not in live:
-            shutil.rmtree(folder, ignore_errors=True)

@@ -9,8 +9,7 @@ import logging
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from taskd.runtime.spawn import Completed
@@ -30,18 +29,6 @@ class Warm:
         self._paths: frozenset[str] = frozenset()
         self._control: socket.socket | None = None
         self._sending = asyncio.Lock()
-
-    @classmethod
-    @asynccontextmanager
-    async def running(cls) -> AsyncIterator[Warm]:
-        """Keep a helper running, from now on and in the background."""
-        warm = cls()
-        keeping = asyncio.create_task(warm._keep())
-        try:
-            yield warm
-        finally:
-            keeping.cancel()
-            await asyncio.wait([keeping])
 
     def knows(self, path: Path) -> bool:
         """Whether the shim at `path` can be called here."""
@@ -93,10 +80,21 @@ class Warm:
                     return
         raise ConnectionRefusedError("no process to fork shims is running")
 
-    async def _keep(self) -> None:
+    async def keep(self) -> None:
+        """Keep a helper running, for ever."""
         while True:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            with ours:
+            try:
+                await self._run_helper()
+            except OSError as exc:
+                log.warning("the process that forks shims: %s", exc)
+            else:
+                log.warning("the process that forks shims ended; another one follows")
+            await asyncio.sleep(_RESTART_SECONDS)
+
+    async def _run_helper(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours:
+            with theirs:
                 process = subprocess.Popen(  # noqa: ASYNC220 - as fast as the fork itself
                     [sys.executable, "-m", "taskd.shim.warm", str(theirs.fileno())],
                     stdin=subprocess.DEVNULL,
@@ -104,17 +102,14 @@ class Warm:
                     # What a terminal's user types at the daemon is not meant for shims.
                     start_new_session=True,
                 )
-                theirs.close()
-                ours.setblocking(False)
-                try:
-                    await self._attend(ours)
-                finally:
-                    self._paths, self._control = frozenset(), None
-                    ours.close()
-                    process.kill()
-                    process.wait()
-            log.warning("the process that forks shims ended; another one follows")
-            await asyncio.sleep(_RESTART_SECONDS)
+            ours.setblocking(False)
+            try:
+                await self._attend(ours)
+            finally:
+                self._paths, self._control = frozenset(), None
+                ours.close()
+                process.kill()
+                process.wait()
 
     async def _attend(self, control: socket.socket) -> None:
         loop = asyncio.get_running_loop()
