@@ -9,9 +9,9 @@ looked at once and turned into a plan. The messages themselves stay betterproto2
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import betterproto2
 from betterproto2 import FieldMetadata
@@ -49,8 +49,9 @@ def encode(message: betterproto2.Message) -> bytes:
     values = message.__dict__
     for name, shape, keep, prefix, to_bytes in _plan(type(message)).writes:
         value = values[name]
-        # Without presence, proto3's defaults (0, "", b"", false) do not travel.
-        if not value and (value is None or not keep):
+        # Without presence, proto3's defaults (0, "", b"", false) do not travel. A message has it,
+        # and is not asked whether it is empty, which betterproto2 takes long to say.
+        if value is None or not (keep or value):
             continue
         if shape is _ONE:
             parts.append(prefix + to_bytes(value))
@@ -67,9 +68,13 @@ def encode(message: betterproto2.Message) -> bytes:
 
 def decode(message_type: type[M], data: bytes) -> M:
     """The message in `data`. Raises `MalformedMessage` for anything else."""
-    message = message_type()
+    plan = _plan(message_type)
+    message = message_type.__new__(message_type)
     values = message.__dict__
-    reads = _plan(message_type).reads
+    values.update(plan.defaults)
+    for name, container in plan.containers:
+        values[name] = container()
+    reads = plan.reads
     unknown = b""
     for key, value, start, end in fields(data):
         read = reads.get(key)
@@ -80,9 +85,13 @@ def decode(message_type: type[M], data: bytes) -> M:
         if shape is _ONE:
             for other in others:
                 values[other] = None
-            if isinstance(value, bytes) and isinstance(values[name], betterproto2.Message):
+            values[name] = from_wire(value)
+        elif shape is _MESSAGE:
+            for other in others:
+                values[other] = None
+            if values[name] is not None:
                 # A message may come in several parts, and is then their concatenation.
-                value = encode(values[name]) + value
+                value = encode(values[name]) + cast(bytes, value)
             values[name] = from_wire(value)
         elif shape is _MANY:
             values[name].append(from_wire(value))
@@ -96,7 +105,7 @@ def decode(message_type: type[M], data: bytes) -> M:
     return message
 
 
-_ONE, _MANY, _PACKED, _MAP = object(), object(), object(), object()
+_ONE, _MESSAGE, _MANY, _PACKED, _MAP = object(), object(), object(), object(), object()
 
 
 class _Write(NamedTuple):
@@ -119,6 +128,10 @@ class _Read(NamedTuple):
 class _Plan(NamedTuple):
     writes: list[_Write]
     reads: Mapping[int, _Read]
+    defaults: Mapping[str, Any]
+    """What an empty message has in its fields, but for lists and maps."""
+    containers: Sequence[tuple[str, Callable[[], Any]]]
+    """The fields that are lists and maps, and how to make them."""
 
 
 @cache
@@ -150,8 +163,16 @@ def _plan(message_type: type[betterproto2.Message]) -> _Plan:
         keep = bool(meta.optional or meta.group or meta.proto_type == "message")
         prefix = varint(tag(meta.number, kind))
         writes.append(_Write(name, shape, keep, prefix, to_bytes))
+        if shape is _ONE and meta.proto_type == "message":
+            shape = _MESSAGE
         reads[tag(meta.number, kind)] = _Read(name, shape, from_wire, others)
-    return _Plan(writes, reads)
+    empty = vars(message_type())
+    containers = [
+        (name, type(value)) for name, value in empty.items() if type(value) in (list, dict)
+    ]
+    for name, _ in containers:
+        del empty[name]
+    return _Plan(writes, reads, empty, containers)
 
 
 def _about(message_type: Any) -> betterproto2.ProtoClassMetadata:
@@ -165,7 +186,7 @@ def _value(
     """Kind of a value on the wire, and how to write and read it."""
     match proto_type:
         case "string":
-            return BYTES, lambda value: _sized(value.encode()), _text
+            return BYTES, _sized_text, _text
         case "bytes":
             return BYTES, _sized, bytes
         case "message":
@@ -235,6 +256,11 @@ def _numbers(data: bytes) -> list[int]:
 
 
 def _sized(data: bytes) -> bytes:
+    return varint(len(data)) + data
+
+
+def _sized_text(text: str) -> bytes:
+    data = text.encode()
     return varint(len(data)) + data
 
 

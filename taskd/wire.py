@@ -5,6 +5,7 @@ Source: protobuf's encoding guide; what is refused is what Go's and Google's own
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 from taskd.errors import InvalidArgument
@@ -58,7 +59,16 @@ def tag(number: int, kind: int) -> int:
 def varint(value: int) -> bytes:
     """A number of at most 64 bits; a negative one as its two's complement."""
     if 0 <= value < 0x80:
-        return bytes((value,))
+        return _SHORT[value]
+    return _long(value)
+
+
+_SHORT: Final = [bytes((value,)) for value in range(0x80)]
+
+
+@lru_cache(maxsize=1024)
+def _long(value: int) -> bytes:
+    # The same pids and times come again and again.
     value &= UINT64
     encoded = bytearray()
     while value >= 0x80:
@@ -85,10 +95,19 @@ def fields(data: bytes) -> list[Field]:
     value: int | bytes
     while position < size:
         start = position
-        key, position = _read_tag(data, position)
+        # Most numbers have one byte, and a call for each of them would be half of the time.
+        key = data[position]
+        if 0x08 <= key < 0x80:
+            position += 1
+        else:
+            key, position = _read_tag(data, position)
         kind = key & 7
         if kind == BYTES:
-            length, position = read_varint(data, position)
+            if position < size and data[position] < 0x80:
+                length = data[position]
+                position += 1
+            else:
+                length, position = read_varint(data, position)
             end = position + length
             if end > size:
                 raise MalformedMessage("truncated field")
