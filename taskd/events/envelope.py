@@ -24,7 +24,8 @@ class Envelope:
     @classmethod
     def from_message(cls, message: EnvelopeMessage | None) -> Envelope:
         """Raises `InvalidArgument` for one without a time."""
-        message = message or EnvelopeMessage()
+        if message is None:
+            message = EnvelopeMessage()
         happened = nanoseconds(message.timestamp)
         if happened == GO_ZERO:
             raise InvalidArgument("timestamp must be set on forwarded event")
