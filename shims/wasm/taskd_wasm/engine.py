@@ -1,0 +1,32 @@
+"""The process of a module: ``python -I engine.py ROOTFS MODULE``, with the OCI spec in SPEC."""
+
+import json
+import os
+import signal
+import sys
+
+from wasmtime import ExitTrap, Linker, Module, Store, Trap, WasiConfig, WasmtimeError
+
+rootfs, path = sys.argv[1:]
+spec = json.loads(os.environ["SPEC"])
+memory = ((spec.get("linux") or {}).get("resources") or {}).get("memory") or {}
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own waits until the module returns
+wasi = WasiConfig()
+wasi.argv = spec["process"]["args"]
+wasi.env = [each.partition("=")[::2] for each in spec["process"].get("env") or ()]
+wasi.inherit_stdin()
+wasi.inherit_stdout()
+wasi.inherit_stderr()
+wasi.preopen_dir(rootfs, "/", not spec["root"].get("readonly", False))
+store = Store()
+store.set_limits(memory_size=memory.get("limit", -1))
+store.set_wasi(wasi)
+linker = Linker(store.engine)
+linker.define_wasi()
+try:
+    linker.define_module(store, "", Module.from_file(store.engine, path))
+    linker.get_default(store, "")(store)
+except ExitTrap as end:
+    sys.exit(end.code)
+except (Trap, WasmtimeError) as exc:
+    sys.exit(f"{spec['process']['args'][0]}: {exc}")
