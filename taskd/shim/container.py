@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from taskd import cgroups
-from taskd.errors import FailedPrecondition, NotFound, Unimplemented, Unknown
+from taskd.errors import FailedPrecondition, InvalidArgument, NotFound, Unimplemented, Unknown
 from taskd.shim import leftovers
 from taskd.shim.console import Console, ConsoleSocket, open_terminal
 from taskd.shim.reaper import Completed, Ended, Reaper
@@ -67,6 +67,25 @@ class Process:
         self.console: Console | None = None
         self.ended = asyncio.Event()
         self.lock = asyncio.Lock()
+
+    @property
+    def args(self) -> list[str]:
+        """The program to run, and its arguments. Raises `InvalidArgument` if there is none."""
+        args = [str(each) for each in self.spec.get("args") or ()]
+        if not args:
+            raise InvalidArgument("args must not be empty")
+        return args
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Its environment."""
+        pairs = (str(each).partition("=") for each in self.spec.get("env") or ())
+        return {name: value for name, _, value in pairs}
+
+    @property
+    def cwd(self) -> str:
+        """The folder to run it in, as the container sees it."""
+        return self.spec.get("cwd") or "/"
 
     @property
     def descriptors(self) -> tuple[int, int, int]:
@@ -189,10 +208,11 @@ class Container:
         leftovers.kill(self.bundle)
 
     async def ended(self) -> None:
-        """The init process has ended: end what else runs. By default nothing.
+        """The init process has ended: end what else runs. By default: kill what `spawn` started.
 
         Its exit is told to the daemon after those of all execs.
         """
+        leftovers.kill(self.bundle)
 
     async def pause(self) -> None:
         raise Unimplemented("pause")

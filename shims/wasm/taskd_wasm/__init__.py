@@ -16,7 +16,7 @@ class Wasm(Container):
         return await self.exec(init)
 
     async def exec(self, process: Process) -> int:
-        root, name = self.rootfs.resolve(), process.spec["args"][0]
+        root, name = self.rootfs.resolve(), process.args[0]
         module = (root / name.lstrip("/")).resolve()
         if not module.is_file() or not module.is_relative_to(root):
             raise NotFound(f"module {name}")
