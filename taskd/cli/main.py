@@ -87,6 +87,13 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="run one container in a daemon of its own")
     demo.set_defaults(command=_demo)
+
+    shim = commands.add_parser("shim", help="write shims")
+    shims = shim.add_subparsers(required=True, metavar="COMMAND")
+    new = shims.add_parser("new", help="write a plugin that can be installed, with its tests")
+    new.set_defaults(command=_shim_new)
+    new.add_argument("name", metavar="NAME", help="of the runtime: io.example.thing.v1")
+    new.add_argument("--folder", type=Path, metavar="DIR", help="where; shim-thing by default")
     return parser
 
 
@@ -166,6 +173,12 @@ def _demo(options: argparse.Namespace) -> None:
     from taskd.cli.demo import demo
 
     _run(demo)
+
+
+def _shim_new(options: argparse.Namespace) -> None:
+    from taskd.cli.shim import new
+
+    print(f"written: {new(options.name, options.folder)}")
 
 
 def _run(function: Callable[..., Awaitable[None]], *arguments: object) -> None:
