@@ -10,12 +10,13 @@ When a context ends, what was in it is killed, deleted and removed.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -126,14 +127,14 @@ async def _created(
     env: Sequence[str],
     options: AnyMessage | None,
 ) -> AsyncIterator[Container]:
-    with tempfile.TemporaryDirectory(dir=daemon.folder) as folder:
-        container = Container(daemon.tasks, id, "", Path(folder))
+    with tempfile.TemporaryDirectory(dir=daemon.folder) as folder, ExitStack() as stack:
+        container = Container(daemon.tasks, id, "", Path(folder), stack)
         container.env = env
         created = await daemon.tasks.create(
             CreateTaskRequest(
                 container_id=id,
-                stdout=container.stdout,
-                stderr=container.stderr,
+                stdout=str(container.stdout.path),
+                stderr=str(container.stderr.path),
                 options=options,
             )
         )
@@ -148,17 +149,45 @@ async def _created(
                 await daemon.tasks.delete(DeleteTaskRequest(container_id=id))
 
 
+class _Output:
+    """Takes what is written to a FIFO of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._taken = bytearray()
+        os.mkfifo(path)
+        # With both ends open it has no end, and does not wait for anybody.
+        self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        asyncio.get_running_loop().add_reader(self._fd, self.take)
+
+    def take(self) -> bytes:
+        """All that has been written."""
+        with suppress(BlockingIOError):
+            while True:
+                self._taken += os.read(self._fd, 65536)
+        return bytes(self._taken)
+
+    def close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._fd)
+        os.close(self._fd)
+
+
 class Process:
     """A process in a container: its own, or an exec."""
 
-    def __init__(self, tasks: TasksStub, container_id: str, exec_id: str, folder: Path) -> None:
+    def __init__(
+        self, tasks: TasksStub, container_id: str, exec_id: str, folder: Path, stack: ExitStack
+    ) -> None:
         self.pid = 0
         """0 as long as there is none."""
         self._tasks = tasks
         self._ids = {"container_id": container_id, "exec_id": exec_id}
         self._folder = folder
-        self.stdout = f"file://{folder}/{exec_id}.stdout"
-        self.stderr = f"file://{folder}/{exec_id}.stderr"
+        self._stack = stack
+        self.stdout = _Output(folder / f"{exec_id}.stdout")
+        stack.callback(self.stdout.close)
+        self.stderr = _Output(folder / f"{exec_id}.stderr")
+        stack.callback(self.stderr.close)
 
     async def start(self) -> int:
         """Its pid. Raises GRPCError, like all that follows."""
@@ -181,12 +210,12 @@ class Process:
     @property
     def output(self) -> bytes:
         """What it has written to its standard output."""
-        return _contents(self.stdout)
+        return self.stdout.take()
 
     @property
     def errors(self) -> bytes:
         """What it has written to its standard error."""
-        return _contents(self.stderr)
+        return self.stderr.take()
 
 
 class Container(Process):
@@ -194,15 +223,19 @@ class Container(Process):
 
     env: Sequence[str] = ()
 
+    @property
+    def id(self) -> str:
+        return self._ids["container_id"]
+
     async def exec(self, args: Sequence[str], *, id: str = "exec") -> Process:  # noqa: A002
         """One more process in it, which is not started yet."""
-        process = Process(self._tasks, self._ids["container_id"], id, self._folder)
+        process = Process(self._tasks, self.id, id, self._folder, self._stack)
         await self._tasks.exec(
             ExecProcessRequest(
-                container_id=self._ids["container_id"],
+                container_id=self.id,
                 exec_id=id,
-                stdout=process.stdout,
-                stderr=process.stderr,
+                stdout=str(process.stdout.path),
+                stderr=str(process.stderr.path),
                 spec=_packed("Process", _process(args, self.env)),
             )
         )
@@ -216,9 +249,3 @@ def _process(args: Sequence[str], env: Sequence[str]) -> dict[str, Any]:
 
 def _packed(name: str, document: Mapping[str, Any]) -> AnyMessage:
     return AnyMessage(type_url=_SPEC_TYPE + name, value=json.dumps(document).encode())
-
-
-def _contents(uri: str) -> bytes:
-    with suppress(FileNotFoundError):
-        return Path(uri.removeprefix("file://")).read_bytes()
-    return b""
