@@ -1,0 +1,127 @@
+"""docs/writing-a-shim.md: what it says is so, block by block."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from harness import venv
+from harness.real import need
+
+ROOT = Path(__file__).parents[2]
+DOCUMENT = ROOT / "docs/writing-a-shim.md"
+BLOCK = re.compile(
+    r"(?:^`(?P<path>[^`\n]+)`\n\n)?^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.M | re.S
+)
+SECONDS = 240
+
+
+@dataclass(frozen=True)
+class File:
+    path: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Command:
+    line: str
+    shown: str
+    """Its output in the document."""
+
+
+def blocks() -> Iterator[File | Command]:
+    """The files that a reader writes, and the commands that they type, in this order."""
+    for block in BLOCK.finditer(DOCUMENT.read_text()):
+        if block["kind"] != "console":
+            assert block["path"], f"a block that nobody runs:\n{block['text']}"
+            yield File(block["path"], block["text"])
+            continue
+        first, *commands = re.split(r"^\$ ", block["text"], flags=re.M)
+        assert not first
+        for command in commands:
+            line, _, shown = command.partition("\n")
+            yield Command(line, shown)
+
+
+def script(steps: list[File | Command]) -> str:
+    """What a shell does in the reader's stead. Each command ends with its status, between NULs."""
+    lines = ["shopt -s expand_aliases; set -m"]  # as one has it that somebody types into
+    following = [*steps[1:], None]
+    for step, after in zip(steps, following, strict=True):
+        if isinstance(step, Command):
+            lines += [step.line, r"_s=$?; printf '\0%d\0' $_s"]
+            asked = isinstance(after, Command) and after.line == "echo $?"
+            lines += ["(exit $_s)" if asked else "[ $_s = 0 ] || exit"]
+        elif not (ROOT / step.path).exists():
+            lines += [f"mkdir -p $(dirname {step.path}); cat > {step.path} <<'@@@'"]
+            lines += [f"{step.text}@@@"]
+    return "\n".join(lines) + "\n"
+
+
+def pattern(shown: str) -> str:
+    lines = (re.escape(line.rstrip()).replace("…", ".*") for line in shown.splitlines())
+    return r"\s*\n".join(lines) + r"\s*"
+
+
+def test_the_example_is_small_and_shown_as_it_is() -> None:
+    shown = [step for step in blocks() if isinstance(step, File) and (ROOT / step.path).exists()]
+    assert [file.path for file in shown] == ["shims/wasm/taskd_wasm/__init__.py"]
+    assert shown[0].text == (ROOT / shown[0].path).read_text()
+    assert len(shown[0].text.splitlines()) <= 40
+
+
+@pytest.mark.timeout(SECONDS + 30)
+def test_all_that_a_reader_does(folder: Path) -> None:
+    need("containerd", "ctr")
+    steps = list(blocks())
+    commands = [step for step in steps if isinstance(step, Command)]
+    # What the document has pip fetch is there already; it still does the rest of its work.
+    venv.make(folder / "venv")
+    environment = os.environ | venv.PIP | {"TASKD": str(ROOT)}
+    try:
+        with (folder / "output").open("wb") as output:
+            shell = subprocess.run(
+                ["bash", "-c", script(steps)],
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                timeout=SECONDS,
+                check=False,
+            )
+    finally:
+        left = end_all_of(folder)
+        for log in ("output", "taskd.log", "containerd.log"):
+            print(f"--- {log}\n{text(folder / log)}")
+    said = text(folder / "output").split("\0")
+    for command, output, _ in zip(commands, said[::2], said[1::2], strict=False):
+        if command.shown:
+            assert re.fullmatch(pattern(command.shown), output), (command, output)
+    assert shell.returncode == 0, f"{commands[len(said) // 2 - 1]} failed"
+    assert len(said) == 2 * len(commands) + 1
+    assert left == []
+
+
+def text(path: Path) -> str:
+    return path.read_bytes().decode(errors="replace") if path.exists() else ""
+
+
+def end_all_of(folder: Path) -> list[str]:
+    """Kill the processes that have to do with `folder`; their command lines."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            line = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            cwd = (process / "cwd").readlink()
+            if str(folder) in line or cwd.is_relative_to(folder):
+                os.kill(int(process.name), signal.SIGKILL)
+                found.append(line)
+    return found
