@@ -99,7 +99,7 @@ def test_all_that_a_reader_does(folder: Path) -> None:
             )
     finally:
         left = end_all_of(folder)
-        for log in ("output", "taskd.log", "containerd.log"):
+        for log in ("output", "taskd.log"):
             print(f"--- {log}\n{text(folder / log)}")
     said = text(folder / "output").split("\0")
     for command, output, _ in zip(commands, said[::2], said[1::2], strict=False):
