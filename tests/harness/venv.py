@@ -8,10 +8,14 @@ import sys
 import sysconfig
 from pathlib import Path
 
-__all__ = ["PIP", "environment", "install", "make"]
+__all__ = ["SETTINGS", "environment", "install", "make"]
 
-PIP = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_REQUIRE_VIRTUALENV": "1"}
-"""For its environment: it must not install anything but where it is told to."""
+SETTINGS = {
+    "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    "PIP_REQUIRE_VIRTUALENV": "1",  # nothing is to be installed anywhere else
+    "PYTEST_ADDOPTS": "-p no:asyncio",  # an author need not have it
+}
+"""Of the environment, for the tools of one who writes a shim."""
 
 
 def make(folder: Path) -> Path:
@@ -41,4 +45,4 @@ def install(programs: Path, *folders: Path) -> None:
 def environment(programs: Path) -> dict[str, str]:
     """The process's environment in which a virtual one is active."""
     path = f"{programs}:{os.environ['PATH']}"
-    return os.environ | PIP | {"VIRTUAL_ENV": str(programs.parent), "PATH": path}
+    return os.environ | SETTINGS | {"VIRTUAL_ENV": str(programs.parent), "PATH": path}

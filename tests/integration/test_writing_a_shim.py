@@ -84,7 +84,7 @@ def test_all_that_a_reader_does(folder: Path) -> None:
     commands = [step for step in steps if isinstance(step, Command)]
     # What the document has pip fetch is there already; it still does the rest of its work.
     venv.make(folder / "venv")
-    environment = os.environ | venv.PIP | {"TASKD": str(ROOT)}
+    environment = os.environ | venv.SETTINGS | {"TASKD": str(ROOT)}
     try:
         with (folder / "output").open("wb") as output:
             shell = subprocess.run(
