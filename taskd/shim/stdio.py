@@ -10,10 +10,10 @@ Source: containerd's ``pkg/process/io.go``.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import signal
 import stat
-import subprocess
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -259,11 +259,6 @@ class Logger:
             for each in ((key, value) if value else (key,))
         ]
         program = unquote(parts.path)
-        if not os.access(program, os.X_OK):
-            raise Unknown(
-                "failed to create init process I/O: failed to start binary process: "
-                f"fork/exec {program}: no such file or directory"
-            )
         (out_read, out), (err_read, err), (ready, told) = os.pipe(), os.pipe(), os.pipe()
         keep(out)
         keep(err)
@@ -278,9 +273,12 @@ class Logger:
                     },
                 )
                 end = reaper.end(pid)
-        except BaseException:
+        except OSError as exc:
             os.close(ready)
-            raise
+            raise Unknown(
+                "failed to create init process I/O: failed to start binary process: "
+                f"fork/exec {program}: {_reason(exc)}"
+            ) from exc
         finally:
             for descriptor in (out_read, err_read, told):
                 os.close(descriptor)
@@ -299,20 +297,23 @@ class Logger:
 
 
 def _run_with(command: list[str], descriptors: tuple[int, ...], env: dict[str, str]) -> int:
-    """Start `command` with `descriptors` as its numbers 3 and up; its pid."""
-    # `subprocess` keeps the numbers that descriptors have here; the shell moves them.
-    moves = " ".join(f"{number}<&{there}" for number, there in enumerate(descriptors, 10))
-    back = " ".join(f"{3 + n}<&{10 + n} {10 + n}<&-" for n in range(len(descriptors)))
-    process = subprocess.Popen(
-        ["/bin/sh", "-c", f'exec {moves}; exec {back}; exec "$0" "$@"', *command],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=env,
-        pass_fds=descriptors,
-    )
-    process.returncode = 0  # the reaper's business
-    return process.pid
+    """Start `command` with `descriptors` as its numbers 3 and up; its pid. Raises OSError."""
+    # First out of the way of the numbers that they are to have.
+    high = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, 16) for each in descriptors]
+    try:
+        return os.posix_spawn(
+            command[0],
+            command,
+            env,
+            file_actions=[
+                *((os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)),
+                *((os.POSIX_SPAWN_DUP2, there, number) for number, there in enumerate(high, 3)),
+            ],
+            setsigdef=[signal.SIGPIPE],
+        )
+    finally:
+        for each in high:
+            os.close(each)
 
 
 async def _closed(descriptor: int) -> None:
