@@ -1,0 +1,247 @@
+"""The command line of a shim: what a daemon runs, and what it is answered."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+import taskd
+from taskd import ttrpc
+from taskd.codec import decode, encode
+from taskd.proto.containerd.task import v3 as api
+from taskd.proto.containerd.types import RuntimeInfo
+from taskd.shim import Container, leftovers
+from taskd.shim.command import Call, main
+
+NAME = "io.example.thing.v3"
+SHIM = """
+from taskd.shim import Container, run
+
+class Thing(Container):
+    groups = ("example.pod", *Container.groups)
+
+    async def start(self, init):
+        return await self.spawn(init.args, init)
+
+run(Thing, "io.example.thing.v3")
+"""
+
+
+class Shims:
+    """Calls of an executable, with bundles below `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.script = folder / "shim.py"
+        self.script.write_text(SHIM)
+        self.addresses: set[str] = set()
+
+    def bundle(self, id: str, annotations: dict[str, str] | None = None) -> Path:  # noqa: A002
+        path = self.folder / id
+        path.mkdir(exist_ok=True)
+        spec = {"process": {"args": ["/bin/sleep", "1000"]}, "annotations": annotations or {}}
+        (path / "config.json").write_text(json.dumps(spec))
+        return path
+
+    def call(
+        self, action: str, *flags: str, bundle: Path, **env: str
+    ) -> subprocess.CompletedProcess[bytes]:
+        command = [sys.executable, str(self.script), "-namespace", "testing", "-id", bundle.name]
+        command += ["-address", str(self.folder / "daemon.sock"), "-publish-binary", "x", *flags]
+        return subprocess.run(
+            [*command, action],
+            cwd=bundle,
+            env=os.environ | {"XDG_RUNTIME_DIR": str(self.folder)} | env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=30,
+            check=False,
+        )
+
+    def start(self, bundle: Path, **env: str) -> str:
+        """What it prints."""
+        done = self.call("start", bundle=bundle, **env)
+        assert (done.returncode, done.stderr) == (0, b"")
+        address = (bundle / "address").read_text()
+        self.addresses.add(address)
+        return done.stdout.decode()
+
+
+@pytest.fixture
+def shims(folder: Path) -> Iterator[Shims]:
+    shims = Shims(folder)
+    yield shims
+    for address in shims.addresses:
+        with suppress(OSError):
+            end(address)
+
+
+def listener(address: str) -> int:
+    """Pid of the process that listens there."""
+    import socket
+    import struct
+
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.connect(address.removeprefix("unix://"))
+        found = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        return int(struct.unpack("3i", found)[0])
+
+
+def end(address: str) -> None:
+    os.kill(listener(address), signal.SIGKILL)
+    Path(address.removeprefix("unix://")).unlink()
+
+
+async def ask(address: str, method: str, request: object) -> bytes:
+    client = await ttrpc.Client.connect(address)
+    try:
+        return await client.call("containerd.task.v3.Task", method, encode(request), timeout=10)  # type: ignore[arg-type]
+    finally:
+        await client.aclose()
+
+
+async def test_a_life(shims: Shims) -> None:
+    bundle = shims.bundle("one")
+    address = shims.start(bundle)
+    assert address == (bundle / "address").read_text()
+    assert address.startswith("unix:///")
+    path = Path(address.removeprefix("unix://"))
+    assert path.stat().st_mode & 0o777 == 0o600
+    pid = listener(address)
+    command = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode()
+    daemon = shims.folder / "daemon.sock"
+    assert command == f"containerd-shim-thing-v3 -namespace testing -id one -address {daemon}"
+    assert os.getsid(pid) == pid
+    for descriptor in range(3):
+        assert Path(f"/proc/{pid}/fd/{descriptor}").readlink() == Path("/dev/null")
+    os.kill(pid, signal.SIGTERM)  # is for its daemon to end
+    found = decode(api.ConnectResponse, await ask(address, "Connect", api.ConnectRequest(id="one")))
+    assert (found.shim_pid, found.task_pid) == (pid, 0)
+    await ask(address, "Shutdown", api.ShutdownRequest(id="one"))
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(("newest", "version"), [("2", 2), ("3", 3), ("7", 3), ("1", 2)])
+def test_the_answer_to_a_daemon_that_takes_json(shims: Shims, newest: str, version: int) -> None:
+    bundle = shims.bundle("one")
+    answer = json.loads(shims.start(bundle, MAX_SHIM_VERSION=newest))
+    address = (bundle / "address").read_text()
+    assert answer == {"version": version, "address": address, "protocol": "ttrpc"}
+
+
+def test_its_log_is_the_bundles_fifo(shims: Shims) -> None:
+    bundle = shims.bundle("one")
+    os.mkfifo(bundle / "log")
+    log = os.open(bundle / "log", os.O_RDWR | os.O_NONBLOCK)
+    shims.start(bundle)
+    deadline, said = time.monotonic() + 20, b""
+    while b"\n" not in said:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+        with suppress(BlockingIOError):
+            said += os.read(log, 1000)
+    assert said == b"INFO serving one\n"
+    os.close(log)
+
+
+def test_containers_of_a_group_share_a_process(shims: Shims) -> None:
+    pod = {"example.pod": "a"}
+    first = shims.start(shims.bundle("one", pod))
+    assert shims.start(shims.bundle("two", pod)) == first
+    others = {
+        shims.start(shims.bundle("three", {"example.pod": "b"})),
+        shims.start(shims.bundle("four")),
+        shims.start(shims.bundle("five", {"io.taskd.shim.group": "c"})),
+    }
+    assert len(others | {first}) == 4
+    assert shims.start(shims.bundle("six"), TASKD_SHIM_GROUP="b") not in {first}
+    assert len({listener(address) for address in others | {first}}) == 4
+    # It keeps no folder busy that goes with its first container.
+    assert Path(f"/proc/{listener(first)}/cwd").readlink() == Path("/")
+
+
+def test_a_socket_that_nobody_listens_on_any_more(shims: Shims) -> None:
+    bundle = shims.bundle("one")
+    address = shims.start(bundle)
+    killed = listener(address)
+    os.kill(killed, signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{killed}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert shims.start(bundle) == address
+    assert listener(address) != killed
+
+
+def test_delete_after_a_shim_that_was_killed(shims: Shims) -> None:
+    bundle = shims.bundle("one")
+    with subprocess.Popen(["/bin/sleep", "1000"], start_new_session=True) as process:
+        leftovers.note(bundle, process.pid)
+        leftovers.note_init(bundle, process.pid)
+        before = time.time()
+        done = shims.call("delete", "-bundle", str(bundle), bundle=bundle)
+        assert process.wait(10) == -signal.SIGKILL
+    assert done.returncode == 0, done.stderr
+    answer = decode(api.DeleteResponse, done.stdout)
+    assert (answer.pid, answer.exit_status) == (process.pid, 137)
+    assert answer.exited_at is not None
+    assert before - 1 < answer.exited_at.seconds < time.time() + 1
+    # Once more, and with nothing there, it is as good.
+    (bundle / "init.pid").unlink()
+    done = shims.call("delete", bundle=bundle)
+    assert (done.returncode, decode(api.DeleteResponse, done.stdout).pid) == (0, 0)
+
+
+def test_errors_are_told(shims: Shims) -> None:
+    bundle = shims.bundle("one")
+    (bundle / "config.json").unlink()
+    done = shims.call("start", bundle=bundle)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.startswith(b"io.example.thing.v3: ")
+    assert b"config.json" in done.stderr
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str, bytes]:
+    answers: list[bytes] = []
+    status = main(Container, NAME, Call(arguments, lambda: b"", answers.append, forks=True))
+    said = capsys.readouterr()
+    return status, said.out, said.err, b"".join(answers)
+
+
+@pytest.mark.parametrize("flag", ["-v", "--v"])
+def test_version(capsys: pytest.CaptureFixture[str], flag: str) -> None:
+    status, out, err, _ = run(capsys, flag)
+    python = sys.version.split()[0]
+    assert (status, err) == (0, "")
+    assert out == f"{NAME}:\n  Version:  {taskd.__version__}\n  Python:   {python}\n"
+
+
+def test_info(capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, _, answer = run(capsys, "-info")
+    info = decode(RuntimeInfo, answer)
+    assert info.version is not None
+    assert (status, info.name, info.version.version) == (0, NAME, taskd.__version__)
+
+
+def test_bad_command_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err, _ = run(capsys, "-id", "one", "start")
+    assert (status, err) == (1, f"{NAME}: shim namespace cannot be empty\n")
+    status, _, err, _ = run(capsys, "-namespace", "x", "-id", "one", "dance")
+    assert (status, err) == (1, f"{NAME}: unknown command dance\n")
+    with pytest.raises(SystemExit) as caught:
+        run(capsys, "-bogus")
+    assert caught.value.code == 2
+    assert f"{NAME}: error: unrecognized arguments: -bogus" in capsys.readouterr().err
