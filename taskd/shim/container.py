@@ -65,7 +65,10 @@ class Process:
         self.streams: Streams | None = None
         """What to give to the process as its standard streams, unless it has a terminal."""
         self.console: Console | None = None
+        self.gone = asyncio.Event()
+        """It has ended."""
         self.ended = asyncio.Event()
+        """That has been told to the daemon, too, which may have had to wait."""
         self.lock = asyncio.Lock()
 
     @property

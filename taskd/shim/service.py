@@ -458,6 +458,7 @@ class TaskService:
 
     async def _ended(self, task: _Task, process: Process, end: asyncio.Future[Ended]) -> None:
         ended = await end
+        process.gone.set()
         if process is task.init:
             task.init_ended = True
             try:

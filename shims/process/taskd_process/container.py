@@ -94,7 +94,7 @@ class HostProcess(Container):
         if self._launch is not None:
             self._launch.close()
             if self.init.status is Status.CREATED:
-                await self.init.ended.wait()
+                await self.init.gone.wait()
         if self._own is not None:
             self._own.remove()
 
