@@ -309,7 +309,7 @@ def _run_with(command: list[str], descriptors: tuple[int, ...], env: dict[str, s
                 *((os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)),
                 *((os.POSIX_SPAWN_DUP2, there, number) for number, there in enumerate(high, 3)),
             ],
-            setsigdef=[signal.SIGPIPE],
+            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
         )
     finally:
         for each in high:

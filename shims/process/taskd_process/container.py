@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,16 @@ class HostProcess(Container):
     _launch: Launch | None = None
     _own: Cgroup | None = None
 
+    @cached_property
+    def _sessions(self) -> set[int]:
+        """One for each process that was started, and named after it."""
+        return set()
+
     async def create(self, init: Process) -> int:
         linux = self.spec.get("linux") or {}
         self._own = Cgroup.make(linux.get("cgroupsPath") or "")
         try:
-            self._launch = self._prepared(init)
+            self._launch = await self._prepared(init)
             if self._own is not None:
                 self._own.limit(linux.get("resources") or {})
         except BaseException as exc:
@@ -50,17 +56,17 @@ class HostProcess(Container):
         return init.pid
 
     async def exec(self, process: Process) -> int:
-        launch = self._prepared(process)
+        launch = await self._prepared(process)
         await launch.release()
         return launch.pid
 
-    def _prepared(self, process: Process) -> Launch:
+    async def _prepared(self, process: Process) -> Launch:
         if not process.stdio.terminal:
-            launch = Launch.prepare(process.spec, process.descriptors, terminal=False)
+            launch = await Launch.prepare(process.spec, process.descriptors, terminal=False)
         else:
             master, slave = open_terminal()
             try:
-                launch = Launch.prepare(process.spec, (slave,) * 3, terminal=True)
+                launch = await Launch.prepare(process.spec, (slave,) * 3, terminal=True)
             except BaseException:
                 os.close(master)
                 raise
@@ -68,6 +74,7 @@ class HostProcess(Container):
                 os.close(slave)
             process.attach(master)
         leftovers.note(self.bundle, launch.pid)
+        self._sessions.add(launch.pid)
         if self._own is not None:
             self._own.add(launch.pid)
         return launch
@@ -101,7 +108,8 @@ class HostProcess(Container):
     async def pids(self) -> list[int]:
         if self._own is not None:
             return self._own.pids()
-        return [pid for pid, session, _ in _processes() if session == self.init.pid]
+        # A number may be somebody else's by now; only what descends from the shim is its own.
+        return [pid for pid, session in _descendants() if session in self._sessions]
 
     async def pause(self) -> None:
         await self._freeze(True, signal.SIGSTOP)
@@ -122,7 +130,7 @@ class HostProcess(Container):
         if not members:
             raise NotFound("process already finished")
         ticks = pages = 0
-        for pid, _, fields in _processes():
+        for pid, fields in _processes().items():
             if pid in members:
                 ticks += int(fields[11]) + int(fields[12])
                 pages += int(fields[21])
@@ -141,12 +149,23 @@ class HostProcess(Container):
             raise Unknown(f"{exc.filename}: {(exc.strerror or str(exc)).lower()}") from exc
 
 
-def _processes() -> list[tuple[int, int, list[str]]]:
-    """Pid, session, and all fields after the name, of every process that can be seen: proc(5)."""
-    found = []
+def _descendants() -> Iterator[tuple[int, int]]:
+    """Pid and session of all that descends from this process, which adopts what it has started."""
+    found = _processes()
+    for pid, fields in found.items():
+        above = pid
+        while above in found and above != os.getpid():
+            above = int(found[above][1])
+        if above == os.getpid() != pid:
+            yield pid, int(fields[3])
+
+
+def _processes() -> dict[int, list[str]]:
+    """All fields after the name of every process that can be seen, by pid: proc(5)."""
+    found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             fields = (folder / "stat").read_text().rpartition(") ")[2].split()
             if fields[0] != "Z":
-                found.append((int(folder.name), int(fields[3]), fields))
+                found[int(folder.name)] = fields
     return found

@@ -23,6 +23,9 @@ from taskd.errors import Unknown
 __all__ = ["Launch", "program"]
 
 _PR_SET_NO_NEW_PRIVS = 38
+_READY = b"\0"
+_RESET = (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE, signal.SIGXFSZ)
+"""Signals that Python, or the shim, handles or ignores."""
 
 
 def program(spec: Mapping[str, Any]) -> str:
@@ -57,12 +60,13 @@ class Launch:
         self._failure = failure
 
     @classmethod
-    def prepare(
+    async def prepare(
         cls, spec: Mapping[str, Any], descriptors: tuple[int, int, int], *, terminal: bool
     ) -> Launch:
-        """Fork it, with `descriptors` as its standard streams. Raises `Unknown`.
+        """Fork it, with `descriptors` as its standard streams, and wait until it is ready.
 
-        With `terminal` they are one, which becomes that of its session.
+        With `terminal` they are one, which becomes that of its session. Raises `Unknown` with the
+        reason if it cannot be made ready.
         """
         path = program(spec)
         (gate_read, gate), (failure, failure_write) = os.pipe(), os.pipe()
@@ -73,13 +77,28 @@ class Launch:
             _become(path, spec, descriptors, terminal, gate_read, failure_write)
         os.close(gate_read)
         os.close(failure_write)
-        return cls(pid, gate, failure)
+        launch = cls(pid, gate, failure)
+        try:
+            words = await launch._said()
+            if words != _READY:
+                raise Unknown(words.decode(errors="replace"))
+        except BaseException:
+            launch.close()
+            raise
+        return launch
 
     async def release(self) -> None:
         """Let it become its program. Raises `Unknown` with the reason if it cannot."""
         os.write(self._gate, b"x")
         os.close(self._gate)
         self._gate = -1
+        words = await self._said()
+        self.close()
+        if words:
+            raise Unknown(words.decode(errors="replace"))
+
+    async def _said(self) -> bytes:
+        """What it says: that it is ready, what went wrong; nothing when it is the program."""
         loop = asyncio.get_running_loop()
         done = asyncio.Event()
         loop.add_reader(self._failure, done.set)
@@ -87,10 +106,7 @@ class Launch:
             await done.wait()
         finally:
             loop.remove_reader(self._failure)
-        words = os.read(self._failure, 4096)
-        self.close()
-        if words:
-            raise Unknown(words.decode(errors="replace"))
+        return os.read(self._failure, 4096)
 
     def close(self) -> None:
         """Give it up: if it still waits, it ends."""
@@ -111,7 +127,7 @@ def _become(
     """Get ready, wait, and be the program. This is in the forked process."""
     try:
         os.setsid()
-        for each in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
+        for each in _RESET:
             signal.signal(each, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         for number, descriptor in enumerate(descriptors):
@@ -123,6 +139,7 @@ def _become(
         _be_user(spec.get("user") or {})
         if spec.get("noNewPrivileges"):
             ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        os.write(failure, _READY)
         if not os.read(gate, 1):
             os._exit(0)  # it was given up
         os.execve(path, [str(each) for each in spec["args"]], environment(spec))  # noqa: S606
