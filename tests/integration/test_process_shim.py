@@ -1,0 +1,552 @@
+"""``io.taskd.process.v1``: host processes as containers, for root and for everybody else."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any, Self
+
+import anyio
+import pytest
+from grpclib.const import Status as Code
+from grpclib.exceptions import GRPCError
+from harness.daemons import Containerd, Taskd, client
+from harness.leaks import leaving_nothing
+from harness.real import need
+
+from taskd.proto.containerd.services.tasks.v1 import (
+    CloseIoRequest,
+    CreateTaskRequest,
+    DeleteTaskRequest,
+    GetRequest,
+    KillRequest,
+    ListPidsRequest,
+    MetricsRequest,
+    PauseTaskRequest,
+    ResizePtyRequest,
+    ResumeTaskRequest,
+    StartRequest,
+    UpdateTaskRequest,
+    WaitRequest,
+)
+from taskd.proto.containerd.v1.types import Status
+from taskd.proto.google.protobuf import Any as AnyMessage
+from taskd.proto.io.containerd.cgroups.v1 import Metrics as MetricsV1
+from taskd.proto.io.containerd.cgroups.v2 import Metrics as MetricsV2
+from taskd.testing import Daemon
+
+RUNTIME = "io.taskd.process.v1"
+NOBODY = 65534
+AS_NOBODY = (
+    *("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"),
+    # Wherever Python and this repository are, it is to be able to read them; but nothing else.
+    *("--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search"),
+    "--bounding-set=-all,+dac_read_search",
+)
+SLEEP = ["/bin/sleep", "1000"]
+ENV = ["PATH=/usr/bin:/bin"]
+
+
+@contextmanager
+def as_user(number: int) -> Iterator[None]:
+    """Have the rights of a user, or of root."""
+    before = os.geteuid()
+    try:
+        os.seteuid(0)
+        os.setegid(number)
+        os.seteuid(number)
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(before)
+        os.seteuid(before)
+
+
+class Unprivileged(Taskd):
+    """A taskd that is not root's."""
+
+    def command(self) -> list[str]:
+        return [*AS_NOBODY, *super().command()]
+
+    def environment(self) -> dict[str, str]:
+        return super().environment() | {"XDG_RUNTIME_DIR": str(self.folder), "HOME": "/nonexistent"}
+
+    def start(self) -> Self:
+        with as_user(0):
+            return super().start()
+
+
+@pytest.fixture(scope="module", params=["root", "nobody"])
+def daemon(request: pytest.FixtureRequest) -> Iterator[Taskd]:
+    """One for all tests."""
+    need("setpriv")
+    folder = Path(tempfile.mkdtemp(prefix="taskd-"))
+    kind = Unprivileged if request.param == "nobody" else Taskd
+    daemon = kind(folder / "taskd", "--log-level", "debug")
+    if kind is Unprivileged:
+        for path in (folder, daemon.folder):
+            os.chown(path, NOBODY, NOBODY)
+    with daemon as running:
+        if kind is Unprivileged:
+            assert Path(f"/proc/{running.pid}").stat().st_uid == NOBODY
+        yield running
+    print(daemon.log.read_text())
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def is_root(daemon: Taskd) -> bool:
+    return not isinstance(daemon, Unprivileged)
+
+
+@pytest.fixture
+async def taskd(daemon: Taskd, is_root: bool, namespace: str) -> AsyncIterator[Daemon]:
+    """A client with the rights that the daemon has, which has to leave nothing behind."""
+    with (
+        leaving_nothing(daemon, namespace),
+        as_user(0 if is_root else NOBODY),
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        async with client(daemon.address, namespace) as channel:
+            yield Daemon(Path(folder), daemon.address, channel)
+    assert list(daemon.folder.glob("taskd-shims/*")) == []
+
+
+def process(args: list[str], **more: Any) -> dict[str, Any]:
+    """A specification of a process, for `Daemon.container`."""
+    user = {"uid": 0, "gid": 0}  # as clients have it who do not ask who the shim is
+    return {"process": {"args": args, "cwd": "/", "env": ENV, "user": user, **more}}
+
+
+def alive(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(") ")[2][0] != "Z"
+
+
+async def until_gone(*pids: int) -> None:
+    with anyio.fail_after(20):
+        while any(alive(pid) for pid in pids):
+            await anyio.sleep(0.02)
+
+
+# --- lifecycle ------------------------------------------------------------------------------
+
+
+async def test_a_life(taskd: Daemon) -> None:
+    command = ["/bin/sh", "-c", "echo hello; echo oh >&2; exit 42"]
+    async with taskd.container(RUNTIME, [], spec=process(command)) as container:
+        assert alive(container.pid)  # it waits
+        assert container.output == b""
+        assert await container.run() == 42
+        assert (container.output, container.errors) == (b"hello\n", b"oh\n")
+        state = (await taskd.tasks.get(GetRequest(container_id="test"))).process
+        assert state is not None
+        assert (state.status, state.exit_status) == (Status.STOPPED, 42)
+
+
+async def test_one_that_is_never_started(taskd: Daemon) -> None:
+    async with taskd.container(RUNTIME, [], spec=process(SLEEP)) as container:
+        pid = container.pid
+    await until_gone(pid)
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGKILL, 137), (signal.SIGUSR1, 138)]
+)
+async def test_signals(taskd: Daemon, number: int, status: int) -> None:
+    async with taskd.container(RUNTIME, [], spec=process(SLEEP)) as container:
+        await container.start()
+        await container.kill(number)
+        assert await container.wait() == status
+        with pytest.raises(GRPCError, match="process already finished") as caught:
+            await container.kill(number)
+        assert caught.value.status is Code.NOT_FOUND
+
+
+async def test_signals_are_not_blocked_or_ignored(taskd: Daemon) -> None:
+    command = ["/bin/grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status"]
+    async with taskd.container(RUNTIME, [], spec=process(command)) as container:
+        assert await container.run() == 0
+        assert {line.split()[1] for line in container.output.splitlines()} == {b"0" * 16}
+
+
+async def test_execs(taskd: Daemon) -> None:
+    async with taskd.container(RUNTIME, SLEEP) as container:
+        await container.start()
+        first = await container.exec(["/bin/sh", "-c", "echo $$; exit 7"], id="first")
+        assert await first.run() == 7
+        assert first.output == b"%d\n" % first.pid
+        second = await container.exec(SLEEP, id="second")
+        await second.start()
+        await second.kill(signal.SIGINT)
+        assert await second.wait() == 130
+        third = await container.exec(["/bin/sh", "-c", "sleep 1000 & sleep 1000"], id="third")
+        await third.start()
+        await container.kill()
+        assert await container.wait() == 137
+        assert await third.wait() == 137
+    await until_gone(first.pid, second.pid, third.pid)
+
+
+async def test_what_it_leaves_behind_ends_with_it(taskd: Daemon) -> None:
+    command = ["/bin/sh", "-c", "sleep 1000 & echo $!; exec 1>&-; sleep 0.2"]
+    async with taskd.container(RUNTIME, [], spec=process(command)) as container:
+        assert await container.run() == 0
+        await until_gone(int(container.output))
+
+
+async def test_kill_all(taskd: Daemon) -> None:
+    command = ["/bin/sh", "-c", "sleep 1000 & echo $!; trap '' TERM; wait; exit 9"]
+    async with taskd.container(RUNTIME, [], spec=process(command)) as container:
+        await container.start()
+        with anyio.fail_after(20):
+            while not container.output:
+                await anyio.sleep(0.02)
+        child = int(container.output)
+        await taskd.tasks.kill(KillRequest(container_id="test", signal=signal.SIGTERM, all=True))
+        assert await container.wait() == 9
+        await until_gone(child)
+
+
+# --- what the specification says ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["/no/such"], 'exec: "/no/such": stat /no/such: no such file or directory'),
+        (["nosuch"], 'exec: "nosuch": executable file not found in $PATH'),
+        (["/etc/passwd"], 'exec: "/etc/passwd": permission denied'),
+        (["/etc"], 'exec: "/etc": permission denied'),
+        ([], "args must not be empty"),
+    ],
+)
+async def test_a_program_that_cannot_be_run(taskd: Daemon, args: list[str], words: str) -> None:
+    with pytest.raises(GRPCError) as caught:
+        async with taskd.container(RUNTIME, [], spec=process(args)):
+            pass
+    assert words in (caught.value.message or "")
+
+
+async def test_a_folder_that_is_not_there(taskd: Daemon) -> None:
+    spec = process(["/bin/true"], cwd="/no/such")
+    with pytest.raises(GRPCError, match="/no/such: no such file or directory"):
+        async with taskd.container(RUNTIME, [], spec=spec):
+            pass
+
+
+async def test_an_exec_that_cannot_be_run(taskd: Daemon) -> None:
+    async with taskd.container(RUNTIME, SLEEP) as container:
+        await container.start()
+        process = await container.exec(["/no/such"])
+        with pytest.raises(GRPCError, match="no such file or directory"):
+            await process.start()
+        await container.kill()
+        assert await container.wait() == 137
+
+
+async def test_environment_folder_and_umask(taskd: Daemon) -> None:
+    command = ["sh", "-c", "pwd; umask; env"]
+    spec = process(
+        command, cwd="/usr", env=["PATH=/bin:/usr/bin", "A=b=c", "EMPTY="], user={"umask": 0o27}
+    )
+    async with taskd.container(RUNTIME, [], spec=spec) as container:
+        assert await container.run() == 0
+        cwd, mask, *env = container.output.decode().splitlines()
+    assert (cwd, mask) == ("/usr", "0027")
+    assert set(env) == {"PATH=/bin:/usr/bin", "A=b=c", "EMPTY=", "PWD=/usr"}
+
+
+async def test_user(taskd: Daemon, is_root: bool) -> None:
+    user = {"uid": 1234, "gid": 2345, "additionalGids": [3456, 4567]}
+    spec = process(["/usr/bin/id"], user=user)
+    if is_root:
+        async with taskd.container(RUNTIME, [], spec=spec) as container:
+            assert await container.run() == 0
+            found = container.output.decode().split()
+            assert found == ["uid=1234", "gid=2345", "groups=2345,3456,4567"]
+    else:
+        with pytest.raises(GRPCError, match="to be user 1234:2345 takes root"):
+            async with taskd.container(RUNTIME, [], spec=spec):
+                pass
+
+
+async def test_limits_and_privileges(taskd: Daemon) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    spec = process(
+        ["/bin/sh", "-c", "ulimit -n; ulimit -Hn; grep NoNewPrivs /proc/self/status; "
+         "cat /proc/self/oom_score_adj"],
+        rlimits=[{"type": "RLIMIT_NOFILE", "soft": 77, "hard": min(hard, 99)}],
+        noNewPrivileges=True,
+        oomScoreAdj=777,
+    )  # fmt: skip
+    async with taskd.container(RUNTIME, [], spec=spec) as container:
+        assert await container.run() == 0
+        assert container.output.decode().split() == ["77", "99", "NoNewPrivs:", "1", "777"]
+
+
+async def test_a_limit_that_there_is_not(taskd: Daemon) -> None:
+    limits = [{"type": "RLIMIT_PATIENCE", "soft": 1, "hard": 1}]
+    spec = process(["/bin/true"], rlimits=limits)
+    with pytest.raises(GRPCError, match="unknown rlimit RLIMIT_PATIENCE"):
+        async with taskd.container(RUNTIME, [], spec=spec):
+            pass
+
+
+# --- streams --------------------------------------------------------------------------------
+
+
+class Task:
+    """A task made by hand, for what `taskd.testing` does not do."""
+
+    def __init__(self, taskd: Daemon, name: str, terminal: bool) -> None:
+        self.taskd = taskd
+        self.paths = {each: taskd.folder / f"{name}-{each}" for each in ("in", "out")}
+        for path in self.paths.values():
+            os.mkfifo(path)
+            path.chmod(0o666)
+        self.output = os.open(self.paths["out"], os.O_RDONLY | os.O_NONBLOCK)
+        self.request = CreateTaskRequest(
+            container_id="test",
+            stdin=str(self.paths["in"]),
+            stdout=str(self.paths["out"]),
+            terminal=terminal,
+        )
+
+    async def until(self, text: bytes) -> bytes:
+        found = b""
+        with anyio.fail_after(20):
+            while text not in found:
+                with suppress(BlockingIOError):
+                    found += os.read(self.output, 65536)
+                await anyio.sleep(0.02)
+        return found
+
+
+@pytest.fixture
+async def bare(taskd: Daemon) -> AsyncIterator[Any]:
+    """Makes a container whose task the test makes, in place of one that is there already."""
+    async with AsyncExitStack() as stack:
+
+        async def make(args: list[str], terminal: bool) -> Task:
+            spec = process(args, terminal=terminal)
+            await stack.enter_async_context(taskd.container(RUNTIME, [], spec=spec))
+            await taskd.tasks.delete(DeleteTaskRequest(container_id="test"))
+            task = Task(taskd, "task", terminal)
+            await taskd.tasks.create(task.request)
+            await taskd.tasks.start(StartRequest(container_id="test"))
+            return task
+
+        yield make
+
+
+async def test_standard_input(taskd: Daemon, bare: Any) -> None:
+    task = await bare(["/bin/cat"], terminal=False)
+    client = os.open(task.paths["in"], os.O_WRONLY)
+    os.write(client, b"hello\n")
+    assert await task.until(b"\n") == b"hello\n"
+    os.close(client)
+    await taskd.tasks.close_io(CloseIoRequest(container_id="test", stdin=True))
+    assert (await taskd.tasks.wait(WaitRequest(container_id="test"))).exit_status == 0
+    os.close(task.output)
+
+
+async def test_a_terminal(taskd: Daemon, bare: Any) -> None:
+    task = await bare(["/bin/sh", "-c", "tty; read x; stty size; exit 3"], terminal=True)
+    assert (await task.until(b"\n")).startswith(b"/dev/pts/")
+    await taskd.tasks.resize_pty(ResizePtyRequest(container_id="test", width=132, height=43))
+    client = os.open(task.paths["in"], os.O_WRONLY)
+    os.write(client, b"go\n")
+    assert b"43 132\r\n" in await task.until(b"132")
+    os.close(client)
+    assert (await taskd.tasks.wait(WaitRequest(container_id="test"))).exit_status == 3
+    os.close(task.output)
+
+
+# --- the rest -------------------------------------------------------------------------------
+
+
+def cgroup(name: str = "") -> dict[str, Any]:
+    return {"cgroupsPath": f"/test-{name or uuid.uuid4().hex}"}
+
+
+async def test_pause(taskd: Daemon, is_root: bool) -> None:
+    spec = process(["/bin/sh", "-c", "while :; do echo x; sleep 0.01; done"])
+    if is_root:
+        spec["linux"] = cgroup()
+    async with taskd.container(RUNTIME, [], spec=spec) as container:
+        await container.start()
+        await taskd.tasks.pause(PauseTaskRequest(container_id="test"))
+        state = (await taskd.tasks.get(GetRequest(container_id="test"))).process
+        assert state is not None
+        assert state.status is Status.PAUSED
+        await anyio.sleep(0.1)  # what was on its way has been written
+        before = container.output
+        await anyio.sleep(0.3)
+        assert container.output == before
+        await taskd.tasks.resume(ResumeTaskRequest(container_id="test"))
+        with anyio.fail_after(20):
+            while container.output == before:
+                await anyio.sleep(0.02)
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+async def test_pids_and_usage(taskd: Daemon, is_root: bool, grouped: bool) -> None:
+    spec = process(["/bin/sh", "-c", "sleep 1000 & echo $!; wait"])
+    if grouped:
+        spec["linux"] = cgroup()
+    async with taskd.container(RUNTIME, [], spec=spec) as container:
+        await container.start()
+        execed = await container.exec(SLEEP)
+        await execed.start()
+        with anyio.fail_after(20):
+            while not container.output:
+                await anyio.sleep(0.02)
+        expected = {container.pid, int(container.output), execed.pid}
+        found = (await taskd.tasks.list_pids(ListPidsRequest(container_id="test"))).processes
+        assert {process.pid for process in found} == expected
+        assert [bool(p.info) for p in found if p.pid == execed.pid] == [True]
+        answer = await taskd.tasks.metrics(MetricsRequest())
+        (metric,) = answer.metrics
+        assert metric.data is not None
+        kind = MetricsV1 if metric.data.type_url.endswith("v1.Metrics") else MetricsV2
+        usage = kind.parse(metric.data.value)
+        assert usage.pids is not None
+        assert usage.pids.current == 3
+        assert usage.memory is not None
+
+
+async def test_limits_of_a_cgroup(taskd: Daemon, is_root: bool) -> None:
+    name = uuid.uuid4().hex
+    limits = {"pids": {"limit": 40}, "memory": {"limit": 64 << 20}, "cpu": {"shares": 512}}
+    spec = process(SLEEP) | {"linux": cgroup(name) | {"resources": limits}}
+    update = UpdateTaskRequest(
+        container_id="test",
+        resources=AnyMessage(
+            type_url="types.containerd.io/opencontainers/runtime-spec/1/LinuxResources",
+            value=json.dumps({"pids": {"limit": 50}}).encode(),
+        ),
+    )
+    async with taskd.container(RUNTIME, [], spec=spec) as container:
+        await container.start()
+        if not is_root:
+            with pytest.raises(GRPCError, match="limits take a cgroup") as caught:
+                await taskd.tasks.update(update)
+            assert caught.value.status is Code.FAILED_PRECONDITION
+            return
+        root = Path("/sys/fs/cgroup")
+        folders = [*root.glob(f"test-{name}"), *root.glob(f"*/test-{name}")]
+        assert folders
+
+        def value(*files: str) -> str:
+            found = [folder / file for folder in folders for file in files]
+            return next(path for path in found if path.exists()).read_text().strip()
+
+        assert value("pids.max") == "40"
+        assert value("memory.limit_in_bytes", "memory.max") == str(64 << 20)
+        assert str(container.pid) in value("cgroup.procs").split()
+        await taskd.tasks.update(update)
+        assert value("pids.max") == "50"
+    assert not any(folder.exists() for folder in folders)
+
+
+async def test_the_daemon_is_restarted(daemon: Taskd, taskd: Daemon) -> None:
+    async with taskd.container(RUNTIME, SLEEP) as container:
+        await container.start()
+        daemon.kill()
+        os.kill(container.pid, signal.SIGTERM)
+        daemon.start()
+        taskd.channel.close()  # the next call makes a new connection
+        assert await container.wait() == 143
+
+
+async def test_its_shim_is_killed(taskd: Daemon, namespace: str) -> None:
+    command = ["/bin/sh", "-c", "sleep 1000 & echo $!; wait"]
+    async with taskd.container(RUNTIME, [], spec=process(command)) as container:
+        await container.start()
+        execed = await container.exec(SLEEP)
+        await execed.start()
+        with anyio.fail_after(20):
+            while not container.output:
+                await anyio.sleep(0.02)
+        (shim,) = shims(namespace)
+        async with anyio.create_task_group() as group:
+
+            async def wait() -> None:
+                assert await container.wait() == 137
+
+            group.start_soon(wait)
+            await anyio.sleep(0.1)
+            os.kill(shim, signal.SIGKILL)
+        await until_gone(container.pid, int(container.output), execed.pid)
+        # The task is gone; in the end there has to be one again.
+        await taskd.tasks.create(CreateTaskRequest(container_id="test"))
+
+
+def shims(namespace: str) -> list[int]:
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if line.startswith(b"containerd-shim-process-v1 -namespace " + namespace.encode()):
+            found.append(int(folder.name))
+    return found
+
+
+# --- under containerd -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def ctr(folder: Path, namespace: str) -> Iterator[Any]:
+    need("containerd", "ctr")
+    (folder / "rootfs").mkdir()
+    scripts = Path(sys.executable).parent
+    path = f"{scripts}:{os.environ['PATH']}"
+    with (
+        Containerd(folder / "containerd", path=path) as containerd,
+        leaving_nothing(containerd, namespace),
+    ):
+
+        def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+            return containerd.ctr(*arguments, namespace=namespace, check=check)
+
+        yield run
+
+
+def test_under_containerd(ctr: Any, folder: Path) -> None:
+    begin = ("run", "--runtime", RUNTIME, "--rootfs")
+    rootfs = str(folder / "rootfs")
+    done = ctr(*begin, "--rm", rootfs, "one", "/bin/sh", "-c", "echo hello; exit 42", check=False)
+    assert (done.returncode, done.stdout) == (42, "hello\n"), done.stderr
+    ctr(*begin, "--detach", rootfs, "two", *SLEEP)
+    done = ctr("task", "exec", "--exec-id", "x", "two", "/bin/echo", "inside")
+    assert done.stdout == "inside\n"
+    ctr("task", "pause", "two")
+    assert "PAUSED" in ctr("task", "ls").stdout
+    ctr("task", "resume", "two")
+    assert ctr("task", "metrics", "two").stdout
+    ctr("task", "kill", "--signal", "SIGKILL", "two")
+    deadline = time.monotonic() + 20
+    while "STOPPED" not in ctr("task", "ls").stdout:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    done = ctr("task", "delete", "two")
+    assert "exit code 137" in done.stderr
+    ctr("container", "delete", "two")
+    done = ctr(*begin, "--rm", rootfs, "three", "/no/such", check=False)
+    assert done.returncode == 1
+    assert "stat /no/such: no such file or directory" in done.stderr
+    ctr("container", "delete", "three", check=False)
