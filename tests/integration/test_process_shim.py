@@ -22,6 +22,7 @@ import pytest
 from grpclib.const import Status as Code
 from grpclib.exceptions import GRPCError
 from harness.daemons import Containerd, Taskd, client
+from harness.generations import GENERATIONS
 from harness.leaks import leaving_nothing
 from harness.real import need
 
@@ -509,12 +510,12 @@ def shims(namespace: str) -> list[int]:
 # --- under containerd -----------------------------------------------------------------------
 
 
-@pytest.fixture
-def ctr(folder: Path, namespace: str) -> Iterator[Any]:
+@pytest.fixture(params=GENERATIONS, ids=str)
+def ctr(request: pytest.FixtureRequest, folder: Path, namespace: str) -> Iterator[Any]:
     need("containerd", "ctr")
     (folder / "rootfs").mkdir()
-    scripts = Path(sys.executable).parent
-    path = f"{scripts}:{os.environ['PATH']}"
+    folders = [Path(sys.executable).parent, request.param.binaries()]
+    path = ":".join([*(str(each) for each in folders if each), os.environ["PATH"]])
     with (
         Containerd(folder / "containerd", path=path) as containerd,
         leaving_nothing(containerd, namespace),
