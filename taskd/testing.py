@@ -6,8 +6,7 @@
             assert container.output == b"hello\\n"
 
 When a context ends, what was in it is killed, deleted and removed. For fixtures use anyio's plugin
-for pytest, as ``taskd shim new`` shows: those of pytest-asyncio end in another task than they begin
-in.
+for pytest, as ``taskd shim new`` shows: one of pytest-asyncio's ends in another task than it began.
 """
 
 from __future__ import annotations

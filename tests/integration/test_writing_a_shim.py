@@ -20,7 +20,7 @@ DOCUMENT = ROOT / "docs/writing-a-shim.md"
 BLOCK = re.compile(
     r"(?:^`(?P<path>[^`\n]+)`\n\n)?^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.M | re.S
 )
-SECONDS = 240
+SECONDS = 480
 
 
 @dataclass(frozen=True)
