@@ -118,7 +118,7 @@ class _Feed:
         """Position of the newest event that matches, or of the time when nobody had subscribed."""
         self.offered = position
         """Position of the newest event, whether it matches or not."""
-        self._changed: asyncio.Future[None] | None = None
+        self._waiting: set[asyncio.Future[None]] = set()
 
     def offer(self, entry: Entry) -> None:
         self.offered = entry.position
@@ -129,14 +129,18 @@ class _Feed:
         if len(self.recent) >= 2 * RECENT:
             self.passed = self.recent[RECENT - 1].position
             del self.recent[:RECENT]
-        if self._changed is not None:
-            self._changed.set_result(None)
-            self._changed = None
+        waiting, self._waiting = self._waiting, set()
+        for one in waiting:
+            if not one.done():
+                one.set_result(None)
 
     async def changed(self) -> None:
-        if self._changed is None:
-            self._changed = asyncio.get_running_loop().create_future()
-        await asyncio.shield(self._changed)
+        waiting = asyncio.get_running_loop().create_future()
+        self._waiting.add(waiting)
+        try:
+            await waiting
+        finally:
+            self._waiting.discard(waiting)
 
 
 class Subscription:
