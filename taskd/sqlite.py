@@ -14,6 +14,9 @@ __all__ = ["Row", "SqliteFile", "Transaction"]
 
 Row = tuple[Any, ...]
 
+_CACHE_KIB = 256
+"""Pages that a connection keeps in memory, of which the kernel has most anyway."""
+
 
 class SqliteFile:
     """A file and how to open it; `name` is what messages call it, "journal"."""
@@ -32,6 +35,7 @@ class SqliteFile:
         try:
             connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
             connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
             connection.execute(f"PRAGMA synchronous = {self._sync}")
         except sqlite3.Error as error:
             raise self.explained(error) from error
