@@ -1,4 +1,4 @@
-"""Real parts: in CI a missing one is a failure; elsewhere it is a reason to skip."""
+"""Real parts and users: in CI a missing one is a failure; elsewhere it is a reason to skip."""
 
 from __future__ import annotations
 
@@ -7,12 +7,21 @@ import shutil
 
 import pytest
 
-__all__ = ["BOTH_SHIMS", "need"]
+__all__ = ["AS_NOBODY", "BOTH_SHIMS", "NOBODY", "need"]
 
 BOTH_SHIMS = pytest.mark.parametrize(
     "runc_shim", ["containerd-shim", "own-shim"], indirect=True, scope="module"
 )
 """A test of real containers is run with containerd's shim, and with taskd's own."""
+
+NOBODY = 65534
+AS_NOBODY = (
+    *("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"),
+    # Wherever Python and this repository are, it is to be able to read them; but nothing else.
+    *("--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search"),
+    "--bounding-set=-all,+dac_read_search",
+)
+"""Before a command: run it without root's rights."""
 
 
 def need(*programs: str) -> None:

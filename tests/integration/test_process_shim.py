@@ -24,7 +24,7 @@ from grpclib.exceptions import GRPCError
 from harness.daemons import Containerd, Taskd, client
 from harness.generations import GENERATIONS
 from harness.leaks import leaving_nothing
-from harness.real import need
+from harness.real import AS_NOBODY, NOBODY, need
 
 from taskd.proto.containerd.services.tasks.v1 import (
     CloseIoRequest,
@@ -48,13 +48,6 @@ from taskd.proto.io.containerd.cgroups.v2 import Metrics as MetricsV2
 from taskd.testing import Daemon
 
 RUNTIME = "io.taskd.process.v1"
-NOBODY = 65534
-AS_NOBODY = (
-    *("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"),
-    # Wherever Python and this repository are, it is to be able to read them; but nothing else.
-    *("--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search"),
-    "--bounding-set=-all,+dac_read_search",
-)
 SLEEP = ["/bin/sleep", "1000"]
 ENV = ["PATH=/usr/bin:/bin"]
 
