@@ -4,6 +4,9 @@ BIN := $(VENV)/bin
 SHIMS := $(patsubst %/pyproject.toml,--editable ./%,$(wildcard shims/*/pyproject.toml))
 SHIM := containerd-shim-runc-v2:containerd runc:runc busybox:busybox-static
 
+# Daemons are started by the dozen: what is compiled once is kept.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test lint types tests parity bench soak compose protos clean
 
 demo: $(VENV)/.installed

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 
@@ -16,9 +19,10 @@ from google.protobuf.message import DecodeError, Message
 from hypothesis import given
 from hypothesis import strategies as st
 
+import taskd.message
 import taskd.proto
 from taskd import codec
-from taskd.proto.containerd.services.tasks.v1 import GetResponse
+from taskd.proto.containerd.services.tasks.v1 import GetResponse, ListTasksResponse
 from taskd.proto.containerd.task.v2 import StateResponse
 from taskd.proto.containerd.v1.types import Process
 from taskd.proto.google.protobuf import Timestamp
@@ -47,6 +51,39 @@ def test_times_keep_what_datetime_would_lose(time: Timestamp) -> None:
 def test_unknown_fields_pass_through() -> None:
     data = b"\x0a\x03one\xfa\x07\x04more"
     assert bytes(StateResponse.parse(data)) == data
+
+
+def test_a_message_is_made_once_whoever_uses_it_first() -> None:
+    """It becomes a dataclass when it is first used, in whichever thread."""
+    threads = 8
+    together = threading.Barrier(threads)
+
+    class Fresh(taskd.message.Message):
+        name: str = betterproto2.field(1, betterproto2.TYPE_STRING)
+        numbers: list[int] = betterproto2.field(2, betterproto2.TYPE_INT32, repeated=True)
+
+    def use(number: int) -> bytes:
+        together.wait()
+        return bytes(Fresh("it", numbers=[number]))
+
+    with ThreadPoolExecutor(threads) as pool:
+        made = list(pool.map(use, range(threads)))
+    assert made == [b"\x0a\x02it\x12\x01" + bytes([number]) for number in range(threads)]
+
+
+def test_what_a_message_consists_of_is_known_before_its_first_use() -> None:
+    class Fresh(taskd.message.Message):
+        name: str = betterproto2.field(1, betterproto2.TYPE_STRING)
+
+    assert [field.name for field in dataclasses.fields(Fresh)] == ["name"]
+    assert Fresh() == Fresh(name="")
+    assert not dataclasses.is_dataclass(taskd.message.Message)
+
+
+def test_decoded_messages_share_nothing() -> None:
+    one, other = (codec.decode(ListTasksResponse, b"") for _ in range(2))
+    one.tasks.append(Process())
+    assert other.tasks == []
 
 
 POOL = descriptor_pool.DescriptorPool()
