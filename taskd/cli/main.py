@@ -14,6 +14,7 @@ from pathlib import Path
 
 import taskd
 from taskd import config
+from taskd.cli import shim
 from taskd.errors import InvalidArgument, TaskdError
 from taskd.extras import missing
 from taskd.nats.settings import NatsConfig
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 for a failure, 2 for a bad command line."""
     options = _parser().parse_args(arguments)
     try:
-        options.command(options)
+        return options.command(options) or 0
     except TaskdError as exc:
         print(f"taskd: {exc}", file=sys.stderr)
     except BrokenPipeError:
@@ -43,8 +44,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"taskd: {exc}", file=sys.stderr)
     except KeyboardInterrupt:
         pass
-    else:
-        return 0
     return 1
 
 
@@ -85,15 +84,10 @@ def _parser() -> argparse.ArgumentParser:
         "filters", nargs="*", metavar="FILTER", help="""such as 'topic~="^/tasks/"'"""
     )
 
+    shim.add(commands)
+
     demo = commands.add_parser("demo", help="run one container in a daemon of its own")
     demo.set_defaults(command=_demo)
-
-    shim = commands.add_parser("shim", help="write shims")
-    shims = shim.add_subparsers(required=True, metavar="COMMAND")
-    new = shims.add_parser("new", help="write a plugin that can be installed, with its tests")
-    new.set_defaults(command=_shim_new)
-    new.add_argument("name", metavar="NAME", help="of the runtime: io.example.thing.v1")
-    new.add_argument("--folder", type=Path, metavar="DIR", help="where; shim-thing by default")
     return parser
 
 
@@ -173,12 +167,6 @@ def _demo(options: argparse.Namespace) -> None:
     from taskd.cli.demo import demo
 
     _run(demo)
-
-
-def _shim_new(options: argparse.Namespace) -> None:
-    from taskd.cli.shim import new
-
-    print(f"written: {new(options.name, options.folder)}")
 
 
 def _run(function: Callable[..., Awaitable[None]], *arguments: object) -> None:

@@ -1,55 +1,123 @@
-"""``taskd shim``: for those who write shims."""
+"""``taskd shim``: for people who write shims."""
 
 from __future__ import annotations
 
-import re
-from importlib.resources import files
+import argparse
+import sys
+import time
 from pathlib import Path
-from string import Template
+from typing import TYPE_CHECKING
 
-from taskd.errors import AlreadyExists, InvalidArgument
+from taskd.errors import InvalidArgument
 
-__all__ = ["new"]
+if TYPE_CHECKING:
+    from taskd.check import Result
 
-_NAME = re.compile(r"[a-z][a-z0-9-]*(\.[a-z][a-z0-9-]*)+\.v[0-9]+")
-_FILES = {
-    "pyproject.toml": "pyproject.toml",
-    "README.md": "README.md",
-    "module.py": "$module/__init__.py",
-    "test.py": "tests/test_$module.py",
-}
-"""Where each template goes."""
+__all__ = ["add"]
 
 
-def new(runtime: str, folder: Path | None = None) -> Path:
-    """Write a plugin for `runtime` (``io.example.thing.v1``) that can be installed; its folder.
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``shim`` and what can be done with one."""
+    shim = commands.add_parser("shim", help="for people who write shims")
+    actions = shim.add_subparsers(required=True, metavar="ACTION")
+    _add_new(actions)
+    _add_check(actions)
 
-    By default that is ``shim-thing`` in the current one. Raises `InvalidArgument` for a name that
-    a runtime cannot have, `AlreadyExists` if something is in the folder, and OSError.
-    """
-    if not _NAME.fullmatch(runtime):
-        raise InvalidArgument(
-            f"{runtime!r} is no name of a runtime: it has to be like io.example.thing.v1, "
-            "in small letters, and end in its version",
-            verbatim=True,
+
+def _add_new(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    new = actions.add_parser("new", help="write a plugin that can be installed, with its tests")
+    new.set_defaults(command=_new)
+    new.add_argument("name", metavar="NAME", help="of the runtime: io.example.thing.v1")
+    new.add_argument("--folder", type=Path, metavar="DIR", help="where; shim-thing by default")
+
+
+def _new(options: argparse.Namespace) -> None:
+    from taskd.cli.plugin import new
+
+    print(f"written: {new(options.name, options.folder)}")
+
+
+def _add_check(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    check = actions.add_parser(
+        "check",
+        help="check that a shim keeps to the protocol",
+        description="Check that a shim keeps to the protocol. Needs no daemon; for containers of "
+        "runc's kind it needs root. The exit status is 1 if a check failed.",
+    )
+    check.set_defaults(command=_check, parser=check)
+    check.add_argument("binary", help="path or name of its executable, or name of its runtime")
+    check.add_argument("words", nargs="*", metavar="WORD", help="only checks with this in a name")
+    check.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit's XML as well")
+    check.add_argument("--list", action="store_true", help="only tell which checks there are")
+    check.add_argument(
+        "--rootfs",
+        type=Path,
+        default=Path("/"),
+        metavar="DIR",
+        help="root filesystem of the containers, with /bin/sh and coreutils; the host's by default",
+    )
+    check.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="option of containerd.runc.v1.Options, such as BinaryName=crun",
+    )
+    check.add_argument(
+        "--timeout", type=float, default=30.0, metavar="SECONDS", help="for one check"
+    )
+    check.add_argument("--debug", action="store_true", help="have shims log more")
+    check.add_argument("--at-once", type=int, default=4, metavar="N", help="checks at a time")
+
+
+def _check(options: argparse.Namespace) -> int:
+    import anyio
+
+    from taskd import check
+    from taskd.check import report
+
+    try:
+        selected = check.select(options.words)
+        subject = check.Subject(
+            path=check.find(options.binary),
+            options=check.runtime_options(options.option),
+            rootfs=options.rootfs.absolute(),
+            debug=options.debug,
+            timeout=options.timeout,
         )
-    if runtime.startswith("io.containerd."):
-        raise InvalidArgument(f"{runtime}: names in io.containerd are containerd's", verbatim=True)
-    *_, last, version = runtime.split(".")
-    distribution = f"shim-{last}"
-    folder = folder or Path(distribution)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise AlreadyExists(f"{folder} exists, and is not an empty folder", verbatim=True)
-    words = {
-        "runtime": runtime,
-        "distribution": distribution,
-        "module": distribution.replace("-", "_"),
-        "class_name": last.title().replace("-", ""),
-        "executable": f"containerd-shim-{last}-{version}",
-    }
-    for name, place in _FILES.items():
-        template = files("taskd.cli").joinpath("plugin", f"{name}.template").read_text()
-        path = folder / Template(place).substitute(words)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(Template(template).substitute(words))
-    return folder
+    except InvalidArgument as exc:
+        options.parser.error(str(exc))
+    if not selected:
+        options.parser.error(f"no check has {' or '.join(options.words)} in its name")
+    if options.list:
+        print(report.listing(selected))
+        return 0
+    began = time.monotonic()
+    progress = _Progress(len(selected) + 1)
+    results = anyio.run(
+        lambda: check.run(subject, selected, at_once=options.at_once, tell=progress.tell)
+    )
+    progress.end()
+    print(report.table(subject.path, results, time.monotonic() - began))
+    if options.junit is not None:
+        report.write_junit(options.junit, subject.path, results)
+    return int(any(result.outcome is check.Outcome.FAILED for result in results))
+
+
+class _Progress:
+    """A line on a terminal that says how far it is."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._done = 0
+        self._shown = sys.stderr.isatty()
+
+    def tell(self, result: Result) -> None:
+        self._done += 1
+        if self._shown:
+            line = f"{self._done}/{self._total} {result.check.theme}: {result.check.name}"
+            print(f"\r\x1b[K{line[:78]}", end="", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        if self._shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

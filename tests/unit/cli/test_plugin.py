@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from taskd.cli.main import main
-from taskd.cli.shim import new
+from taskd.cli.plugin import new
 from taskd.errors import AlreadyExists, InvalidArgument
 
 

@@ -1,0 +1,106 @@
+"""The shim that is checked: its executable, called as a daemon calls it.
+
+Source: containerd's ``runtime/v2/shim/util.go`` (command line and environment) and
+``runtime/v2/binary.go`` (who calls it where).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from taskd.codec import encode
+from taskd.errors import InvalidArgument, Unknown
+from taskd.proto.containerd.runc.v1 import Options
+from taskd.proto.google.protobuf import Any
+from taskd.runtime import binary, spawn
+from taskd.wellknown import pack, to_any
+
+__all__ = ["Subject", "find", "runtime_options"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A shim's executable, and how its containers are to be made."""
+
+    path: Path
+    options: Options | None = None
+    """The runtime's options, if they are of containerd's type."""
+    rootfs: Path = Path("/")
+    """Root filesystem of the containers, which get it read-only; not used without root."""
+    debug: bool = False
+    """Whether shims are to log more."""
+    timeout: float = 30.0
+    """Seconds that one check may take."""
+
+    @property
+    def any_options(self) -> Any | None:
+        return to_any(pack(self.options)) if self.options is not None else None
+
+    async def run(
+        self, arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], stdin: bytes = b""
+    ) -> spawn.Completed:
+        """Run the executable to its end. Raises OSError if it cannot be started."""
+        inherited = {name: os.environ[name] for name in os.environ if name not in _NOT_INHERITED}
+        return await spawn.run(
+            [str(self.path), *arguments], cwd=cwd, env=inherited | dict(env), stdin=stdin
+        )
+
+    def start_input(self) -> bytes:
+        """What ``start`` reads."""
+        options = self.any_options
+        return encode(options) if options is not None else b""
+
+
+_NOT_INHERITED = ("MAX_SHIM_VERSION", "TTRPC_ADDRESS", "GRPC_ADDRESS", "NAMESPACE")
+
+
+def find(name: str) -> Path:
+    """The executable of that path, of that name on PATH, or of the runtime of that name.
+
+    Raises `InvalidArgument`.
+    """
+    if "/" in name:
+        path = Path(name).absolute()
+        if not os.access(path, os.X_OK) or path.is_dir():
+            raise InvalidArgument(f"{name} is no executable", verbatim=True)
+        return path
+    on_path = shutil.which(name)
+    if on_path is not None:
+        return Path(on_path).absolute()
+    try:
+        return binary.resolve(name)
+    except Unknown as exc:
+        raise InvalidArgument(str(exc), verbatim=True) from exc
+
+
+def runtime_options(given: Sequence[str]) -> Options | None:
+    """Options of the form ``BinaryName=crun``, named as in containerd's configuration file.
+
+    Raises `InvalidArgument` for one that there is not.
+    """
+    if not given:
+        return None
+    options = Options()
+    names = {name.replace("_", ""): name for name in vars(options) if not name.startswith("_")}
+    for each in given:
+        key, equals, text = each.partition("=")
+        name = names.get(key.lower().replace("_", ""))
+        if name is None or not equals:
+            raise InvalidArgument(f"no option of containerd.runc.v1.Options: {each}", verbatim=True)
+        try:
+            setattr(options, name, _parsed(text, type(getattr(options, name))))
+        except ValueError:
+            raise InvalidArgument(f"option {key}: {text}", verbatim=True) from None
+    return options
+
+
+def _parsed(text: str, kind: type) -> str | int | bool:
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(text)
+        return text.lower() == "true"
+    return int(text) if kind is int else text

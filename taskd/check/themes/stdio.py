@@ -1,0 +1,208 @@
+"""Standard streams: FIFOs whose client comes and goes, files, loggers, terminals.
+
+Source: containerd's ``pkg/process/io.go``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+
+import anyio
+
+from taskd.check.case import Case
+from taskd.check.registry import Theme
+from taskd.check.shim import until
+
+theme = Theme("stdio")
+
+_MIB = 1 << 20
+
+
+@theme.check("all output is there after the end, and its end after Delete")
+async def _(case: Case) -> None:
+    out, err = case.output("out"), case.output("err")
+    task = await case.running("echo a; echo b >&2", stdout=str(out.path), stderr=str(err.path))
+    await task.wait()
+    await task.delete()
+    for stream, expected in ((out, b"a\n"), (err, b"b\n")):
+        case.true(await stream.end(10), f"reading {stream.path.name} after Delete", "an end", "no")
+        case.equal(f"what came on {stream.path.name}", expected, stream.data)
+
+
+@theme.check("1 MiB of output comes whole")
+async def _(case: Case) -> None:
+    out = case.output()
+    task = await case.running(f"head -c {_MIB} /dev/zero", stdout=str(out.path))
+    case.equal("Wait", 0, await task.wait())
+    await task.delete()
+    case.true(await out.end(10), "reading after Delete", "an end", "none")
+    case.equal("bytes of output", _MIB, len(out.data))
+
+
+@theme.check("standard input arrives, and ends with CloseIO", about="CloseIO")
+async def _(case: Case) -> None:
+    out, source = case.output(), case.input()
+    task = await case.running("cat; echo end", stdin=str(source.path), stdout=str(out.path))
+    source.write(b"hello\n")
+    case.true(await out.until(b"hello\n", 10), "writing to stdin", "it back", str(out.data))
+    await source.aclose()
+    ended = await out.until(b"end", 0.3)
+    case.true(not ended, "the client's going", "no end of input before CloseIO", "an end")
+    await task.call("CloseIO", stdin=True)
+    case.true(await out.until(b"end\n", 10), "CloseIO", "the end of input", "none")
+    case.equal("Wait", 0, await task.wait())
+
+
+@theme.check("the client may go, and come back: nothing it missed is lost")
+async def _(case: Case) -> None:
+    out, source = case.output(), case.input()
+    task = await case.running(
+        "while read line; do echo $line; done", stdin=str(source.path), stdout=str(out.path)
+    )
+    source.write(b"one\n")
+    case.true(await out.until(b"one\n", 10), "its output", "one", str(out.data))
+    await out.aclose()
+    source.write(b"two\n")
+    await anyio.sleep(0.3)
+    again = case.output()
+    source.write(b"three\n")
+    came = await again.until(b"two\nthree\n", 10)
+    case.true(came, "its output for a client that came back", "two, three", str(again.data))
+    await task.end()
+
+
+@theme.check("a client that comes late gets all")
+async def _(case: Case) -> None:
+    out = case.output()
+    await out.aclose()
+    # Containerd's shims wait for it in Create.
+    running = asyncio.ensure_future(
+        case.running("echo early; exec sleep 1000", stdout=str(out.path))
+    )
+    await anyio.sleep(0.5)
+    late = case.output()
+    task = await running
+    case.true(await late.until(b"early\n", 10), "its output", "early", str(late.data))
+    await task.end()
+
+
+@theme.check("without streams it reads an end, and writes to nowhere")
+async def _(case: Case) -> None:
+    task = await case.running("cat && echo written && exit 9")
+    case.equal("Wait", 9, await task.wait())
+
+
+@theme.check("output to a file (file://)")
+async def _(case: Case) -> None:
+    file = case.folder / "io" / "log"
+    uri = f"file://{file}"
+    task = await case.running("echo a; echo b >&2; exit 3", stdout=uri, stderr=uri)
+    case.equal("Wait", 3, await task.wait())
+    await task.delete()
+    case.equal("the file's lines", ["a", "b"], sorted(file.read_text().split()))
+
+
+_LOGGER = """#!/bin/sh
+# It is told to end as soon as the container has; what it is given it reads to the end.
+trap "" TERM
+exec 5>&-
+cat <&3 >{0}/logged-out &
+cat <&4 >{0}/logged-err &
+wait
+echo "$CONTAINER_ID $CONTAINER_NAMESPACE $*" >{0}/logged-about
+"""
+
+
+@theme.check("output to a program (binary://), which is told whose it is")
+async def _(case: Case) -> None:
+    folder = case.folder / "io"
+    logger = folder / "logger"
+    logger.write_text(_LOGGER.format(shlex.quote(str(folder))))
+    logger.chmod(0o755)
+    uri = f"binary://{logger}?key=value"
+    task = await case.running("echo a; echo b >&2; exit 3", stdout=uri, stderr=uri)
+    case.equal("Wait", 3, await task.wait())
+    await task.delete()
+    about = folder / "logged-about"
+    case.true(await until(about.exists), "Delete", "the logger's end", "none")
+    told = about.read_text().strip()
+    case.equal("what the logger is told", f"{task.id} {case.namespace} key value", told)
+    logged = (folder / "logged-out").read_bytes(), (folder / "logged-err").read_bytes()
+    case.equal("what the logger got", (b"a\n", b"b\n"), logged)
+
+
+@theme.check("a scheme that is none is refused")
+async def _(case: Case) -> None:
+    task = await case.task()
+    error = await task.fails("Create", bundle=str(task.bundle.path), stdout="nothing://there")
+    case.true(str(error), "Create", "words", "none")
+
+
+@theme.check("a terminal: input, output, one stream for both")
+async def _(case: Case) -> None:
+    out, source = case.output(), case.input()
+    command = "tty <&1 >/dev/null && echo terminal; read line; echo got $line >&2; exit 4"
+    task = await case.running(command, terminal=True, stdin=str(source.path), stdout=str(out.path))
+    case.true(await out.until(b"terminal\r\n", 10), "its output", "terminal", str(out.data))
+    case.true((await task.state()).terminal, "State", "terminal=True", "False")
+    source.write(b"line\n")
+    case.true(await out.until(b"got line\r\n", 10), "its output", "got line", str(out.data))
+    case.equal("Wait", 4, await task.wait())
+    await task.delete()
+    case.true(await out.end(10), "reading after Delete", "an end", "none")
+
+
+_SIZES = "while read line; do echo size $(stty size); done"
+
+
+@theme.check("ResizePty is seen by the process in the terminal", about="ResizePty")
+async def _(case: Case) -> None:
+    out, source = case.output(), case.input()
+    task = await case.running(_SIZES, terminal=True, stdin=str(source.path), stdout=str(out.path))
+    for width, height in ((100, 30), (7, 5)):
+        await task.call("ResizePty", width=width, height=height)
+        source.write(b"\n")
+        expected = f"size {height} {width}".encode()
+        case.true(await out.until(expected, 10), "stty size", str(expected), str(out.data[-200:]))
+    await task.end()
+
+
+@theme.check("an exec with a terminal, and its size", about="Exec")
+async def _(case: Case) -> None:
+    task, out, source = await case.running(), case.output(), case.input()
+    await task.exec("two", _SIZES, terminal=True, stdin=str(source.path), stdout=str(out.path))
+    await task.start("two")
+    await task.call("ResizePty", exec_id="two", width=80, height=24)
+    source.write(b"\n")
+    case.true(await out.until(b"size 24 80", 10), "stty size", "24 80", str(out.data))
+    await task.kill(exec_id="two")
+    await task.wait("two")
+    await task.delete("two")
+    case.true(await out.end(10), "reading after Delete", "an end", "none")
+
+
+@theme.check("an exec's input and output", about="Exec")
+async def _(case: Case) -> None:
+    task, out, source = await case.running(), case.output(), case.input()
+    await task.exec("two", "cat; exit 6", stdin=str(source.path), stdout=str(out.path))
+    await task.start("two")
+    source.write(b"hello\n")
+    case.true(await out.until(b"hello\n", 10), "writing to stdin", "it back", str(out.data))
+    await source.aclose()
+    await task.call("CloseIO", exec_id="two", stdin=True)
+    case.equal("Wait", 6, await task.wait("two"))
+    await task.delete("two")
+    case.true(await out.end(10), "reading after Delete", "an end", "none")
+
+
+@theme.check("what an ended exec has left in the background does not hold up Delete", about="Exec")
+async def _(case: Case) -> None:
+    task, out = await case.running(), case.output()
+    await task.exec("two", "sleep 1000 & echo started", stdout=str(out.path))
+    await task.start("two")
+    case.equal("Wait", 0, await task.wait("two"))
+    case.true(await out.until(b"started\n", 10), "its output", "started", str(out.data))
+    with anyio.move_on_after(12) as scope:
+        await task.delete("two")
+    case.true(not scope.cancelled_caught, "Delete", "an answer within 12 s", "none")

@@ -1,0 +1,119 @@
+"""What a shim and its containers leave in the system, and how it is swept up.
+
+Everything of one case bears its namespace, which is nobody else's: in command lines, in the
+environment of processes, in the names of folders and cgroups.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from taskd.check.container import MARK
+from taskd.mounts import mounts_below, unmount_all
+
+__all__ = ["Whereabouts", "alive", "all_pids", "cgroups", "find", "processes", "sweep"]
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_SWEEP_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Whereabouts:
+    """Where the traces of one case are to be looked for."""
+
+    namespace: str
+    folder: Path
+    temporary: Path
+    """``TMPDIR`` of its shims."""
+    runtime_state: Path
+    """Where an OCI runtime keeps the state of the namespace's containers, by their ids."""
+    others: frozenset[int]
+    """Pids that there were before; none of them is one of ours."""
+
+
+def find(there: Whereabouts, sockets: Iterable[str]) -> list[str]:
+    """A line about each thing that is there; `sockets` are paths, without ``unix://``."""
+    return [
+        *(f"process {pid}: {command}" for pid, command in processes(there)),
+        *(f"mount {point}" for point in mounts_below(there.folder)),
+        *(f"socket {path}" for path in sockets if Path(path).exists()),
+        *(f"state of the runtime {path}" for path in _entries(there.runtime_state)),
+        *(f"temporary file {path}" for path in _entries(there.temporary)),
+        *(f"cgroup {path}" for path in cgroups(there.namespace)),
+    ]
+
+
+def sweep(there: Whereabouts, sockets: Iterable[str]) -> None:
+    """End and remove all that `find` finds."""
+    deadline = time.monotonic() + _SWEEP_SECONDS
+    while (running := list(processes(there))) and time.monotonic() < deadline:
+        for pid, _ in running:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGCONT)
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
+    for point in mounts_below(there.folder):
+        with suppress(OSError):
+            unmount_all(point, lazy=True)
+    for path in sockets:
+        with suppress(OSError):
+            Path(path).unlink()
+    for folder in cgroups(there.namespace):
+        with suppress(OSError):
+            folder.rmdir()
+    shutil.rmtree(there.runtime_state, ignore_errors=True)
+
+
+def all_pids() -> Iterator[int]:
+    """Those of all processes."""
+    return (int(name) for name in os.listdir("/proc") if name.isdecimal())  # noqa: PTH208
+
+
+def processes(there: Whereabouts) -> Iterator[tuple[int, str]]:
+    """Pid and command line of the shims and containers there that have not ended."""
+    namespace = there.namespace
+    marks = [f"{name}={namespace}".encode() for name in (MARK, "NAMESPACE")]
+    for pid in all_pids():
+        if pid in there.others:
+            continue
+        folder = Path("/proc", str(pid))
+        try:
+            command = (folder / "cmdline").read_bytes()
+            if namespace.encode() in command or _has_mark(folder, marks):
+                yield pid, command.replace(b"\0", b" ").decode(errors="replace")[:200]
+        except OSError:
+            continue
+
+
+def _has_mark(folder: Path, marks: list[bytes]) -> bool:
+    variables = (folder / "environ").read_bytes().split(b"\0")
+    return any(mark in variables for mark in marks)
+
+
+def alive(pid: int) -> bool:
+    """Whether there is such a process that has not ended."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2]
+    except OSError:
+        return False
+    return state[:1] not in ("Z", "X")
+
+
+def cgroups(namespace: str) -> list[Path]:
+    """The cgroups whose names contain `namespace`."""
+    patterns = (f"*{namespace}*", f"*/*{namespace}*", f"*/system.slice/*{namespace}*")
+    return [each for pattern in patterns for each in _CGROUPS.glob(pattern) if each.is_dir()]
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
