@@ -28,25 +28,19 @@ class Cgroup:
     @classmethod
     def make(cls, path: str) -> Cgroup | None:
         """Make the cgroup `path`; None if that is not permitted."""
-        name = path.lstrip("/")
-        # systemd's form, slice:prefix:name, would have to be asked of systemd.
-        if not name or ".." in Path(name).parts or ":" in name:
-            return None
-        unified = (_ROOT / "cgroup.controllers").exists()
-        names = ("",) if unified else _CONTROLLERS
         folders = {}
-        for controller in names:
-            if not (_ROOT / controller).is_dir():
-                continue
-            folder = _ROOT / controller / name
-            try:
+        for controller, folder in _places(path).items():
+            with suppress(OSError):
                 folder.mkdir(parents=True, exist_ok=True)
-                if not os.access(folder / "cgroup.procs", os.W_OK):
-                    raise PermissionError
-            except OSError:
-                continue
-            folders[controller] = folder
-        return cls(folders, unified) if folders else None
+                if os.access(folder / "cgroup.procs", os.W_OK):
+                    folders[controller] = folder
+        return cls(folders, _is_unified()) if folders else None
+
+    @classmethod
+    def existing(cls, path: str) -> Cgroup | None:
+        """The cgroup `path` that another shim has made; None if there is none."""
+        folders = {name: folder for name, folder in _places(path).items() if folder.is_dir()}
+        return cls(folders, _is_unified()) if folders else None
 
     def add(self, pid: int) -> None:
         """Raises OSError."""
@@ -55,7 +49,8 @@ class Cgroup:
 
     def pids(self) -> list[int]:
         for folder in self._folders.values():
-            return [int(line) for line in (folder / "cgroup.procs").read_text().split()]
+            with suppress(FileNotFoundError):
+                return [int(line) for line in (folder / "cgroup.procs").read_text().split()]
         return []
 
     def freeze(self, yes: bool) -> bool:
@@ -108,15 +103,34 @@ class Cgroup:
             if value:
                 self._write("cpu", file, value)
 
-    def remove(self) -> None:
-        """Remove it, if nobody is left in it."""
+    def remove(self) -> bool:
+        """Remove it; whether that could be done: those who have just ended may be in it still."""
         for folder in self._folders.values():
-            with suppress(OSError):
+            try:
                 folder.rmdir()
+            except FileNotFoundError:
+                continue
+            except OSError:
+                return False
             # Only what was made for it: parents with other children stay.
             with suppress(OSError):
                 if folder.parent != _ROOT and folder.parent.parent != _ROOT.parent:
                     folder.parent.rmdir()
+        return True
+
+
+def _is_unified() -> bool:
+    return (_ROOT / "cgroup.controllers").exists()
+
+
+def _places(path: str) -> dict[str, Path]:
+    """Where the cgroup `path` is, by controller; nowhere if it is named in another way."""
+    name = path.lstrip("/")
+    # systemd's form, slice:prefix:name, would have to be asked of systemd.
+    if not name or ".." in Path(name).parts or ":" in name:
+        return {}
+    controllers = ("",) if _is_unified() else _CONTROLLERS
+    return {each: _ROOT / each / name for each in controllers if (_ROOT / each).is_dir()}
 
 
 _LIMITS: dict[str, Callable[[Cgroup, Mapping[str, Any]], None]] = {

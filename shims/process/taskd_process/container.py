@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import signal
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
@@ -23,6 +26,9 @@ __all__ = ["HostProcess"]
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_REMOVALS = 100
+"""Times that it is tried to remove a cgroup, until those who were killed have left it."""
+_REMOVAL_SECONDS = 0.02
 
 
 class HostProcess(Container):
@@ -103,7 +109,27 @@ class HostProcess(Container):
             if self.init.status is Status.CREATED:
                 await self.init.gone.wait()
         if self._own is not None:
-            self._own.remove()
+            for _ in range(_REMOVALS):
+                if self._own.remove():
+                    break
+                await asyncio.sleep(_REMOVAL_SECONDS)
+
+    @classmethod
+    def clean_up(cls, id: str, namespace: str, bundle: Path) -> None:  # noqa: A002
+        super().clean_up(id, namespace, bundle)
+        linux = json.loads((bundle / "config.json").read_bytes()).get("linux") or {}
+        cgroup = Cgroup.existing(linux.get("cgroupsPath") or "")
+        if cgroup is None:
+            return
+        for _ in range(_REMOVALS):
+            for pid in cgroup.pids():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            with suppress(FileNotFoundError):
+                cgroup.freeze(False)  # what is frozen would only die later
+            if cgroup.remove():
+                break
+            time.sleep(_REMOVAL_SECONDS)
 
     async def pids(self) -> list[int]:
         if self._own is not None:
