@@ -98,7 +98,8 @@ class TaskService:
         self._publish = publisher.publish
         self._tasks: dict[str, _Task] = {}
         self._background: set[asyncio.Task[Any]] = set()
-        self._creating = 0
+        # Ids of the containers that are being made.
+        self._creating: set[str] = set()
         # The daemon wants it to end as soon as it has no containers.
         self._ending = False
         self.stopped = asyncio.Event()
@@ -130,8 +131,10 @@ class TaskService:
 
     async def create(self, request: api.CreateTaskRequest) -> api.CreateTaskResponse:
         """A client that gives up does not stop it halfway: what is made then is removed again."""
+        if request.id in self._tasks or request.id in self._creating:
+            raise AlreadyExists(f"container {request.id}")
         making = self._in_background(self._create(request))
-        self._creating += 1
+        self._creating.add(request.id)
         try:
             return await asyncio.shield(making)
         except asyncio.CancelledError:
@@ -140,12 +143,10 @@ class TaskService:
                 await self._delete_task(self._task(request.id))
             raise
         finally:
-            self._creating -= 1
+            self._creating.remove(request.id)
             self._stop_if_idle()
 
     async def _create(self, request: api.CreateTaskRequest) -> api.CreateTaskResponse:
-        if request.id in self._tasks:
-            raise AlreadyExists(f"container {request.id}")
         bundle = Path(request.bundle)
         options = from_any(request.options)
         container = self._kind(
