@@ -11,9 +11,11 @@ import enum
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import termios
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -215,6 +217,8 @@ class Container:
 
         Its exit is told to the daemon after those of all execs.
         """
+        with suppress(ProcessLookupError):
+            os.killpg(self.init.pid, signal.SIGKILL)
         leftovers.kill(self.bundle)
 
     async def pause(self) -> None:
