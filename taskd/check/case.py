@@ -23,7 +23,7 @@ import betterproto2
 from taskd import errors
 from taskd.check import container, traces
 from taskd.check.receiver import Receiver
-from taskd.check.registry import Difference, Failed
+from taskd.check.registry import Difference, Failed, NotApplicable
 from taskd.check.shim import CALL_SECONDS, Shim, Task, default_stderr, until
 from taskd.check.stdio import Input, Output
 from taskd.check.subject import Subject
@@ -57,6 +57,8 @@ class Case:
         self.receiver = Receiver(folder / "events.sock")
         self.shims: list[Shim] = []
         self.bundles: dict[str, Bundle] = {}
+        self.container: Task
+        """The one that was made last."""
         self.calls: deque[str] = deque(maxlen=_CALLS_KEPT)
         """What was called last, and what came."""
         self.differences: list[Difference] = []
@@ -84,6 +86,15 @@ class Case:
             (case.folder / name).mkdir()
         await case.receiver.start()
         return case
+
+    async def begin(self) -> None:
+        """Forget what the check before this one has noted down and opened."""
+        self.calls.clear()
+        self.differences.clear()
+        for stream in self._closing:
+            await stream.aclose()
+            stream.path.unlink(missing_ok=True)
+        self._closing.clear()
 
     # --- what is noted down ---------------------------------------------------------------
 
@@ -246,7 +257,8 @@ class Case:
     async def task(self, *arguments: Any, **options: Any) -> Task:
         """A container that is still to be created, in a shim of its own or of its group."""
         bundle = self.bundle(*arguments, **options)
-        return Task(await self.start_shim(bundle), bundle)
+        self.container = Task(await self.start_shim(bundle), bundle)
+        return self.container
 
     async def created(
         self,
@@ -262,6 +274,13 @@ class Case:
         task = await self.task(id, command, terminal=terminal, **options)
         stderr = stderr or default_stderr(stdout, terminal)
         await task.create(stdin=stdin, stdout=stdout, stderr=stderr, terminal=terminal)
+        return task
+
+    async def created_with_process(self) -> Task:
+        """Raises `NotApplicable` if there is no process before Start."""
+        task = await self.created()
+        if not task.pid:
+            raise NotApplicable("there is no process before Start")
         return task
 
     async def running(self, *arguments: Any, **options: Any) -> Task:
@@ -350,9 +369,12 @@ class Case:
             await task.shim.connection.call(
                 task.shim.service, "Resume", b"\n" + bytes([len(task.id)]) + task.id.encode()
             )
-        with suppress(errors.NotFound):
-            await task.kill()
-        await task.wait()
+        try:
+            with suppress(errors.NotFound):
+                await task.kill()
+            await task.wait()
+        except errors.FailedPrecondition:
+            pass  # there is no process before Start
         await task.delete()
 
 

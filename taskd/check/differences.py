@@ -8,6 +8,7 @@ ALL_GO = "containerd's"
 
 VERSION_3 = Difference("containerd 2.x", "answers version 3 whatever the daemon knows")
 NO_ADDRESS_FILE = Difference("containerd 2.x", "leaves it to the daemon to note the address")
+NO_PROCESS_YET = Difference("a shim that begins in Start", "has no process to kill before")
 NO_CGROUP = Difference("a shim without a cgroup", "has nothing to set limits on")
 TWICE = Difference("containerd's", "leaves it to the runtime to refuse a second Create: UNKNOWN")
 CLOSE_IO = Difference("containerd's", "answers UNKNOWN to CloseIO of an exec that is not there")

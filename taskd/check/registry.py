@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHECKS",
+    "SKIPPED",
     "Check",
     "Difference",
     "Failed",
@@ -21,6 +22,7 @@ __all__ = [
     "Play",
     "Result",
     "Theme",
+    "running",
 ]
 
 Play: TypeAlias = "Callable[[Case], Awaitable[None]]"
@@ -36,6 +38,9 @@ class Outcome(enum.Enum):
     """The shim says so of a method that a shim need not have."""
     NOT_APPLICABLE = "not applicable"
     FAILED = "failed"
+
+
+SKIPPED = (Outcome.MISSING, Outcome.NOT_APPLICABLE)
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ class Check:
     about: str = ""
     """The optional method that is checked; others are only used."""
     scene: Play | None = None
-    """What comes before; checks of one scene in a row share one, until one of them spoils it."""
+    """What comes before; a theme's checks share it, except those that spoil it."""
     spoils: bool = False
     place: tuple[str, str] | None = None
     """Row and column, of a check that is shown in a table of its theme."""
@@ -115,11 +120,19 @@ class Theme:
     """What all of its checks share, unless they say otherwise."""
     checks: list[Check] = field(default_factory=lambda: CHECKS)
 
-    def check(self, name: str, *, about: str = "", spoils: bool = False) -> Callable[[Play], Play]:
+    def check(
+        self, name: str, *, about: str = "", scene: Play | None = None, spoils: bool = False
+    ) -> Callable[[Play], Play]:
         """Make the decorated function a check."""
 
         def add(play: Play) -> Play:
-            self.checks.append(Check(self.name, name, play, about, self.scene, spoils))
+            shared = scene or self.scene
+            self.checks.append(Check(self.name, name, play, about, shared, spoils))
             return play
 
         return add
+
+
+async def running(case: Case) -> None:
+    """A scene: `Case.container` runs. What shares it leaves it so."""
+    await case.running()

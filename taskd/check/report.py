@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from xml.etree import ElementTree
 
-from taskd.check.registry import Check, Difference, Outcome, Result
+from taskd.check.registry import SKIPPED, Check, Difference, Outcome, Result
 
 __all__ = ["junit", "listing", "table", "write_junit"]
 
@@ -107,12 +107,9 @@ def _summary(results: Sequence[Result], seconds: float) -> str:
         f"{count[Outcome.PASSED] + count[Outcome.KNOWN]} passed"
         + (f" ({count[Outcome.KNOWN]} in a known way)" if count[Outcome.KNOWN] else ""),
         f"{count[Outcome.FAILED]} failed",
-        *(f"{count[each]} {each.value}" for each in _SKIPPED if count[each]),
+        *(f"{count[each]} {each.value}" for each in SKIPPED if count[each]),
     ]
     return f"{len(results)} checks in {seconds:.0f} s: {', '.join(parts)}"
-
-
-_SKIPPED = (Outcome.MISSING, Outcome.NOT_APPLICABLE)
 
 
 def listing(checks: Iterable[Check]) -> str:
@@ -144,7 +141,7 @@ def _counts(results: Sequence[Result], *, name: str) -> dict[str, str]:
         "tests": str(len(results)),
         "failures": str(outcomes.count(Outcome.FAILED)),
         "errors": "0",
-        "skipped": str(sum(each in _SKIPPED for each in outcomes)),
+        "skipped": str(sum(each in SKIPPED for each in outcomes)),
         "time": f"{sum(result.seconds for result in results):.3f}",
     }
 
@@ -159,7 +156,7 @@ def _testcase(suite: ElementTree.Element, subject: Path, result: Result) -> None
     if result.outcome is Outcome.FAILED:
         failure = ElementTree.SubElement(case, "failure", message=_text(result.reason))
         failure.text = _text("\n".join(_failure(result)))
-    elif result.outcome in _SKIPPED:
+    elif result.outcome in SKIPPED:
         reason = result.reason or result.outcome.value
         ElementTree.SubElement(case, "skipped", message=_text(reason))
     elif result.differences:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
 import anyio
 
 from taskd.check.case import Case
-from taskd.check.registry import Check, Failed, Missing, NotApplicable, Outcome, Result, Theme
+from taskd.check.registry import (
+    SKIPPED,
+    Check,
+    Failed,
+    Missing,
+    NotApplicable,
+    Outcome,
+    Play,
+    Result,
+)
 from taskd.check.subject import Subject
 from taskd.errors import TaskdError
 
@@ -55,13 +63,14 @@ def _jobs(checks: Iterable[Check]) -> list[list[Check]]:
 
     What takes longest begins first.
     """
+    scenes: dict[tuple[str, Play], list[Check]] = {}
     jobs: list[list[Check]] = []
-    for scene, some in itertools.groupby(checks, lambda check: check.scene):
-        listed = list(some)
-        shared = [each for each in listed if scene is not None and not each.spoils]
-        jobs += [shared] if shared else []
-        jobs += [[each] for each in listed if each not in shared]
-    return sorted(jobs, key=len, reverse=True)
+    for check in checks:
+        if check.scene is None or check.spoils:
+            jobs.append([check])
+        else:
+            scenes.setdefault((check.theme, check.scene), []).append(check)
+    return sorted([*scenes.values(), *jobs], key=len, reverse=True)
 
 
 class _Runner:
@@ -70,6 +79,8 @@ class _Runner:
         self._tell = tell
         self.results: dict[int, Result] = {}
         self._left: list[str] = []
+        # Scenes that this shim cannot be brought into, and why.
+        self._absent: dict[Play, str] = {}
 
     async def run(self, checks: Sequence[Check]) -> None:
         """Run checks one after the other, in one scene for as long as it is whole."""
@@ -77,6 +88,10 @@ class _Runner:
         names: list[str] = []
         try:
             for check in checks:
+                if case is None and check.scene in self._absent:
+                    reason = self._absent[check.scene]
+                    self._add(Result(check, Outcome.NOT_APPLICABLE, reason=reason))
+                    continue
                 began = time.monotonic()
                 fresh = case is None
                 case = case or await Case.open(self._subject)
@@ -85,52 +100,62 @@ class _Runner:
                 if result.outcome is Outcome.FAILED:
                     await case.abandon()
                     case = None
-                elif check is checks[-1]:
+                elif check is checks[-1] or result.outcome in SKIPPED:
                     result = await self._finish(case, result, names)
                     case = None
                 if case is None:
                     names = []
-                result = replace(result, seconds=time.monotonic() - began)
-                self.results[id(check)] = result
-                self._tell(result)
+                self._add(replace(result, seconds=time.monotonic() - began))
         finally:
             if case is not None:
                 await case.abandon()
 
+    def _add(self, result: Result) -> None:
+        self.results[id(result.check)] = result
+        self._tell(result)
+
     async def _attempt(self, check: Check, case: Case, fresh: bool) -> Result:
-        case.differences.clear()
-        if not fresh:
-            case.calls.clear()
+        await case.begin()
 
         async def play() -> None:
             if check.scene is not None and fresh:
-                await check.scene(case)
+                try:
+                    await check.scene(case)
+                except (Missing, NotApplicable) as exc:
+                    self._absent[check.scene] = str(exc)
+                    raise
             await check.run(case)
 
         return await self._outcome(check, case, play)
 
-    async def _outcome(self, check: Check, case: Case, play: Callable[[], object]) -> Result:
+    async def _outcome(
+        self, check: Check, case: Case, play: Callable[[], Awaitable[None]]
+    ) -> Result:
         try:
             with anyio.fail_after(self._subject.timeout):
-                await play()  # type: ignore[misc]
-        except Missing as exc:
-            if exc.method == check.about:
+                await play()
+        except Exception as exc:
+            cause = _cause(exc)
+            if isinstance(cause, Missing) and cause.method == check.about:
                 return Result(check, Outcome.MISSING)
-            return Result(check, Outcome.NOT_APPLICABLE, reason=str(exc))
-        except NotApplicable as exc:
-            return Result(check, Outcome.NOT_APPLICABLE, reason=str(exc))
-        except Failed as exc:
-            return _failed(check, case, exc)
-        except TimeoutError:
-            came = f"it has not come to its end in {self._subject.timeout:g} s"
-            return _failed(check, case, Failed(_last_call(case), "an end", came))
-        except TaskdError as exc:
-            return _failed(check, case, Failed(_last_call(case), "OK", f"{exc.code.name}: {exc}"))
-        except Exception:
-            came = "".join(traceback.format_exc(limit=-4))
-            return _failed(check, case, Failed("the check itself", "no exception", came))
+            if isinstance(cause, Missing | NotApplicable):
+                return Result(check, Outcome.NOT_APPLICABLE, reason=str(cause))
+            return _failed(check, case, self._failure(case, cause))
         found = tuple(case.differences)
         return Result(check, Outcome.KNOWN if found else Outcome.PASSED, differences=found)
+
+    def _failure(self, case: Case, cause: BaseException) -> Failed:
+        match cause:
+            case Failed():
+                return cause
+            case TimeoutError():
+                came = f"it has not come to its end in {self._subject.timeout:g} s"
+                return Failed(_last_call(case), "an end", came)
+            case TaskdError():
+                return Failed(_last_call(case), "OK", f"{cause.code.name}: {cause}")
+            case _:
+                came = "".join(traceback.format_exception(cause, limit=-4))
+                return Failed("the check itself", "no exception", came)
 
     async def _finish(self, case: Case, result: Result, names: Sequence[str]) -> Result:
         """End the case; what it leaves is told by `LEAKS`, and what fails by the check."""
@@ -170,16 +195,16 @@ def _failed(check: Check, case: Case, failure: Failed) -> Result:
     )
 
 
+def _cause(exc: BaseException) -> BaseException:
+    """What went wrong first, of what was done at once."""
+    while isinstance(exc, BaseExceptionGroup):
+        exc = exc.exceptions[0]
+    return exc
+
+
 def _last_call(case: Case) -> str:
     return case.calls[-1].split(" -> ")[0] if case.calls else "the check"
 
 
 def _one_line(failure: Failed) -> str:
     return f"{failure.called}: {failure.came}".splitlines()[0]
-
-
-def theme_names(checks: Iterable[Check]) -> list[str]:
-    return list(dict.fromkeys(check.theme for check in checks))
-
-
-__all__ += ["Theme", "theme_names"]

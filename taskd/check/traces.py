@@ -53,6 +53,7 @@ def find(there: Whereabouts, sockets: Iterable[str]) -> list[str]:
 def sweep(there: Whereabouts, sockets: Iterable[str]) -> None:
     """End and remove all that `find` finds."""
     deadline = time.monotonic() + _SWEEP_SECONDS
+    _thaw(there.namespace)  # what is frozen does not even die
     while (running := list(processes(there))) and time.monotonic() < deadline:
         for pid, _ in running:
             with suppress(ProcessLookupError, PermissionError):
@@ -65,10 +66,18 @@ def sweep(there: Whereabouts, sockets: Iterable[str]) -> None:
     for path in sockets:
         with suppress(OSError):
             Path(path).unlink()
-    for folder in cgroups(there.namespace):
-        with suppress(OSError):
-            folder.rmdir()
+    while (folders := cgroups(there.namespace)) and time.monotonic() < deadline:
+        for folder in folders:
+            with suppress(OSError):
+                folder.rmdir()
     shutil.rmtree(there.runtime_state, ignore_errors=True)
+
+
+def _thaw(namespace: str) -> None:
+    for folder in cgroups(namespace):
+        for file, text in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
+            if (folder / file).exists():
+                (folder / file).write_text(text)
 
 
 def all_pids() -> Iterator[int]:

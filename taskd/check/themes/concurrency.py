@@ -10,7 +10,7 @@ import anyio
 from taskd.check import differences
 from taskd.check.case import Case
 from taskd.check.container import rootfs_mounts
-from taskd.check.registry import Theme
+from taskd.check.registry import Theme, running
 from taskd.errors import Code, TaskdError
 from taskd.proto.containerd.v1.types import Status
 
@@ -131,16 +131,16 @@ async def _(case: Case) -> None:
     await task.refused("State", Code.NOT_FOUND)
 
 
-@theme.check("100 calls at once on one connection are all answered")
+@theme.check("100 calls at once on one connection are all answered", scene=running)
 async def _(case: Case) -> None:
-    task = await case.running()
+    task = case.container
     states = await asyncio.gather(*(task.state() for _ in range(100)))
     case.equal("State, 100 times", {task.pid}, {each.pid for each in states})
 
 
-@theme.check("several connections at once")
+@theme.check("several connections at once", scene=running)
 async def _(case: Case) -> None:
-    task = await case.running()
+    task = case.container
     connections = [await case.connect(task.shim.bootstrap) for _ in range(10)]
     for connection in connections:
         state = await task.state(connection=connection)

@@ -59,12 +59,14 @@ async def _(case: Case) -> None:
 async def _(case: Case) -> None:
     out = case.output()
     before = time.time_ns() - 2 * 10**9
-    task = await case.running("exit 42", stdout=str(out.path))
+    task = await case.created("exit 42", stdout=str(out.path))
+    created = task.pid
+    await task.start()
     waited = await task.call("Wait")
     await task.delete()
     create, start, exit_, delete = (each.event for each in await _in_order(case, _LIFE))
     assert isinstance(create, events.TaskCreate)
-    case.equal("create: pid", task.pid, create.pid)
+    case.equal("create: pid", created, create.pid)
     case.equal("create: bundle", str(task.bundle.path), create.bundle)
     case.equal("create: stdout", str(out.path), create.io.stdout if create.io else "")
     assert isinstance(start, events.TaskStart)
@@ -163,7 +165,7 @@ async def _(case: Case) -> None:
 
 @theme.check("a container that is killed before it was started: create, exit, delete")
 async def _(case: Case) -> None:
-    task = await case.created()
+    task = await case.created_with_process()
     await task.end()
     await _in_order(case, ["create", "exit", "delete"])
 

@@ -8,7 +8,7 @@ import anyio
 
 from taskd.check import container, differences
 from taskd.check.case import Case
-from taskd.check.registry import Failed, Theme
+from taskd.check.registry import Failed, Theme, running
 from taskd.check.traces import alive
 from taskd.errors import Code, TaskdError
 from taskd.proto.containerd.v1.types import Status
@@ -16,9 +16,9 @@ from taskd.proto.containerd.v1.types import Status
 theme = Theme("execs")
 
 
-@theme.check("added, running, stopped, deleted", about="Exec")
+@theme.check("added, running, stopped, deleted", about="Exec", scene=running)
 async def _(case: Case) -> None:
-    task = await case.running()
+    task = case.container
     await task.exec("two", "exit 7")
     state = await task.state("two")
     case.equal("State after Exec", (Status.CREATED, 0), (state.status, state.pid))
@@ -33,9 +33,9 @@ async def _(case: Case) -> None:
     case.equal("State of the container", Status.RUNNING, (await task.state()).status)
 
 
-@theme.check("exit statuses", about="Exec")
+@theme.check("exit statuses", about="Exec", scene=running)
 async def _(case: Case) -> None:
-    task = await case.running()
+    task = case.container
     ends = {"exit 0": 0, "exit 1": 1, "exit 255": 255, "kill -TERM $$": 143, "kill -KILL $$": 137}
     for number, (command, expected) in enumerate(ends.items()):
         name = f"e{number}"
@@ -45,19 +45,22 @@ async def _(case: Case) -> None:
         await task.delete(name)
 
 
-@theme.check("arguments, environment and folder are its specification's", about="Exec")
+@theme.check(
+    "arguments, environment and folder are its specification's", about="Exec", scene=running
+)
 async def _(case: Case) -> None:
-    task, out = await case.running(), case.output()
+    task, out = case.container, case.output()
     command = ["/bin/sh", "-c", 'echo "$0,$A,$(pwd)"', "zero"]
     await task.exec("two", command, env={"A": "a b"}, cwd="/proc", stdout=str(out.path))
     await task.start("two")
     await task.wait("two")
     case.true(await out.until(b"zero,a b,/proc\n", 5), "its output", "all", str(out.data))
+    await task.delete("two")
 
 
-@theme.check("its id is free again after Delete", about="Exec")
+@theme.check("its id is free again after Delete", about="Exec", scene=running)
 async def _(case: Case) -> None:
-    task = await case.running()
+    task = case.container
     for status in (3, 4):
         await task.exec("two", f"exit {status}")
         await task.start("two")
@@ -65,19 +68,22 @@ async def _(case: Case) -> None:
         await task.delete("two")
 
 
-@theme.check("a signal goes to the exec alone", about="Exec")
+@theme.check("a signal goes to the exec alone", about="Exec", scene=running)
 async def _(case: Case) -> None:
-    task = await case.running()
+    task = case.container
     await task.exec("two")
     await task.start("two")
     await task.kill(signal.SIGTERM, "two")
     case.equal("Wait", 143, await task.wait("two"))
+    await task.delete("two")
     case.equal("State of the container", Status.RUNNING, (await task.state()).status)
 
 
-@theme.check("a program that is not there is refused, and can be deleted", about="Exec")
+@theme.check(
+    "a program that is not there is refused, and can be deleted", about="Exec", scene=running
+)
 async def _(case: Case) -> None:
-    task = await case.running()
+    task = case.container
     try:
         await task.exec("two", ["/no/such/program"])
         await task.start("two")
@@ -89,9 +95,11 @@ async def _(case: Case) -> None:
     case.equal("State of the container", Status.RUNNING, (await task.state()).status)
 
 
-@theme.check("a specification that is none is refused, and harms nobody", about="Exec")
+@theme.check(
+    "a specification that is none is refused, and harms nobody", about="Exec", scene=running
+)
 async def _(case: Case) -> None:
-    task = await case.running()
+    task = case.container
     spec = container.process_any({})
     spec.value = b"{"
     await task.fails("Exec", exec_id="two", spec=spec)
@@ -118,9 +126,9 @@ async def _(case: Case) -> None:
     await task.end()
 
 
-@theme.check("many at once", about="Exec")
+@theme.check("many at once", about="Exec", scene=running)
 async def _(case: Case) -> None:
-    task = await case.running()
+    task = case.container
 
     async def one(number: int) -> None:
         name = f"e{number}"
@@ -134,13 +142,14 @@ async def _(case: Case) -> None:
             group.start_soon(one, number)
 
 
-@theme.check("Exec of one id, several at once: one succeeds", about="Exec")
+@theme.check("Exec of one id, several at once: one succeeds", about="Exec", scene=running)
 async def _(case: Case) -> None:
-    task = await case.running()
+    task = case.container
     spec = container.process_any(container.process(container.SLEEP, case.namespace))
     answers = await task.at_once("Exec", 5, exec_id="two", spec=spec)
     expected = sorted([Code.OK, *[Code.ALREADY_EXISTS] * 4])
     case.equal("Exec, 5 times at once", expected, answers)
+    await task.delete("two")
 
 
 @theme.check("Start of one exec, several at once: one succeeds", about="Exec")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from taskd.check import differences
 from taskd.check.case import Case
-from taskd.check.registry import NotApplicable, Theme
+from taskd.check.registry import NotApplicable, Theme, running
 from taskd.check.shim import Task, until
 
 theme = Theme("leaks")
@@ -38,9 +38,9 @@ async def _one_exec(task: Task, case: Case, name: str) -> None:
     await out.aclose()
 
 
-@theme.check("descriptors of the shim: none is left of 20 execs", about="Exec")
+@theme.check("descriptors of the shim: none is left of 20 execs", about="Exec", scene=running)
 async def _(case: Case) -> None:
-    task = await case.running()
+    task = case.container
     try:
         _open(task.shim.pid)
     except PermissionError:
@@ -59,9 +59,9 @@ async def _(case: Case) -> None:
     )
 
 
-@theme.check("descriptors of the shim: none is left of 50 connections")
+@theme.check("descriptors of the shim: none is left of 50 connections", scene=running)
 async def _(case: Case) -> None:
-    task = await case.running()
+    task = case.container
     before = _open(task.shim.pid)
     for _ in range(50):
         connection = await case.connect(task.shim.bootstrap)

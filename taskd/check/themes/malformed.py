@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, suppress
 
 from taskd.check import differences
 from taskd.check.case import Case
-from taskd.check.registry import Failed, NotApplicable, Theme
+from taskd.check.registry import Failed, NotApplicable, Theme, running
 from taskd.check.shim import Task
 from taskd.codec import encode as encode_message
 from taskd.errors import Code, TaskdError
@@ -23,12 +23,7 @@ from taskd.ttrpc import address
 from taskd.ttrpc.frames import MAX_PAYLOAD, Decoder, Frame, FrameType, encode
 from taskd.ttrpc.messages import Request, Response
 
-
-async def _running(case: Case) -> None:
-    await case.running()
-
-
-theme = Theme("malformed ttrpc", _running)
+theme = Theme("malformed ttrpc", running)
 
 _ANSWER_SECONDS = 5.0
 
@@ -84,15 +79,10 @@ class _Raw:
             await self._writer.wait_closed()
 
 
-def _task(case: Case) -> Task:
-    shim = case.shims[0]
-    return Task(shim, shim.bundle)
-
-
 @asynccontextmanager
 async def _raw(case: Case) -> AsyncIterator[tuple[Task, _Raw]]:
     """A container that runs, and a connection; in the end the shim must be as it was."""
-    task = _task(case)
+    task = case.container
     if task.shim.bootstrap.protocol != "ttrpc":
         raise NotApplicable(f"it speaks {task.shim.bootstrap.protocol}")
     sock = await address.dial(task.shim.bootstrap.address, timeout=_ANSWER_SECONDS)
@@ -282,7 +272,7 @@ async def _(case: Case) -> None:
 
 @theme.check("ids of containers that are strange are refused")
 async def _(case: Case) -> None:
-    task = _task(case)
+    task = case.container
     for name in ("", "../one", "x" * 1000, "one\0", "ünï"):
         request_error = ""
         try:

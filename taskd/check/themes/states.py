@@ -7,13 +7,14 @@ UNKNOWN because of a state, FAILED_PRECONDITION says it better and is as good.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 
 from taskd.check import container, differences
 from taskd.check.case import Case
-from taskd.check.registry import Check, Difference, Failed, Play, Theme
+from taskd.check.registry import CHECKS, Check, Difference, Failed, Play, running
 from taskd.check.shim import CALL_SECONDS, OPTIONAL, Task
 from taskd.errors import Code
 
@@ -39,8 +40,10 @@ class Row:
     expected: Mapping[str, Expected]
     fields: Mapping[str, Any] = field(default_factory=dict)
     spoils: tuple[str, ...] = ()
-    """States that this call ends."""
+    """States in which it ends what others would share."""
     known: Mapping[Code, Difference] = field(default_factory=dict)
+    known_in: tuple[str, ...] = ()
+    """The states in which that may come; without any, in all."""
     fatal: tuple[str, ...] = ()
     """States after which a shim may not survive its container: see `execs`."""
 
@@ -51,6 +54,7 @@ class Row:
 
 _EXEC = {"spec": container.process_any(container.process(["/bin/true"], "none"))}
 _RESOURCES = {"resources": container.resources({"pids": {"limit": 100}})}
+_NO_PROCESS = {Code.FAILED_PRECONDITION: differences.NO_PROCESS_YET}
 _TO_THE_RUNTIME = {Code.UNKNOWN: differences.TWICE}
 
 TASK_ROWS = (
@@ -112,6 +116,8 @@ TASK_ROWS = (
         },
         {"signal": 9},
         spoils=("created", "running", "paused"),
+        known=_NO_PROCESS,
+        known_in=("created",),
     ),
     Row(
         "Kill all",
@@ -125,6 +131,8 @@ TASK_ROWS = (
         },
         {"signal": 9, "all": True},
         spoils=("created", "running", "paused"),
+        known=_NO_PROCESS,
+        known_in=("created",),
     ),
     Row(
         "Kill with 0",
@@ -137,6 +145,8 @@ TASK_ROWS = (
             "deleted": NO_SUCH,
         },
         {"signal": 0},
+        known=_NO_PROCESS,
+        known_in=("created",),
     ),
     Row(
         "Kill with 99",
@@ -149,6 +159,8 @@ TASK_ROWS = (
             "deleted": NO_SUCH,
         },
         {"signal": 99},
+        known=_NO_PROCESS,
+        known_in=("created",),
     ),
     Row(
         "Delete",
@@ -289,7 +301,6 @@ EXEC_ROWS = (
             "deleted": YES,
         },
         _EXEC,
-        spoils=("deleted",),
     ),
     Row(
         "Start",
@@ -301,7 +312,7 @@ EXEC_ROWS = (
             "deleted": NO_SUCH,
             "no task": WRONG_STATE,
         },
-        spoils=("created", "running", "stopped", "no task"),
+        spoils=("running", "stopped", "no task"),
         fatal=("running", "stopped"),
     ),
     Row(
@@ -314,6 +325,7 @@ EXEC_ROWS = (
             "deleted": NO_SUCH,
             "no task": YES,
         },
+        spoils=("no task",),
     ),
     Row(
         "Wait",
@@ -336,7 +348,7 @@ EXEC_ROWS = (
             "no task": (Code.FAILED_PRECONDITION, *NO_SUCH),
         },
         {"signal": 9},
-        spoils=("running",),
+        spoils=("no task",),
     ),
     Row(
         "Delete",
@@ -348,7 +360,7 @@ EXEC_ROWS = (
             "deleted": NO_SUCH,
             "no task": YES,
         },
-        spoils=("created", "stopped", "no task"),
+        spoils=("no task",),
     ),
     Row(
         "ResizePty",
@@ -384,10 +396,6 @@ async def _created(case: Case) -> None:
     await case.created()
 
 
-async def _running(case: Case) -> None:
-    await case.running()
-
-
 async def _paused(case: Case) -> None:
     await (await case.running()).call("Pause")
 
@@ -400,42 +408,42 @@ async def _deleted(case: Case) -> None:
     await (await case.stopped()).delete()
 
 
-async def _exec_created(case: Case) -> None:
-    await (await case.running()).exec("two")
+async def _exec_created(task: Task, exec_id: str) -> None:
+    await task.exec(exec_id)
 
 
-async def _exec_running(case: Case) -> None:
-    await _exec_created(case)
-    await _task(case).start("two")
+async def _exec_running(task: Task, exec_id: str) -> None:
+    await task.exec(exec_id)
+    await task.start(exec_id)
 
 
-async def _exec_stopped(case: Case) -> None:
-    await _exec_running(case)
-    await _task(case).kill(exec_id="two")
-    await _task(case).wait("two")
+async def _exec_stopped(task: Task, exec_id: str) -> None:
+    await _exec_running(task, exec_id)
+    await task.kill(exec_id=exec_id)
+    await task.wait(exec_id)
 
 
-async def _exec_deleted(case: Case) -> None:
-    await _exec_stopped(case)
-    await _task(case).delete("two")
+async def _exec_deleted(task: Task, exec_id: str) -> None:
+    await _exec_stopped(task, exec_id)
+    await task.delete(exec_id)
 
 
-async def _exec_without_task(case: Case) -> None:
-    await _exec_created(case)
-    await _task(case).kill()
-    await _task(case).wait()
+async def _exec_without_task(task: Task, exec_id: str) -> None:
+    await task.exec(exec_id)
+    await task.kill()
+    await task.wait()
 
 
 TASK_STATES: Mapping[str, Play] = {
     "none": _none,
     "created": _created,
-    "running": _running,
+    "running": running,
     "paused": _paused,
     "stopped": _stopped,
     "deleted": _deleted,
 }
-EXEC_STATES: Mapping[str, Play] = {
-    "none": _running,
+EXEC_STATES: Mapping[str, Callable[[Task, str], Awaitable[None]] | None] = {
+    "none": None,
     "created": _exec_created,
     "running": _exec_running,
     "stopped": _exec_stopped,
@@ -444,28 +452,34 @@ EXEC_STATES: Mapping[str, Play] = {
 }
 
 
-def _task(case: Case) -> Task:
-    shim = case.shims[0]
-    return Task(shim, shim.bundle)
-
-
-async def _call(case: Case, row: Row, state: str, exec_id: str) -> None:
-    expected, fatal = row.expected[state], state in row.fatal
-    task = _task(case)
+async def _call(row: Row, state: str, case: Case) -> None:
+    """Make the call about the container, and see what comes."""
     fields = dict(row.fields)
-    if exec_id:
-        fields["exec_id"] = exec_id
-    if expected == PENDING:
-        await _pending(task, row.method, fields)
-        return
-    assert not isinstance(expected, str)
     if row.method == "Create":
-        fields["bundle"] = str(task.bundle.path)
+        fields["bundle"] = str(case.container.bundle.path)
         fields["rootfs"] = container.rootfs_mounts(case.subject.rootfs)
         fields["options"] = case.subject.any_options
-    await task.refused(row.method, *expected, known=row.known, **fields)
-    if fatal:
-        await task.shim.kill()
+    await _expect(case.container, row, state, fields)
+
+
+async def _call_exec(row: Row, state: str, case: Case) -> None:
+    """Bring an exec of its own into the state, make the call, and see what comes."""
+    exec_id = f"exec-{row.name}-{state}".lower().replace(" ", "-")
+    reach = EXEC_STATES[state]
+    if reach is not None:
+        await reach(case.container, exec_id)
+    await _expect(case.container, row, state, {**row.fields, "exec_id": exec_id})
+    if state in row.fatal:
+        await case.container.shim.kill()
+
+
+async def _expect(task: Task, row: Row, state: str, fields: Mapping[str, Any]) -> None:
+    expected = row.expected[state]
+    if isinstance(expected, str):
+        await _pending(task, row.method, fields)
+    else:
+        known = row.known if not row.known_in or state in row.known_in else {}
+        await task.refused(row.method, *expected, known=known, **fields)
 
 
 async def _pending(task: Task, method: str, fields: Mapping[str, Any]) -> None:
@@ -477,27 +491,26 @@ async def _pending(task: Task, method: str, fields: Mapping[str, Any]) -> None:
         raise Failed(f"{method}({dict(fields)})", "no answer for now", task.case.calls[-1])
 
 
-def _add(theme: Theme, rows: tuple[Row, ...], states: Mapping[str, Play], exec_id: str) -> None:
-    # By state, for what is in one state to share a scene; the report puts rows where they belong.
-    for state, scene in states.items():
-        for row in rows:
-            if state in row.expected:
-
-                def run(case: Case, row: Row = row, state: str = state) -> Any:
-                    return _call(case, row, state, exec_id)
-
-                theme.checks.append(
-                    Check(
-                        theme.name,
-                        f"{state}: {row.name}",
-                        run,
-                        about=row.method if row.method in OPTIONAL else "",
-                        scene=scene,
-                        spoils=state in row.spoils,
-                        place=(row.name, state),
-                    )
+def _add(
+    theme: str,
+    rows: tuple[Row, ...],
+    scenes: Mapping[str, Play],
+    call: Callable[[Row, str, Case], Awaitable[None]],
+) -> None:
+    for row in rows:
+        for state in row.expected:
+            CHECKS.append(
+                Check(
+                    theme,
+                    f"{state}: {row.name}",
+                    partial(call, row, state),
+                    about=row.method if row.method in OPTIONAL else "",
+                    scene=scenes[state],
+                    spoils=state in row.spoils,
+                    place=(row.name, state),
                 )
+            )
 
 
-_add(Theme("container by state"), TASK_ROWS, TASK_STATES, "")
-_add(Theme("exec by state"), EXEC_ROWS, EXEC_STATES, "two")
+_add("container by state", TASK_ROWS, TASK_STATES, _call)
+_add("exec by state", EXEC_ROWS, dict.fromkeys(EXEC_STATES, running), _call_exec)

@@ -11,7 +11,7 @@ import shlex
 import anyio
 
 from taskd.check.case import Case
-from taskd.check.registry import Theme
+from taskd.check.registry import Theme, running
 from taskd.check.shim import until
 
 theme = Theme("stdio")
@@ -168,9 +168,9 @@ async def _(case: Case) -> None:
     await task.end()
 
 
-@theme.check("an exec with a terminal, and its size", about="Exec")
+@theme.check("an exec with a terminal, and its size", about="Exec", scene=running)
 async def _(case: Case) -> None:
-    task, out, source = await case.running(), case.output(), case.input()
+    task, out, source = case.container, case.output(), case.input()
     await task.exec("two", _SIZES, terminal=True, stdin=str(source.path), stdout=str(out.path))
     await task.start("two")
     await task.call("ResizePty", exec_id="two", width=80, height=24)
@@ -182,9 +182,9 @@ async def _(case: Case) -> None:
     case.true(await out.end(10), "reading after Delete", "an end", "none")
 
 
-@theme.check("an exec's input and output", about="Exec")
+@theme.check("an exec's input and output", about="Exec", scene=running)
 async def _(case: Case) -> None:
-    task, out, source = await case.running(), case.output(), case.input()
+    task, out, source = case.container, case.output(), case.input()
     await task.exec("two", "cat; exit 6", stdin=str(source.path), stdout=str(out.path))
     await task.start("two")
     source.write(b"hello\n")
@@ -196,9 +196,13 @@ async def _(case: Case) -> None:
     case.true(await out.end(10), "reading after Delete", "an end", "none")
 
 
-@theme.check("what an ended exec has left in the background does not hold up Delete", about="Exec")
+@theme.check(
+    "what an ended exec has left in the background does not hold up Delete",
+    about="Exec",
+    scene=running,
+)
 async def _(case: Case) -> None:
-    task, out = await case.running(), case.output()
+    task, out = case.container, case.output()
     await task.exec("two", "sleep 1000 & echo started", stdout=str(out.path))
     await task.start("two")
     case.equal("Wait", 0, await task.wait("two"))
