@@ -133,6 +133,8 @@ class Shim:
         self.ending = False
         # The connection ended, and nobody here had ended it.
         self.died = False
+        # Its task is deleted, and whoever saw to that tells what there is left to tell of it.
+        self.deleted = False
         # It has not yet answered this daemon, which found it at start-up.
         self.silent = False
         self._observer = observer

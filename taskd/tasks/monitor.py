@@ -106,16 +106,18 @@ class Monitor:
             await self._journal.retire(shim.namespace, shim.id, exec_id)
 
     async def deleted(self, shim: Shim, found: Exit | None) -> None:
+        shim.deleted = True
         running = {process.id for process in self._running(shim.namespace, shim.id) if process.id}
         with anyio.move_on_after(_LAST_WORDS_SECONDS):
             # The answers to their Waits are on the way: they died before the init process did.
             for exec_id in running:
                 if watch := self._watched.get((shim, exec_id)):
                     await watch.ended.wait()
-        await self._end(shim.namespace, shim.id, found)
+        # First, lest one that comes late takes the end of a deleted process for news.
         for watched, exec_id in list(self._watched):
             if watched is shim:
                 self._unwatch(shim, exec_id)
+        await self._end(shim.namespace, shim.id, found)
 
     async def lost(self, bundle: Bundle, found: Exit) -> None:
         await self._end(bundle.namespace, bundle.id, found)
@@ -154,6 +156,8 @@ class Monitor:
 
     async def _follow(self, shim: Shim, runs: bool) -> None:
         """Watch the processes of a shim of an earlier daemon."""
+        if shim.deleted:
+            return
         self._watch(shim, "")
         self._watch_memory(shim)
         for process in self._journal.processes(shim.namespace, shim.id):
@@ -205,7 +209,7 @@ class Monitor:
             with watch.scope:
                 found = await shim.wait(exec_id)
                 await shim.process(exec_id).settled()
-                if not shim.died:
+                if not shim.died and (exec_id or not shim.deleted):
                     await self._exited(shim, exec_id, found)
         except TaskdError as exc:
             # If the shim has gone, the end of its processes is told by who ends or misses it.
