@@ -45,7 +45,12 @@ def _add_check(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "runc's kind it needs root. The exit status is 1 if a check failed.",
     )
     check.set_defaults(command=_check, parser=check)
-    check.add_argument("binary", help="path or name of its executable, or name of its runtime")
+    check.add_argument(
+        "binary",
+        nargs="?",
+        metavar="BINARY",
+        help="path or name of its executable, or name of its runtime",
+    )
     check.add_argument("words", nargs="*", metavar="WORD", help="only checks with this in a name")
     check.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit's XML as well")
     check.add_argument("--list", action="store_true", help="only tell which checks there are")
@@ -76,8 +81,15 @@ def _check(options: argparse.Namespace) -> int:
     from taskd import check
     from taskd.check import report
 
+    selected = check.select(options.words)
+    if not selected:
+        options.parser.error(f"no check has {' or '.join(options.words)} in its name")
+    if options.list:
+        print(report.listing(selected))
+        return 0
+    if options.binary is None:
+        options.parser.error("which shim?")
     try:
-        selected = check.select(options.words)
         subject = check.Subject(
             path=check.find(options.binary),
             options=check.runtime_options(options.option),
@@ -87,11 +99,6 @@ def _check(options: argparse.Namespace) -> int:
         )
     except InvalidArgument as exc:
         options.parser.error(str(exc))
-    if not selected:
-        options.parser.error(f"no check has {' or '.join(options.words)} in its name")
-    if options.list:
-        print(report.listing(selected))
-        return 0
     began = time.monotonic()
     progress = _Progress(len(selected) + 1)
     results = anyio.run(

@@ -9,7 +9,6 @@ import time
 
 import anyio
 
-from taskd.check import differences
 from taskd.check.case import Case
 from taskd.check.registry import NotApplicable, Theme
 from taskd.check.shim import Task, until
@@ -25,10 +24,7 @@ async def _kill_and_delete(case: Case, task: Task, *pids: int) -> None:
     await task.shim.kill()
     answer = await case.clean_up(task.bundle)
     case.equal("delete: exit status", 137, answer.exit_status)
-    if not answer.pid and task.pid:
-        case.known(differences.NO_PID)
-    else:
-        case.equal("delete: pid", task.pid, answer.pid)
+    case.equal("delete: pid", task.pid, answer.pid)
     at = nanoseconds(answer.exited_at)
     case.true(
         before <= at <= time.time_ns(), "delete: exited_at", "a time just now", f"{at / 1e9:.3f}"

@@ -295,6 +295,7 @@ EXEC_ROWS = (
     Row(
         "Exec",
         {
+            "none": YES,
             "created": (Code.ALREADY_EXISTS,),
             "running": (Code.ALREADY_EXISTS,),
             "stopped": (Code.ALREADY_EXISTS,),
