@@ -15,6 +15,7 @@ from typing import Any
 
 import betterproto2
 
+from taskd import cgroups
 from taskd.errors import FailedPrecondition, NotFound, Unknown
 from taskd.proto.io.containerd.cgroups.v2 import CpuStat, MemoryStat, Metrics, PidsStat
 from taskd.shim import Container, Process, Status, leftovers
@@ -41,6 +42,10 @@ class HostProcess(Container):
     def _sessions(self) -> set[int]:
         """One for each process that was started, and named after it."""
         return set()
+
+    @classmethod
+    def begin(cls) -> None:
+        cgroups.expect_moves()
 
     async def create(self, init: Process) -> int:
         linux = self.spec.get("linux") or {}

@@ -6,7 +6,6 @@ Sources: containerd's ``pkg/process/init.go``, ``exec.go``, ``utils.go`` and
 
 from __future__ import annotations
 
-import _thread
 import json
 import logging
 import os
@@ -21,6 +20,7 @@ from typing import Any, ClassVar
 
 import betterproto2
 
+from taskd import cgroups
 from taskd.codec import MalformedMessage, decode
 from taskd.errors import FailedPrecondition, NotFound, TaskdError, Unknown
 from taskd.proto.containerd.runc.v1 import CheckpointOptions, Options
@@ -48,8 +48,7 @@ class Runc(Container):
 
     @classmethod
     def begin(cls) -> None:
-        # `threading` would wait until it runs.
-        _thread.start_new_thread(_open_cgroups, ())
+        cgroups.expect_moves()
 
     @cached_property
     def settings(self) -> Options:
@@ -275,20 +274,6 @@ class Runc(Container):
                 exc = OSError(f"open {exc.filename}: {(exc.strerror or '').lower()}")
             words = f"unable to retrieve OCI runtime error ({exc}): {failed}"
         return Unknown(f"{doing}: {words or failed}")
-
-
-def _open_cgroups() -> None:
-    """Let the kernel prepare for a move between cgroups, while the shim is getting ready.
-
-    The first move in a while waits some ten milliseconds until all processors have taken note
-    (``cgroup_threadgroup_rwsem``, in the kernel's ``kernel/cgroup/cgroup.c``), a third of what a
-    ``runc create`` takes. A move to where we are already is enough.
-    """
-    with suppress(OSError, StopIteration):
-        cgroup = Path(f"/proc/{os.getpid()}/cgroup").read_text().splitlines()
-        number, controllers, path = next(line.split(":", 2) for line in cgroup)
-        folder = Path("/sys/fs/cgroup", "" if number == "0" else controllers.removeprefix("name="))
-        (folder / path.lstrip("/") / "cgroup.procs").write_text(str(os.getpid()))
 
 
 def _kill_error(words: str) -> TaskdError:
