@@ -80,6 +80,7 @@ def test_plain_processes_need_no_root(home: Path) -> None:
     )
     shown = run_kit(
         *("io.taskd.process.v1", "--timeout", "120"),
+        *("bootstrap", "lifecycle", "execs", "stdio", "events", "leaks"),
         prefix=nobody,
         HOME=str(home),
         XDG_RUNTIME_DIR=str(home),
