@@ -79,8 +79,8 @@ def test_plain_processes_need_no_root(home: Path) -> None:
         *("--inh-caps", reading, "--ambient-caps", reading, "--bounding-set", reading),
     )
     shown = run_kit(
-        *("io.taskd.process.v1", "--timeout", "120"),
-        *("bootstrap", "lifecycle", "execs", "stdio", "events", "leaks"),
+        *("io.taskd.process.v1", "bootstrap", "lifecycle", "execs", "stdio", "events", "leaks"),
+        *("--timeout", "120"),
         prefix=nobody,
         HOME=str(home),
         XDG_RUNTIME_DIR=str(home),
