@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import signal
 import sys
 import time
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from taskd.errors import InvalidArgument
 
 if TYPE_CHECKING:
+    from anyio import CancelScope
+
     from taskd.check import Result
 
 __all__ = ["add"]
@@ -99,16 +105,40 @@ def _check(options: argparse.Namespace) -> int:
         )
     except InvalidArgument as exc:
         options.parser.error(str(exc))
+    logging.disable()  # what is to be said of broken connections the report says
     began = time.monotonic()
     progress = _Progress(len(selected) + 1)
     results = anyio.run(
-        lambda: check.run(subject, selected, at_once=options.at_once, tell=progress.tell)
+        _until_told_to_end,
+        partial(check.run, subject, selected, at_once=options.at_once, tell=progress.tell),
     )
     progress.end()
+    if results is None:
+        return 1
     print(report.table(subject.path, results, time.monotonic() - began))
     if options.junit is not None:
         report.write_junit(options.junit, subject.path, results)
     return int(any(result.outcome is check.Outcome.FAILED for result in results))
+
+
+async def _until_told_to_end(
+    work: Callable[[], Awaitable[list[Result]]],
+) -> list[Result] | None:
+    """What `work` returns; None if SIGTERM came first, and all that it had begun is undone."""
+    import anyio
+
+    results = None
+
+    async def wait_for_signal(scope: CancelScope) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM) as signals:
+            async for _ in signals:
+                scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(wait_for_signal, group.cancel_scope)
+        results = await work()
+        group.cancel_scope.cancel()
+    return results
 
 
 class _Progress:
