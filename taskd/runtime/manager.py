@@ -18,7 +18,7 @@ import anyio
 from anyio import to_thread
 from anyio.abc import TaskGroup
 
-from taskd import ttrpc
+from taskd import moves, ttrpc
 from taskd.errors import AlreadyExists, NotFound, TaskdError, Unknown
 from taskd.runtime.binary import Bootstrap
 from taskd.runtime.bundle import Bundle
@@ -112,6 +112,7 @@ class ShimManager:
         async with self._busy.hold((namespace, id)):
             if (namespace, id) in self._shims:
                 raise AlreadyExists(f"task {id}")
+            moves.expect()
             try:
                 shim = await self._start(namespace, id, options)
             except TaskdError as exc:

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import anyio
 
-from taskd import filters, identifiers
+from taskd import filters, identifiers, moves
 from taskd.errors import InvalidArgument, NotFound, TaskdError, Unknown
 from taskd.metadata.containers import Container, ContainerStore
 from taskd.metadata.images import Descriptor
@@ -174,6 +174,7 @@ class TaskService:
             identifiers.validate(exec_id)
         except InvalidArgument as exc:
             raise exc.within(f"invalid exec id {exec_id}") from None
+        moves.expect()  # whoever adds one starts it soon
         await shim.task.exec(exec_id, spec, stdio)
 
     async def resize_pty(

@@ -105,7 +105,7 @@ class Cgroup:
 
     def remove(self) -> bool:
         """Remove it; whether that could be done: those who have just ended may be in it still."""
-        for folder in self._folders.values():
+        for controller, folder in self._folders.items():
             try:
                 folder.rmdir()
             except FileNotFoundError:
@@ -114,7 +114,7 @@ class Cgroup:
                 return False
             # Only what was made for it: parents with other children stay.
             with suppress(OSError):
-                if folder.parent != _ROOT and folder.parent.parent != _ROOT.parent:
+                if folder.parent != _ROOT / controller:
                     folder.parent.rmdir()
         return True
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import betterproto2
 
-from taskd import cgroups
+from taskd import moves
 from taskd.errors import FailedPrecondition, NotFound, Unknown
 from taskd.proto.io.containerd.cgroups.v2 import CpuStat, MemoryStat, Metrics, PidsStat
 from taskd.shim import Container, Process, Status, leftovers
@@ -45,7 +45,7 @@ class HostProcess(Container):
 
     @classmethod
     def begin(cls) -> None:
-        cgroups.expect_moves()
+        moves.expect()
 
     async def create(self, init: Process) -> int:
         linux = self.spec.get("linux") or {}

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 import betterproto2
 
-from taskd import cgroups
+from taskd import moves
 from taskd.codec import MalformedMessage, decode
 from taskd.errors import FailedPrecondition, NotFound, TaskdError, Unknown
 from taskd.proto.containerd.runc.v1 import CheckpointOptions, Options
@@ -48,7 +48,7 @@ class Runc(Container):
 
     @classmethod
     def begin(cls) -> None:
-        cgroups.expect_moves()
+        moves.expect()
 
     @cached_property
     def settings(self) -> Options:
