@@ -24,7 +24,7 @@ _moving = False
 
 
 def expect() -> None:
-    """Make moves quick for the next twentieth of a second. Where that is not permitted, do nothing."""
+    """Make moves quick for a twentieth of a second; where that is not permitted, do nothing."""
     global _expected_until, _moving
     _expected_until = time.monotonic() + _SECONDS
     if not _moving:

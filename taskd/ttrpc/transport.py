@@ -20,6 +20,13 @@ logger = logging.getLogger("taskd.ttrpc")
 _FULL_SECONDS: Final = 1.0
 """How long a full stream may hold up its connection, as in Go (``stream.receive``)."""
 
+_UNSENT_BYTES: Final = 16384
+"""What may wait to be sent before streams wait, too.
+
+asyncio's own 65,536 are too many for small messages: from Python 3.12 on it adds up at each write
+all that wait, one by one.
+"""
+
 
 class Endpoint(asyncio.Protocol):
     """One end of a connection: reads into `connection`, writes what that wants written.
@@ -70,6 +77,7 @@ class Endpoint(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=_UNSENT_BYTES)
         self._peer = _describe_peer(transport)
 
     def data_received(self, data: bytes) -> None:
