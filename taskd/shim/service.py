@@ -34,6 +34,7 @@ from taskd.shim.container import Container, Process, Status
 from taskd.shim.publisher import Publisher
 from taskd.shim.reaper import Ended, Reaper
 from taskd.shim.stdio import Stdio, Streams
+from taskd.shim.task import Task, refuse
 from taskd.ttrpc import CallContext, Handler, Service
 from taskd.wellknown import from_any, pack, timestamp, to_any
 
@@ -46,46 +47,6 @@ _Request = TypeVar("_Request", bound=betterproto2.Message)
 _NAMES = ("containerd.task.v2.Task", "containerd.task.v3.Task")
 
 
-class _Task:
-    """A container, and the processes in it."""
-
-    def __init__(self, container: Container, rootfs: Path | None) -> None:
-        self.container = container
-        self.rootfs = rootfs
-        """What was mounted for it."""
-        self.execs: dict[str, Process] = {}
-        self.running = 0
-        """Execs that run, or are being started."""
-        self.quiet = asyncio.Event()
-        self.quiet.set()
-        self.init_ended = False
-        """The init process has ended; its exit may not have been told yet."""
-        self.lock = asyncio.Lock()
-        """Held by what changes the container as a whole."""
-
-    @property
-    def init(self) -> Process:
-        return self.container.init
-
-    def process(self, exec_id: str) -> Process:
-        """Raises `NotFound`."""
-        if not exec_id:
-            return self.init
-        try:
-            return self.execs[exec_id]
-        except KeyError:
-            raise NotFound(f"process does not exist {exec_id}") from None
-
-    def exec_begins(self) -> None:
-        self.running += 1
-        self.quiet.clear()
-
-    def exec_over(self) -> None:
-        self.running -= 1
-        if not self.running:
-            self.quiet.set()
-
-
 class TaskService:
     """Serves the containers of one namespace; `stopped` is set when the last one is gone."""
 
@@ -96,7 +57,7 @@ class TaskService:
         self._namespace = namespace
         self._reaper = reaper
         self._publish = publisher.publish
-        self._tasks: dict[str, _Task] = {}
+        self._tasks: dict[str, Task] = {}
         self._background: set[asyncio.Task[Any]] = set()
         # Ids of the containers that are being made.
         self._creating: set[str] = set()
@@ -158,7 +119,7 @@ class TaskService:
             request.checkpoint,
         )
         rootfs = bundle / "rootfs" if request.rootfs else None
-        task = _Task(container, rootfs)
+        task = Task(container, rootfs)
         stdio = Stdio(request.stdin, request.stdout, request.stderr, request.terminal)
         container.init = init = Process("", container.spec.get("process") or {}, stdio)
         try:
@@ -202,7 +163,7 @@ class TaskService:
         task = self._task(request.id)
         process = task.process(request.exec_id)
         async with process.lock:
-            _refuse(process, "start", Status.RUNNING, Status.PAUSED, Status.STOPPED)
+            refuse(process, "start", Status.RUNNING, Status.PAUSED, Status.STOPPED)
             with self._reaper.starting():
                 if process is task.init:
                     await self._start_init(task)
@@ -210,7 +171,7 @@ class TaskService:
                     await self._start_exec(task, process)
         return api.StartResponse(pid=process.pid)
 
-    async def _start_init(self, task: _Task) -> None:
+    async def _start_init(self, task: Task) -> None:
         container, init = task.container, task.init
         before = init.pid
         init.pid = await container.start(init) or before
@@ -222,7 +183,7 @@ class TaskService:
             self._follow(task, init)
             self._in_background(self._watch_memory(task))
 
-    async def _start_exec(self, task: _Task, process: Process) -> None:
+    async def _start_exec(self, task: Task, process: Process) -> None:
         container = task.container
         if task.init_ended:
             raise FailedPrecondition(f"container {container.id} init process is not running")
@@ -247,7 +208,7 @@ class TaskService:
         task = self._task(request.id)
         process = task.process(request.exec_id)
         async with process.lock:
-            _refuse(process, "delete", Status.RUNNING, Status.PAUSED)
+            refuse(process, "delete", Status.RUNNING, Status.PAUSED)
             if process is task.init:
                 await self._delete_task(task)
             else:
@@ -260,7 +221,7 @@ class TaskService:
             exited_at=timestamp(process.exited_at),
         )
 
-    async def _delete_task(self, task: _Task) -> None:
+    async def _delete_task(self, task: Task) -> None:
         container, init = task.container, task.init
         await container.delete()
         await init.release()
@@ -326,7 +287,7 @@ class TaskService:
         async with init.lock:
             if init.status is Status.CREATED:
                 raise Unknown("cannot pause task in created state")
-            _refuse(init, "pause", Status.PAUSED, Status.STOPPED, of="container")
+            refuse(init, "pause", Status.PAUSED, Status.STOPPED, of="container")
             init.status = Status.PAUSING
             try:
                 await task.container.pause()
@@ -343,8 +304,8 @@ class TaskService:
         async with init.lock:
             if init.status is Status.CREATED:
                 raise Unknown("cannot resume task in created state")
-            _refuse(init, "resume", Status.RUNNING)
-            _refuse(init, "resume", Status.STOPPED, of="container")
+            refuse(init, "resume", Status.RUNNING)
+            refuse(init, "resume", Status.STOPPED, of="container")
             await task.container.resume()
             init.status = Status.RUNNING
             self._publish(events.TaskResumed(container_id=request.id))
@@ -353,7 +314,7 @@ class TaskService:
     async def update(self, request: api.UpdateTaskRequest) -> Empty:
         task = self._task(request.id)
         async with task.init.lock:
-            _refuse(task.init, "update", Status.STOPPED, of="container")
+            refuse(task.init, "update", Status.STOPPED, of="container")
             try:
                 resources = json.loads(request.resources.value if request.resources else b"")
             except ValueError as exc:
@@ -366,7 +327,7 @@ class TaskService:
         async with task.init.lock:
             if task.init.status is Status.CREATED:
                 raise Unknown("cannot checkpoint a task in created state")
-            _refuse(task.init, "checkpoint", Status.STOPPED, of="container")
+            refuse(task.init, "checkpoint", Status.STOPPED, of="container")
             await task.container.checkpoint_to(request.path, from_any(request.options))
         return Empty()
 
@@ -427,7 +388,7 @@ class TaskService:
     async def resize_pty(self, request: api.ResizePtyRequest) -> Empty:
         process = self._task(request.id).process(request.exec_id)
         if process.id:
-            _refuse(process, "resize", Status.STOPPED, of="container")
+            refuse(process, "resize", Status.STOPPED, of="container")
         if process.console is not None:
             process.console.resize(request.width & 0xFFFF, request.height & 0xFFFF)
         return Empty()
@@ -436,7 +397,7 @@ class TaskService:
         self._task(request.id).process(request.exec_id).close_stdin()
         return Empty()
 
-    async def _open(self, task: _Task, process: Process, exec_id: str) -> None:
+    async def _open(self, task: Task, process: Process, exec_id: str) -> None:
         container = task.container
         process.streams = await Streams.open(
             process.stdio,
@@ -452,12 +413,12 @@ class TaskService:
 
     # --- ends -----------------------------------------------------------------------------
 
-    def _follow(self, task: _Task, process: Process) -> None:
+    def _follow(self, task: Task, process: Process) -> None:
         """Tell of the end of a process. To be called while it is being started."""
         end = task.container.end(process.pid)
         self._in_background(self._ended(task, process, end))
 
-    async def _ended(self, task: _Task, process: Process, end: asyncio.Future[Ended]) -> None:
+    async def _ended(self, task: Task, process: Process, end: asyncio.Future[Ended]) -> None:
         ended = await end
         process.gone.set()
         if process is task.init:
@@ -489,7 +450,7 @@ class TaskService:
         if process is not task.init:
             task.exec_over()
 
-    async def _watch_memory(self, task: _Task) -> None:
+    async def _watch_memory(self, task: Task) -> None:
         container = task.container
         with suppress(OSError):
             if not container.owns_cgroup:
@@ -513,7 +474,7 @@ class TaskService:
 
     # --- the rest -------------------------------------------------------------------------
 
-    def _task(self, id: str) -> _Task:  # noqa: A002
+    def _task(self, id: str) -> Task:  # noqa: A002
         try:
             return self._tasks[id]
         except KeyError:
@@ -527,17 +488,6 @@ class TaskService:
                 raise Unknown(
                     f"failed to mount rootfs component: {(exc.strerror or str(exc)).lower()}"
                 ) from exc
-
-
-def _refuse(process: Process, doing: str, *states: Status, of: str = "process") -> None:
-    """Raise containerd's error if `process` is in one of `states`, or deleted."""
-    status = process.status
-    if status is Status.DELETED:
-        if doing == "delete":
-            raise NotFound("cannot delete a deleted process")
-        raise Unknown(f"cannot {doing} a deleted process")
-    if status in states:
-        raise Unknown(f"cannot {doing} a {status.name.lower()} {of}")
 
 
 def _unary(

@@ -1,0 +1,62 @@
+"""A container with its processes, as the task service of a shim keeps them."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from taskd.errors import NotFound, Unknown
+from taskd.shim.container import Container, Process, Status
+
+__all__ = ["Task", "refuse"]
+
+
+class Task:
+    """A container, and the processes in it."""
+
+    def __init__(self, container: Container, rootfs: Path | None) -> None:
+        self.container = container
+        self.rootfs = rootfs
+        """What was mounted for it."""
+        self.execs: dict[str, Process] = {}
+        self.running = 0
+        """Execs that run, or are being started."""
+        self.quiet = asyncio.Event()
+        self.quiet.set()
+        self.init_ended = False
+        """The init process has ended; its exit may not have been told yet."""
+        self.lock = asyncio.Lock()
+        """Held by what changes the container as a whole."""
+
+    @property
+    def init(self) -> Process:
+        return self.container.init
+
+    def process(self, exec_id: str) -> Process:
+        """Raises `NotFound`."""
+        if not exec_id:
+            return self.init
+        try:
+            return self.execs[exec_id]
+        except KeyError:
+            raise NotFound(f"process does not exist {exec_id}") from None
+
+    def exec_begins(self) -> None:
+        self.running += 1
+        self.quiet.clear()
+
+    def exec_over(self) -> None:
+        self.running -= 1
+        if not self.running:
+            self.quiet.set()
+
+
+def refuse(process: Process, doing: str, *states: Status, of: str = "process") -> None:
+    """Raise containerd's error if `process` is in one of `states`, or deleted."""
+    status = process.status
+    if status is Status.DELETED:
+        if doing == "delete":
+            raise NotFound("cannot delete a deleted process")
+        raise Unknown(f"cannot {doing} a deleted process")
+    if status in states:
+        raise Unknown(f"cannot {doing} a {status.name.lower()} {of}")
