@@ -38,6 +38,9 @@ __all__ = ["ManagerConfig", "ShimManager", "Timeouts"]
 log = logging.getLogger(__name__)
 
 _Key = tuple[str, str]
+
+_DELETES = 2
+"""Times that `delete` is run if it fails: whoever killed the shim may have killed that, too."""
 _LOADS_AT_ONCE = 32
 _GREETING_SECONDS = 1.0
 """Between two questions to a shim that does not answer."""
@@ -331,12 +334,16 @@ class ShimManager:
 
     async def _run_delete(self, binary: Binary) -> Exit | None:
         bundle = binary.bundle
-        try:
-            with anyio.fail_after(self._config.timeouts.cleanup):
-                return await binary.delete()
-        except (TaskdError, TimeoutError) as exc:
-            log.warning("cleaning up after shim %s/%s: %s", bundle.namespace, bundle.id, exc)
-            return None
+        for _ in range(_DELETES):
+            try:
+                with anyio.fail_after(self._config.timeouts.cleanup):
+                    return await binary.delete()
+            except TimeoutError:
+                log.warning("cleaning up after shim %s/%s: timeout", bundle.namespace, bundle.id)
+                break
+            except TaskdError as exc:
+                log.warning("cleaning up after shim %s/%s: %s", bundle.namespace, bundle.id, exc)
+        return None
 
     async def _delete_bundle(self, bundle: Bundle) -> None:
         try:

@@ -21,10 +21,11 @@ _BOOTSTRAP = "bootstrap.json"
 
 def note(bundle: Bundle, binary: Path, bootstrap: Bootstrap) -> None:
     """Write down what a later daemon needs to find this shim again. Raises OSError."""
-    (bundle.path / _BINARY).write_text(str(binary))
-    unfinished = bundle.path / f".{_BOOTSTRAP}"
-    unfinished.write_text(bootstrap.to_json())
-    unfinished.rename(bundle.path / _BOOTSTRAP)
+    # Whoever finds the one finds the other; without the binary, a bundle is half made.
+    for name, text in ((_BOOTSTRAP, bootstrap.to_json()), (_BINARY, str(binary))):
+        unfinished = bundle.path / f".{name}"
+        unfinished.write_text(text)
+        unfinished.rename(bundle.path / name)
 
 
 class Note:
