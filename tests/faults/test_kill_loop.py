@@ -36,10 +36,13 @@ def seed() -> int:
 async def disturb(fleet: Fleet, seed: int, strike: Callable[[random.Random], bool]) -> int:
     """Strike at random moments until all containers are done; returns how often it hit."""
     moments = random.Random(seed)
+    # Python's shims take longer to start while a new daemon's helper is not there yet, and some
+    # containers are to get through.
+    longest = 3.0 if Taskd.own_shim else 1.0
     work = asyncio.create_task(fleet.run())
     hits = 0
     while not work.done():
-        await asyncio.wait([work], timeout=moments.uniform(0.05, 1.0))
+        await asyncio.wait([work], timeout=moments.uniform(0.05, longest))
         if not work.done():
             hits += await asyncio.to_thread(strike, moments)
     await work
