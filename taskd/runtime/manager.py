@@ -268,6 +268,8 @@ class ShimManager:
             if not agreed and not self._shares_shim(shim):
                 await to_thread.run_sync(_kill_shim, shim.bundle)
             await shim.disconnect()
+        if not agreed and not shim.binary.deletes_after_shutdown:
+            await self._run_delete(shim.binary)
         await self._delete_bundle(shim.bundle)
         self._group.start_soon(self._sweep_socket, shim)
         self._shims.pop((shim.namespace, shim.id), None)
@@ -297,6 +299,8 @@ class ShimManager:
     async def _clean_up_dead(
         self, binary: Binary, bootstrap: Bootstrap | None, pid: int = 0
     ) -> Exit:
+        # What it was running ends first, lest that makes what `delete` has just removed.
+        await to_thread.run_sync(_kill_shim, binary.bundle)
         found = await self._run_delete(binary)
         await self._remove_unreachable(binary.bundle, bootstrap)
         if found is None:
