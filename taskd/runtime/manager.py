@@ -46,6 +46,8 @@ _GREETING_SECONDS = 1.0
 """Between two questions to a shim that does not answer."""
 
 
+_DEATH_SECONDS = (0.02, 0.1, 0.5)
+"""Pauses between looks at whether a shim that was killed has let go of its socket."""
 _SWEEP_SECONDS = (0.2, 1.0, 5.0)
 """Pauses between looks at whether a shim that is ending has removed its socket."""
 
@@ -312,7 +314,10 @@ class ShimManager:
         """Remove what there is of a shim that cannot be asked: process, bundle, and socket."""
         await to_thread.run_sync(_kill_shim, bundle)
         await self._delete_bundle(bundle)
-        await self._remove_socket(bundle, bootstrap)
+        for pause in _DEATH_SECONDS:
+            if await self._remove_socket(bundle, bootstrap):
+                break
+            await anyio.sleep(pause)
 
     async def _remove_socket(self, bundle: Bundle, bootstrap: Bootstrap | None) -> bool:
         """Remove the socket of a shim that was killed; whether there is none now."""

@@ -141,7 +141,7 @@ END
     "out of memory": (
         """
         docker run --name one --network none --memory 16m busybox sh -c '
-            dd if=/dev/zero of=/dev/null bs=200M count=1; echo $?; sleep 0.3' 2> /dev/null
+            dd if=/dev/zero of=/dev/null bs=200M count=1; echo $?; sleep 2' 2> /dev/null
         field one State.OOMKilled
         """,
         "(Killed\n)?137\ntrue\n",
