@@ -249,7 +249,7 @@ class ShimManager:
         found = None
         with anyio.move_on_after(self._config.timeouts.cleanup), suppress(TaskdError):
             found = await shim.task.delete("")
-        await self._finish(shim)
+        await self._finish(shim, deleted=found is not None)
         await self._remove_unreachable(shim.bundle, shim.bootstrap)
         await self._observer.abandoned(shim, options, found)
 
@@ -259,8 +259,8 @@ class ShimManager:
 
     # --- ending ---------------------------------------------------------------------------
 
-    async def _finish(self, shim: Shim) -> None:
-        """End a shim whose task is deleted, and remove all that is left of both."""
+    async def _finish(self, shim: Shim, *, deleted: bool = True) -> None:
+        """End a shim whose task is `deleted`, or was never made; remove what is left of both."""
         shim.ending = True
         # The task is deleted already, so neither has to wait for the other.
         async with anyio.create_task_group() as both:
@@ -270,7 +270,10 @@ class ShimManager:
             if not agreed and not self._shares_shim(shim):
                 await to_thread.run_sync(_kill_shim, shim.bundle)
             await shim.disconnect()
-        if not agreed and not shim.binary.deletes_after_shutdown:
+        if not deleted and not shim.binary.deletes_after_shutdown:
+            # It may have been killed within Create, and what it was running goes on.
+            if not self._shares_shim(shim):
+                await to_thread.run_sync(_kill_shim, shim.bundle)
             await self._run_delete(shim.binary)
         await self._delete_bundle(shim.bundle)
         self._group.start_soon(self._sweep_socket, shim)
