@@ -172,7 +172,9 @@ async def test_signals_are_not_blocked_or_ignored(taskd: Daemon) -> None:
     command = ["/bin/grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status"]
     async with taskd.container(RUNTIME, [], spec=process(command)) as container:
         assert await container.run() == 0
-        assert {line.split()[1] for line in container.output.splitlines()} == {b"0" * 16}
+        blocked, ignored = (int(line.split()[1], 16) for line in container.output.splitlines())
+        # 32 and 33 are libc's own: it lets nobody change what the tests' parent ignores.
+        assert (blocked, ignored & ~(1 << 31 | 1 << 32)) == (0, 0)
 
 
 async def test_execs(taskd: Daemon) -> None:
