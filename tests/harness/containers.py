@@ -52,7 +52,8 @@ def process(arguments: Sequence[str], *, terminal: bool = False, cwd: str = "/")
 def hungry(rootfs: Path) -> Any:
     """The specification of a container that soon wants more memory than it may have."""
     script = "sleep 0.5; dd if=/dev/zero of=/dev/null bs=512M count=1; sleep 1000"
-    limits = {"memory": {"limit": 8 << 20, "swap": 8 << 20}}
+    # Newer runcs need some 12 MiB in the container's group to start.
+    limits = {"memory": {"limit": 32 << 20, "swap": 32 << 20}}
     return spec(rootfs, ["/bin/sh", "-c", script], resources=limits)
 
 
