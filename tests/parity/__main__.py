@@ -34,7 +34,7 @@ def main() -> int:
         for scenario in scenarios:
             print(f"{scenario.name:{width}}", end="", flush=True)
             for generation in generations:
-                if generation.name not in scenario.generations:
+                if not scenario.concerns(generation):
                     print(f" {'-':9}", end="", flush=True)
                     continue
                 found = anyio.run(compare, scenario, pairs, generation)

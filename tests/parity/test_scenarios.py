@@ -28,7 +28,7 @@ CASES = [
     pytest.param(scenario, generation, id=f"{generation}: {scenario.name}")
     for generation in (*GENERATIONS, OWN)
     for scenario in SCENARIOS
-    if generation.name in scenario.generations
+    if scenario.concerns(generation)
 ]
 
 

@@ -7,7 +7,7 @@ import pkgutil
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from harness.generations import GENERATIONS
+from harness.generations import GENERATIONS, Generation
 from parity.recorder import Recorder
 
 __all__ = ["Play", "Scenario", "collected", "scenario"]
@@ -16,6 +16,8 @@ Play = Callable[[Recorder], Awaitable[None]]
 
 
 ALL = tuple(generation.name for generation in GENERATIONS)
+
+_WITHOUT_SHIMS = {"containers", "content", "garbage", "images", "leases", "namespaces"}
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,12 @@ class Scenario:
     """It looks at what all namespaces share, so it needs daemons that nobody else has used."""
     generations: tuple[str, ...] = ALL
     """The containerds that can do what it is about."""
+
+    def concerns(self, generation: Generation) -> bool:
+        """Whether it shows something of `generation`: of a shim of our own, what shims do."""
+        if generation.own_shim and self.name.partition(":")[0] in _WITHOUT_SHIMS:
+            return False
+        return generation.name in self.generations
 
 
 _SCENARIOS: dict[str, Scenario] = {}

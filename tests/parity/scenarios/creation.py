@@ -328,7 +328,7 @@ async def stdio_that_is_not_there(r: Recorder) -> None:
         "five": {"stdout": "binary:///no/such/logger"},
     }.items():
         await r.container(name)
-        await r.tasks.create(container_id=name, **fields)
+        await r.tasks.create(container_id=name, **fields, patience=5)  # the second waits
     await r.tasks.list()
 
 

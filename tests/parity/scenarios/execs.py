@@ -225,7 +225,7 @@ async def terminal_without_a_client(r: Recorder) -> None:
         await r.tasks.resize_pty(container_id="one", exec_id="two", width=width, height=height)
     await r.tasks.get(container_id="one", exec_id="two")
     await r.tasks.kill(container_id="one", exec_id="two", signal=9)
-    await r.tasks.wait(container_id="one", exec_id="two")
+    await r.tasks.wait(container_id="one", exec_id="two", patience=PATIENCE_SECONDS)
     await r.tasks.resize_pty(container_id="one", exec_id="two", width=1, height=1)
 
 
