@@ -13,11 +13,11 @@ if [ ! -x "$cache/bin/criu" ]; then
     program=$(cd "$cache/tree" && find . -path '*bin/criu' | head -n 1)
     libraries=$(cd "$cache/tree" && find . -name 'lib*.so*' -printf "$cache/tree/%h\n" | sort -u | tr '\n' ':')
     mkdir -p "$cache/bin"
-    cat > "$cache/bin/criu.new" <<SCRIPT
+    cat > "$cache/bin/criu.$$" <<SCRIPT
 #!/bin/sh
 exec "$cache/tree/$loader" --library-path "$libraries" "$cache/tree/$program" "\$@"
 SCRIPT
-    chmod +x "$cache/bin/criu.new"
-    mv "$cache/bin/criu.new" "$cache/bin/criu"
+    chmod +x "$cache/bin/criu.$$"
+    mv "$cache/bin/criu.$$" "$cache/bin/criu"
 fi
 echo "$cache/bin"

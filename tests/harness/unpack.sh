@@ -12,6 +12,9 @@ mirror=$(sed -n 's/^URIs: *//p; s/^deb \(\[[^]]*\] \)\?\([^ ]*\) .*/\2/p' \
     /etc/apt/sources.list /etc/apt/sources.list.d/*debian* 2>/dev/null | grep /debian | head -n 1)
 mkdir -p "$(dirname "$tree")"
 tree=$(cd "$(dirname "$tree")" && pwd)/$(basename "$tree")
+exec 9> "$tree.lock" # several may want it at once
+flock 9
+[ -e "$tree" ] && exit
 work=$(mktemp -d "$tree.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$work/lists/partial" "$work/archives/partial" "$work/tree"
