@@ -328,7 +328,8 @@ def _compile_pattern(pattern: str) -> _Pattern | None:
     try:
         compiled: _Pattern = re2.compile(_utf8(pattern), options)
     except re2.error as error:
-        _log.error('error compiling regexp "%s": %s', pattern, error)
+        # Not as it is: lone surrogates, for bytes that are no text, cannot be written down.
+        _log.error("error compiling regexp %r: %s", pattern, error)
         return None
     return compiled
 
