@@ -262,18 +262,17 @@ class ShimManager:
     async def _finish(self, shim: Shim, *, deleted: bool = True) -> None:
         """End a shim whose task is `deleted`, or was never made; remove what is left of both."""
         shim.ending = True
+        # It may have been killed within Create, and what it was running goes on.
+        half_made = not deleted and not shim.binary.deletes_after_shutdown
         # The task is deleted already, so neither has to wait for the other.
         async with anyio.create_task_group() as both:
             if shim.binary.deletes_after_shutdown:
                 both.start_soon(self._run_delete, shim.binary)
             agreed = await shim.shutdown(timeout=self._config.timeouts.shutdown)
-            if not agreed and not self._shares_shim(shim):
+            if (half_made or not agreed) and not self._shares_shim(shim):
                 await to_thread.run_sync(_kill_shim, shim.bundle)
             await shim.disconnect()
-        if not deleted and not shim.binary.deletes_after_shutdown:
-            # It may have been killed within Create, and what it was running goes on.
-            if not self._shares_shim(shim):
-                await to_thread.run_sync(_kill_shim, shim.bundle)
+        if half_made:
             await self._run_delete(shim.binary)
         await self._delete_bundle(shim.bundle)
         self._group.start_soon(self._sweep_socket, shim)
