@@ -140,7 +140,8 @@ class Shim:
 
     async def has_panicked(self) -> bool:
         """Whether its process ends now, as one in Go does that cannot go on."""
-        if await self.ends(1) and "panic: " in self.case.whole_log():
+        # Its last words may be on their way when it has ended.
+        if await self.ends(1) and await until(lambda: "panic: " in self.case.whole_log(), 1):
             self.case.orphaned_sockets.add(self.socket)
             return True
         return False

@@ -127,7 +127,7 @@ async def test_a_thousand_subscribers_and_a_hundred_thousand_events(folder: Path
 
 
 async def test_a_subscriber_is_killed_and_goes_on(daemon: Taskd) -> None:
-    count = 100_000
+    count = 20_000
     publishing = asyncio.create_task(publish_as_shims(daemon, count))
     found: list[int] = []
     ends = 0

@@ -45,7 +45,7 @@ async def disturb(fleet: Fleet, seed: int, strike: Callable[[random.Random], boo
     moments = random.Random(seed)
     # Python's shims take longer to start while a new daemon's helper is not there yet, and some
     # containers are to get through.
-    longest = 3.0 if Taskd.own_shim else 1.0
+    longest = 3.0 if Taskd.own_shim else 1.5
     work = asyncio.create_task(fleet.run())
     hits = 0
     while not work.done():
