@@ -39,6 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
         subprocess.run(["mount", "-t", "tmpfs", "sockets", sockets], check=True)
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in its own
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A worker takes a file's tests, which share daemons, or those of one generation in parity."""
     for item in items:
