@@ -138,10 +138,10 @@ END
         """,
         "one\n33554432\n17\n",
     ),
-    "out of memory": (
+    "out of memory": (  # which containerd's shim begins to watch once the container has started
         """
         docker run --name one --network none --memory 16m busybox sh -c '
-            dd if=/dev/zero of=/dev/null bs=200M count=1; echo $?; sleep 2' 2> /dev/null
+            sleep 1; dd if=/dev/zero of=/dev/null bs=200M count=1; echo $?; sleep 2' 2> /dev/null
         field one State.OOMKilled
         """,
         "(Killed\n)?137\ntrue\n",
