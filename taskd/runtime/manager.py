@@ -269,13 +269,17 @@ class ShimManager:
             if shim.binary.deletes_after_shutdown:
                 both.start_soon(self._run_delete, shim.binary)
             agreed = await shim.shutdown(timeout=self._config.timeouts.shutdown)
-            if (half_made or not agreed) and not self._shares_shim(shim):
+            killed = (half_made or not agreed) and not self._shares_shim(shim)
+            if killed:
                 await to_thread.run_sync(_kill_shim, shim.bundle)
             await shim.disconnect()
         if half_made:
             await self._run_delete(shim.binary)
-        await self._delete_bundle(shim.bundle)
-        self._group.start_soon(self._sweep_socket, shim)
+        if killed:
+            await self._remove_unreachable(shim.bundle, shim.bootstrap)
+        else:
+            await self._delete_bundle(shim.bundle)
+            self._group.start_soon(self._sweep_socket, shim)
         self._shims.pop((shim.namespace, shim.id), None)
 
     def _shares_shim(self, shim: Shim) -> bool:
