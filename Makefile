@@ -23,7 +23,7 @@ types: $(VENV)/.installed-dev
 
 tests: $(VENV)/.installed-dev
 	@.ci/need -n $(SHIM) containerd:containerd ctr:containerd crun:crun dockerd:docker.io ps:procps losetup:mount nats-server:nats-server
-	$(BIN)/pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder $(PYTEST)
+	$(BIN)/pytest --numprocesses 3 --dist worksteal $(PYTEST)
 
 parity: $(VENV)/.installed-dev
 	@.ci/need $(SHIM) containerd:containerd

@@ -39,16 +39,6 @@ def pytest_configure(config: pytest.Config) -> None:
         subprocess.run(["mount", "-t", "tmpfs", "sockets", sockets], check=True)
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in its own
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A worker takes a file's tests, which share daemons, or those of one generation in parity."""
-    for item in items:
-        group = item.path.name
-        if generation := getattr(item, "callspec", None) and item.callspec.params.get("generation"):
-            group += f" {generation}"
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root filesystem with busybox."""

@@ -20,9 +20,9 @@ STEPS = ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"]
 
 
 @pytest.fixture(scope="module")
-def rootfs() -> Path:
+def rootfs(worker_id: str) -> Path:
     """Where the daemon sees it, too."""
-    folder = SHARED / "rootfs"
+    folder = SHARED / f"rootfs-{worker_id}"
     return folder if folder.exists() else make_rootfs(folder)
 
 
