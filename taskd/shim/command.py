@@ -48,6 +48,7 @@ __all__ = ["Call", "main", "rehearse", "run"]
 
 log = logging.getLogger("taskd.shim")
 
+_BACKLOG = 128
 _FLUSH_SECONDS = 5.0
 _GRACE_SECONDS = 1.0
 _LOG_FORMAT = "%(levelname)s %(message)s"
@@ -72,7 +73,12 @@ def run(kind: type[Container], name: str) -> NoReturn:
     The whole of a shim's executable.
     """
     call = Call(sys.argv[1:], sys.stdin.buffer.read, _print, forks=True)
-    sys.exit(main(kind, name, call))
+    status = main(kind, name, call)
+    # A daemon waits for the end of each of these processes, and to take the interpreter down would
+    # be a fifth of their time.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def main(kind: type[Container], name: str, call: Call) -> int:
@@ -96,6 +102,7 @@ def main(kind: type[Container], name: str, call: Call) -> int:
                 return 0
             case "":
                 _set_up_log(options.debug)
+                _ignore_ends()
                 return _serve(kind, options, _bound(options.socket or _address(kind, options)))
         print(f"{name}: unknown command {options.action}", file=sys.stderr)
     except (OSError, TaskdError, ValueError) as exc:
@@ -156,9 +163,12 @@ def _start(kind: type[Container], options: argparse.Namespace, call: Call) -> in
         call.answer(_bootstrap(address))  # the group's shim is there already
         return 0
     given = call.stdin()
+    _ignore_ends()
     if call.forks and os.fork():
         call.answer(_bootstrap(address))
         return 0
+    # Who connects is told that its peer is the process that listened last.
+    listener.listen(_BACKLOG)
     kind.begin()
     os.setsid()
     setproctitle(_title(options, group))
@@ -248,7 +258,7 @@ def _bound(address: str) -> socket.socket:
         raise
     finally:
         os.umask(mask)
-    listener.listen(128)
+    listener.listen(_BACKLOG)
     listener.setblocking(False)
     return listener
 
@@ -298,10 +308,6 @@ async def _serving(
     address = os.environ.get("TTRPC_ADDRESS") or f"{options.address}.ttrpc"
     publisher = Publisher(address, options.namespace)
     service = TaskService(kind, options.namespace, reaper, publisher)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        # A shim outlives whatever ends its daemon; only the daemon ends it. What it starts does not
-        # inherit a handler, as it would SIG_IGN.
-        signal.signal(number, _ignore)
     socket_path = listener.getsockname()
     publishing = asyncio.get_running_loop().create_task(publisher.run())
     async with ttrpc.Server(service.services()) as server:
@@ -316,6 +322,13 @@ async def _serving(
     publishing.cancel()
     await asyncio.wait([publishing])
     await publisher.aclose()
+
+
+def _ignore_ends() -> None:
+    """Outlive whatever ends the daemon: only the daemon ends a shim."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # What it starts does not inherit a handler, as it would SIG_IGN.
+        signal.signal(number, _ignore)
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:

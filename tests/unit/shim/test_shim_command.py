@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -86,14 +88,17 @@ def shims(folder: Path) -> Iterator[Shims]:
 
 
 def listener(address: str) -> int:
-    """Pid of the process that listens there."""
-    import socket
-    import struct
-
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.connect(address.removeprefix("unix://"))
-        found = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-        return int(struct.unpack("3i", found)[0])
+    """Pid of the process that listens there: at first that of the command that started it."""
+    deadline = time.monotonic() + 20
+    while True:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(address.removeprefix("unix://"))
+            found = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        pid = int(struct.unpack("3i", found)[0])
+        if Path(f"/proc/{pid}").exists():
+            return pid
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def end(address: str) -> None:
