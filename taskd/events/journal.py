@@ -277,6 +277,14 @@ class Journal:
         async with self._lock:
             self._change(*ledger.retirement(namespace, container, exec_id, time.time_ns()))
 
+    async def settle(self, namespace: str, container: str) -> None:
+        """Note that a task has ended of which nothing was told, so that nothing will be.
+
+        Raises `ResourceExhausted` if the disk is full.
+        """
+        async with self._lock:
+            self._change(*ledger.settlement(namespace, container, time.time_ns()))
+
     # --- cursors --------------------------------------------------------------------------
 
     def cursor(self, name: str) -> int | None:

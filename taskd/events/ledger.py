@@ -3,6 +3,10 @@
 A step may reach taskd twice: from the shim, which sends an event again when nobody has confirmed
 it, and from taskd's own calls to that shim. The first one counts. This outlives the daemon, and the
 events themselves, which retention may take while a process still runs.
+
+A step may also come too late: a shim that was killed can have left an event in its socket. Once the
+end of a task is settled there is nobody to tell the rest, so that of processes unknown by then
+nothing is let in.
 """
 
 from __future__ import annotations
@@ -20,7 +24,16 @@ from taskd.proto.containerd.events import (
 )
 from taskd.wellknown import nanoseconds, unpack
 
-__all__ = ["SCHEMA", "Process", "forgetting", "processes", "record", "retirement", "tasks"]
+__all__ = [
+    "SCHEMA",
+    "Process",
+    "forgetting",
+    "processes",
+    "record",
+    "retirement",
+    "settlement",
+    "tasks",
+]
 
 SCHEMA = """
     CREATE TABLE processes (
@@ -40,6 +53,9 @@ SCHEMA = """
 
 KEPT = 600 * 10**9
 """Nanoseconds that a deleted process stays known. A shim gives up sending an event after 15 s."""
+
+_NOBODY = -1
+"""Pid of the process that stands for a task of which nothing was told when it ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +77,7 @@ def record(
 ) -> bool | None:
     """Note the step of a process's life that an event tells of, at `now`, ns since the epoch.
 
-    None: the event is not of that kind. False: it has been told before.
+    None: the event is not of that kind. False: it has been told before, or comes too late.
 
     `first_hand` events are taskd's own: of such a birth, a process that has been removed already
     under the same pid was another one.
@@ -92,6 +108,8 @@ def record(
             "AND deleted",
             key,
         )
+    if not first_hand and _is_late(connection, key, envelope.timestamp):
+        return False
     done = connection.execute(
         "INSERT INTO processes"  # noqa: S608 - the columns are ours
         f" (namespace, container, process, pid, {step}, exit_status, exited_at)"
@@ -107,6 +125,21 @@ def record(
             (now, envelope.namespace, message.container_id),
         )
     return done.rowcount > 0
+
+
+def _is_late(connection: sqlite3.Connection, key: tuple[str, str, str, int], happened: int) -> bool:
+    """Whether a process is unknown, and its task had ended when something `happened` to it."""
+    ended = connection.execute(
+        "SELECT 1 FROM processes WHERE namespace = ? AND container = ? AND process = ''"
+        " AND deleted > ? LIMIT 1",
+        (*key[:2], happened),
+    )
+    if ended.fetchone() is None:
+        return False
+    known = connection.execute(
+        "SELECT 1 FROM processes WHERE (namespace, container, process, pid) = (?, ?, ?, ?)", key
+    )
+    return known.fetchone() is None
 
 
 def processes(connection: sqlite3.Connection, namespace: str, container: str) -> list[Process]:
@@ -140,6 +173,16 @@ def retirement(
         "UPDATE processes SET deleted = ?"
         " WHERE namespace = ? AND container = ? AND process = ? AND deleted = 0",
         (now, namespace, container, exec_id),
+    )
+
+
+def settlement(namespace: str, container: str, now: int) -> tuple[str, tuple[object, ...]]:
+    """The statement that a task has ended of which nothing was told, and its values."""
+    return (
+        "INSERT INTO processes (namespace, container, process, pid, deleted)"
+        " VALUES (?, ?, '', ?, ?)"
+        " ON CONFLICT DO UPDATE SET deleted = excluded.deleted",
+        (namespace, container, _NOBODY, now),
     )
 
 

@@ -249,6 +249,8 @@ class Monitor:
         known = self._journal.processes(namespace, container)
         init = [process for process in known if not process.id]
         if not any(process.created for process in init):
+            with suppress(ResourceExhausted):
+                await self._journal.settle(namespace, container)
             return
         told = next((process for process in init if process.exited), None)
         pid = (found.pid if found else 0) or max(process.pid for process in init)

@@ -117,6 +117,30 @@ async def test_a_process_may_have_the_pid_of_an_earlier_one(journal: Journal) ->
             assert await journal.append(envelope(topic, pack(message)), first_hand=True) == position
 
 
+@pytest.mark.parametrize("told", [True, False])
+async def test_what_comes_after_the_end_is_left_out(journal: Journal, told: bool) -> None:
+    """A shim that was killed may have left it in its socket, and nobody would tell the rest."""
+    if told:
+        for topic, message in STEPS.items():
+            await journal.append(envelope(topic, pack(message)), first_hand=True)
+    else:
+        await journal.settle("ns", "one")
+    late, now = time.time_ns() - 10**9, time.time_ns() + 10**9
+    for topic, event in (
+        ("/tasks/create", TaskCreate(container_id="one", pid=9)),
+        ("/tasks/start", TaskStart(container_id="one", pid=9)),
+        ("/tasks/exec-started", TaskExecStarted(container_id="one", exec_id="e", pid=10)),
+        ("/tasks/exit", TaskExit(container_id="one", id="one", pid=9)),
+        ("/tasks/delete", TaskDelete(container_id="one", pid=9)),
+    ):
+        assert await journal.append(envelope(topic, pack(event), late), shims=True) is None
+    assert journal.tasks() == journal.processes("ns", "one") == []
+    again = pack(TaskCreate(container_id="one", pid=9))
+    assert await journal.append(envelope("/tasks/create", again, now), shims=True)
+    assert await journal.append(envelope("/tasks/create", again, late), first_hand=True) is None
+    assert journal.tasks() == [("ns", "one")]
+
+
 async def test_a_shim_that_repeats_itself_is_heard_once(journal: Journal) -> None:
     first, second = (envelope("/tasks/oom", pack(TaskOom(container_id="one")), at) for at in (1, 2))
     assert await journal.append(first, shims=True) == 1
