@@ -78,9 +78,11 @@ class Pairs:
             containerd = stack.enter_context(Containerd(Path(folder, "c"), path=path))
             if generation.own_shim:
                 path = f"{own_shim(Path(folder, 'shims'))}:{path}"
+            # Only our own shims gain by a helper, which takes time that each pair would wait for.
+            settings = f"{LATE_GC}[shims]\nwarm = {str(generation.own_shim).lower()}\n"
             options = ("--log-level", "debug")
             taskd = stack.enter_context(
-                Taskd(Path(folder, "t"), *options, path=path, settings=LATE_GC)
+                Taskd(Path(folder, "t"), *options, path=path, settings=settings)
             )
             yield Pair(containerd, taskd)
 

@@ -17,7 +17,10 @@ Play = Callable[[Recorder], Awaitable[None]]
 
 ALL = tuple(generation.name for generation in GENERATIONS)
 
-_WITHOUT_SHIMS = {"containers", "content", "garbage", "images", "leases", "namespaces"}
+_WITHOUT_SHIMS = {
+    *("containers", "content", "garbage", "images", "leases", "namespaces"),
+    *("task no container", "task no task", "task deleted"),
+}
 
 
 @dataclass(frozen=True)
