@@ -39,6 +39,11 @@ def pytest_configure(config: pytest.Config) -> None:
         subprocess.run(["mount", "-t", "tmpfs", "sockets", sockets], check=True)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What says that it takes long comes first, lest one worker is left alone with it."""
+    items.sort(key=lambda item: item.get_closest_marker("timeout") is None)
+
+
 @pytest.fixture(scope="session")
 def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root filesystem with busybox."""
