@@ -12,7 +12,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY taskd taskd
 COPY shims shims
 RUN python3 -m venv /opt/taskd \
-    && /opt/taskd/bin/pip install --no-cache-dir '.[metrics,nats,otel,uvloop]' ./shims/*/
+    && /opt/taskd/bin/pip install --no-cache-dir '.[metrics,nats,otel,uvloop,wasm]'
 ENV PATH=/opt/taskd/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 COPY tests/composed/entrypoint /entrypoint
 # tini reaps what shims leave: whoever is process 1 inherits it.
@@ -24,6 +24,5 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends mount procps \
     && rm -rf /var/lib/apt/lists/*
 COPY . .
-RUN /opt/taskd/bin/pip install --no-cache-dir --editable '.[metrics,nats,otel,uvloop,dev]' \
-        $(printf -- '--editable ./%s ' shims/*/)
+RUN /opt/taskd/bin/pip install --no-cache-dir --editable '.[metrics,nats,otel,uvloop,wasm,dev]'
 CMD ["pytest"]

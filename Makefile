@@ -1,7 +1,6 @@
 # Everything is set up by the target that needs it; `make demo` and `make test` need nothing before.
 VENV := .venv
 BIN := $(VENV)/bin
-SHIMS := $(patsubst %/pyproject.toml,--editable ./%,$(wildcard shims/*/pyproject.toml))
 SHIM := containerd-shim-runc-v2:containerd runc:runc busybox:busybox-static
 
 # Daemons are started by the dozen: what is compiled once is kept.
@@ -46,16 +45,16 @@ compose:
 protos: $(VENV)/.installed-dev
 	$(BIN)/python protos/generate.py
 
-$(VENV)/.installed: pyproject.toml $(wildcard shims/*/pyproject.toml)
+$(VENV)/.installed: pyproject.toml
 	@python3 -c 'import ensurepip' 2>/dev/null || .ci/need /missing:python3-venv
 	@test -x $(BIN)/python || python3 -m venv $(VENV)
 	@echo "installing taskd into $(VENV)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[uvloop]' $(SHIMS)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[uvloop,wasm]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "installing the tests' tools into $(VENV)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[metrics,nats,otel,uvloop,dev]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[metrics,nats,otel,uvloop,wasm,dev]'
 	@touch $@
 
 clean:

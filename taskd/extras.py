@@ -10,5 +10,5 @@ __all__ = ["missing"]
 def missing(who: str, package: str, extra: str, exc: ImportError) -> FailedPrecondition:
     """The error for `who` when the package of an extra is not installed."""
     return FailedPrecondition(
-        f"{who} needs {package} (pip install 'taskd[{extra}]'): {exc}", verbatim=True
+        f"{who} needs {package} (pip install 'taskd-containers[{extra}]'): {exc}", verbatim=True
     )

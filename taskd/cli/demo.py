@@ -23,7 +23,7 @@ async def demo() -> None:
     """
     if RUNTIME not in plugins.installed():
         raise FailedPrecondition(
-            f"the demo needs {RUNTIME} (pip install taskd-shim-process)", verbatim=True
+            f"the demo needs {RUNTIME} (pip install taskd-containers)", verbatim=True
         )
     async with daemon("demo") as taskd:
         print(f"daemon    serves on {taskd.socket}")

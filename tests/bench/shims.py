@@ -37,7 +37,7 @@ from taskd.proto.google.protobuf import Any
 
 __all__ = ["crun", "execs", "host_process", "memory", "runc", "shared_memory", "throughput"]
 
-RUNTIMES = {"containerd": lifecycle.RUNTIME, "taskd": "io.taskd.runc.v1"}
+RUNTIMES = {"containerd": lifecycle.RUNTIME, "taskd": "io.taskd.oci.v1"}
 PROCESS = "io.taskd.process.v1"
 CONTAINERS = 20
 SHARING = 100

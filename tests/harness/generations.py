@@ -22,7 +22,7 @@ class Generation:
     name: str
     suite: str = ""
     own_shim: bool = False
-    """taskd runs its own ``io.taskd.runc.v1`` where containerd runs its shim."""
+    """taskd runs its own ``io.taskd.oci.v1`` where containerd runs its shim."""
 
     def __str__(self) -> str:
         return f"{self.name}, own shim" if self.own_shim else self.name
@@ -58,7 +58,7 @@ def criu() -> Path:
 def own_shim(folder: Path) -> Path:
     """A folder for PATH in which ``io.containerd.runc.v2`` is taskd's own shim for runc."""
     folder.mkdir(parents=True, exist_ok=True)
-    shim = Path(sysconfig.get_path("scripts"), "containerd-shim-runc-v1")
+    shim = Path(sysconfig.get_path("scripts"), "containerd-shim-oci-v1")
     with suppress(FileExistsError):
         (folder / "containerd-shim-runc-v2").symlink_to(shim)
     return folder

@@ -20,7 +20,7 @@ from taskd.check import Outcome, Subject
 from taskd.check.differences import NO_CGROUP
 
 TASKD = Path(sysconfig.get_path("scripts"), "taskd")
-OWN = ("io.taskd.runc.v1", "io.taskd.process.v1")
+OWN = ("io.taskd.oci.v1", "io.taskd.process.v1")
 
 # On a machine that has a lot else to do; some 50 s alone.
 pytestmark = pytest.mark.timeout(1800)

@@ -17,7 +17,7 @@ from harness.generations import GENERATIONS, Generation
 from harness.leaks import leaving_nothing, traces
 from harness.real import need
 
-RUNC, PROCESS = "io.taskd.runc.v1", "io.taskd.process.v1"
+RUNC, PROCESS = "io.taskd.oci.v1", "io.taskd.process.v1"
 
 
 @pytest.fixture(params=GENERATIONS, ids=str)
@@ -26,7 +26,6 @@ def containerd(request: pytest.FixtureRequest, folder: Path) -> Iterator[Contain
     need("containerd", "ctr", "runc", "busybox")
     generation: Generation = request.param
     binaries = generation.binaries()
-    # Ours first: containerd 1's packages have a shim of the name containerd-shim-runc-v1, too.
     path = [sysconfig.get_path("scripts"), *([str(binaries)] if binaries else [])]
     with Containerd(folder / "c", path=":".join((*path, os.environ["PATH"]))) as running:
         yield running

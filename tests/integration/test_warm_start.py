@@ -17,7 +17,7 @@ from harness.real import BOTH_SHIMS, need
 
 from taskd.proto.containerd.services.tasks.v1 import ListPidsRequest, WaitRequest
 
-RUNC = "io.taskd.runc.v1"
+RUNC = "io.taskd.oci.v1"
 PODS = {"io.kubernetes.cri.sandbox-id": "pod", "io.kubernetes.cri.container-type": "container"}
 
 

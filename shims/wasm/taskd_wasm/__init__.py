@@ -2,10 +2,11 @@
 
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
-from taskd.errors import NotFound
+from taskd.errors import FailedPrecondition, NotFound
 from taskd.shim import Container, Process, run
 
 ENGINE = Path(__file__).with_name("engine.py")
@@ -16,6 +17,8 @@ class Wasm(Container):
         return await self.exec(init)
 
     async def exec(self, process: Process) -> int:
+        if find_spec("wasmtime") is None:
+            raise FailedPrecondition("no wasmtime: pip install 'taskd-containers[wasm]'")
         root, name = self.rootfs.resolve(), process.args[0]
         module = (root / name.lstrip("/")).resolve()
         if not module.is_file() or not module.is_relative_to(root):

@@ -26,9 +26,9 @@ from taskd.errors import FailedPrecondition, NotFound, TaskdError, Unknown
 from taskd.proto.containerd.runc.v1 import CheckpointOptions, Options
 from taskd.shim import Completed, Container, Pipes, Process, Status
 from taskd.types import TypedValue
-from taskd_runc.runtime import ROOT, Failed, Runtime
+from taskd_oci.runtime import ROOT, Failed, Runtime
 
-__all__ = ["Runc"]
+__all__ = ["Oci"]
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ _SETTINGS = "options.json"
 _GONE = ("os: process already finished", "container not running", "no such process")
 
 
-class Runc(Container):
+class Oci(Container):
     """One container of runc, crun, or whatever ``BinaryName`` names."""
 
     groups: ClassVar[Sequence[str]] = (

@@ -1,14 +1,14 @@
-"""The executable ``containerd-shim-runc-v1``."""
+"""The executable ``containerd-shim-oci-v1``."""
 
 from __future__ import annotations
 
 from typing import NoReturn
 
 from taskd.shim import run
-from taskd_runc.container import Runc
+from taskd_oci.container import Oci
 
 __all__ = ["main"]
 
 
 def main() -> NoReturn:
-    run(Runc, "io.taskd.runc.v1")
+    run(Oci, "io.taskd.oci.v1")
