@@ -36,6 +36,7 @@ from taskd.events import Bus, Journal
 from taskd.extras import missing
 from taskd.gc.collector import Collector
 from taskd.gc.scheduler import Scheduler
+from taskd.grpc.server import Servable
 from taskd.metadata import ContainerStore, Database, ImageStore, LeaseStore, NamespaceStore
 from taskd.nats.settings import CURSOR
 from taskd.observe.setup import Observed, observed
@@ -49,8 +50,6 @@ from taskd.sockets import listening, lock, notify
 from taskd.tasks import Checkpoints, Monitor, TaskService
 
 if TYPE_CHECKING:
-    from grpclib._typing import IServable
-
     from taskd.nats.sink import NatsSink
 
 __all__ = ["running", "serve"]
@@ -241,7 +240,7 @@ def _services(
     bus: Bus,
     tasks: TaskService,
     scheduler: Scheduler,
-) -> list[IServable]:
+) -> list[Servable]:
     return [
         Containers(ContainerStore(database), bus),
         Content(content, bus),

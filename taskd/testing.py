@@ -22,12 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-from grpclib.client import Channel
-from grpclib.events import SendRequest, listen
 from grpclib.exceptions import GRPCError
 
 from taskd.config import Config
 from taskd.daemon import running
+from taskd.grpc.channel import Channel
 from taskd.proto.containerd.services.containers.v1 import Container as Record
 from taskd.proto.containerd.services.containers.v1 import (
     ContainerRuntime,
@@ -61,11 +60,10 @@ async def daemon(namespace: str = "testing") -> AsyncIterator[Daemon]:
         folder = Path(name)
         config = Config(root=folder / "root", state=folder / "state")
 
-        async def in_namespace(event: SendRequest) -> None:
-            event.metadata["containerd-namespace"] = namespace
-
-        async with running(config), Channel(path=str(config.socket)) as channel:
-            listen(channel, SendRequest, in_namespace)
+        async with (
+            running(config),
+            Channel(config.socket, namespace=namespace) as channel,
+        ):
             yield Daemon(folder, config.socket, channel)
 
 

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 from grpclib.const import Cardinality, Handler
 
 import taskd.proto
+from taskd.grpc.server import Servable
 from taskd.wire import MalformedMessage
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor_pool import DescriptorPool
-    from grpclib._typing import IServable
 
-__all__ = ["Late", "Request"]
+__all__ = ["Late"]
 
 _METHODS = {
     "/grpc.health.v1.Health/Check": Cardinality.UNARY_UNARY,
@@ -30,7 +30,7 @@ _METHODS = {
 }
 
 
-class Request:
+class _Request:
     """What a method's request will be, once its service is loaded."""
 
     def __init__(self, late: Late, path: str) -> None:
@@ -51,7 +51,7 @@ class Request:
 class Late:
     """The services, which tell of `services` and of themselves."""
 
-    def __init__(self, services: Iterable[IServable]) -> None:
+    def __init__(self, services: Iterable[Servable]) -> None:
         self._services = list(services)
 
     @cached_property
@@ -74,7 +74,7 @@ class Late:
             path: Handler(
                 partial(self._serve, path),
                 cardinality,
-                Request(self, path),
+                _Request(self, path),
                 object,
             )
             for path, cardinality in _METHODS.items()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from taskd import identifiers
 from taskd.errors import FailedPrecondition, InvalidArgument
+from taskd.grpc import NAMESPACE_HEADER
 
 if TYPE_CHECKING:
     import grpclib.server
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["LEASE_HEADER", "NAMESPACE_HEADER", "current", "lease", "namespace"]
 
-NAMESPACE_HEADER = "containerd-namespace"
 LEASE_HEADER = "containerd-lease"
 
 current: ContextVar[Stream] = ContextVar("current")

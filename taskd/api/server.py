@@ -10,33 +10,20 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
 
 import anyio
-import betterproto2
 from grpclib.const import Handler, Status
-from grpclib.encoding.base import CodecBase
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
-from grpclib.protocol import H2Protocol
-from grpclib.server import Server
-from h2.settings import SettingCodes
 
-from taskd import codec
 from taskd.api import request
-from taskd.api.reflection import Late, Request
-from taskd.codec import MalformedMessage
+from taskd.api.reflection import Late
 from taskd.errors import DeadlineExceeded, TaskdError, Unavailable
+from taskd.grpc.server import Servable, Server, has_gone
 from taskd.observe import Instrument
 
-if TYPE_CHECKING:
-    from grpclib._typing import IServable
-
-__all__ = ["MAX_MESSAGE_SIZE", "ApiServer"]
+__all__ = ["ApiServer"]
 
 log = logging.getLogger(__name__)
-
-MAX_MESSAGE_SIZE = 16 << 20
-"""Bytes a message may have (containerd: ``defaults.DefaultMaxRecvMsgSize``)."""
 
 # Calls that last as long as their client likes; a daemon that stops does not wait for them.
 _OPEN_ENDED = {
@@ -49,57 +36,11 @@ _OPEN_ENDED = {
 }
 
 
-class _Codec(CodecBase):
-    """Serialises betterproto2's messages, and the ones of grpclib's own services."""
-
-    __content_subtype__ = "proto"
-
-    def encode(self, message: Any, message_type: Any) -> bytes:
-        if isinstance(message, betterproto2.Message):
-            return codec.encode(message)
-        encoded: bytes = message.SerializeToString()
-        return encoded
-
-    def decode(self, data: bytes, message_type: Any) -> Any:
-        if len(data) > MAX_MESSAGE_SIZE:
-            raise GRPCError(
-                Status.RESOURCE_EXHAUSTED,
-                f"grpc: received message larger than max ({len(data)} vs. {MAX_MESSAGE_SIZE})",
-            )
-        try:
-            if isinstance(message_type, Request):
-                return message_type.parse(data)
-            return codec.decode(message_type, data)
-        except MalformedMessage as exc:
-            raise GRPCError(Status.INTERNAL, f"grpc: error unmarshalling request: {exc}") from exc
-
-
-class _Protocol(H2Protocol):
-    """grpclib's connection, without h2's limit of 100 calls at once.
-
-    A client such as Docker Engine keeps a ``Wait`` open for each container, on one connection;
-    containerd, with grpc-go, knows no limit.
-    """
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self.connection._connection.update_settings(
-            {SettingCodes.MAX_CONCURRENT_STREAMS: 2**31 - 1}
-        )
-        self.connection.flush()
-
-
-class _Server(Server):
-    def _protocol_factory(self) -> H2Protocol:
-        made = super()._protocol_factory()
-        return _Protocol(made.handler, made.config, made.h2_config)
-
-
 class ApiServer:
     """Serves `services` on a unix socket, with health and reflection beside them."""
 
     def __init__(
-        self, services: Iterable[IServable], instruments: Sequence[Instrument] = ()
+        self, services: Iterable[Servable], instruments: Sequence[Instrument] = ()
     ) -> None:
         """`instruments` see every call; the first one is the innermost."""
         self._calls: dict[anyio.CancelScope, str] = {}
@@ -107,13 +48,11 @@ class ApiServer:
         self._draining = False
         services = list(services)
         served = [*services, Late(services)]
-        self._server = _Server(
-            [_Guarded(service, self._guard, instruments) for service in served], codec=_Codec()
-        )
+        self._server = Server([_Guarded(service, self._guard, instruments) for service in served])
 
     async def start(self, listener: socket.socket) -> None:
         """Serve the connections to `listener`, which is bound and belongs to the caller."""
-        await self._server.start(sock=listener)
+        await self._server.start(listener)
 
     async def drain(self, timeout: float) -> None:
         """Refuse new calls and wait at most `timeout` seconds for those in flight.
@@ -133,8 +72,7 @@ class ApiServer:
 
     async def close(self) -> None:
         """Stop serving; `drain` has ended all calls."""
-        self._server.close()
-        await self._server.wait_closed()
+        await self._server.close()
 
     async def _wait_idle(self) -> None:
         while self._calls:
@@ -180,7 +118,7 @@ class ApiServer:
         except (GRPCError, ProtocolError, StreamTerminatedError):
             raise
         except Exception as exc:
-            if isinstance(exc, RuntimeError) and stream._stream._transport.is_closing():
+            if isinstance(exc, RuntimeError) and has_gone(stream):
                 # uvloop's way to say that the client went away while it was written to
                 raise StreamTerminatedError("Connection lost") from exc
             log.exception("%s failed", method)
@@ -205,7 +143,7 @@ class _Guarded:
 
     def __init__(
         self,
-        service: IServable,
+        service: Servable,
         guard: Callable[[str, _Function], _Function],
         instruments: Sequence[Instrument],
     ) -> None:

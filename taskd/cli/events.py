@@ -13,13 +13,13 @@ from typing import Any
 
 import anyio
 import betterproto2
-from grpclib.client import Channel
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 
 from taskd import config
 from taskd.errors import InvalidArgument, Unavailable, from_status
 from taskd.events import Envelope
+from taskd.grpc.channel import Channel
 from taskd.proto.google.protobuf import Timestamp
 from taskd.proto.taskd.v1 import InfoRequest, JournalStub, ReadRequest
 from taskd.wellknown import nanoseconds, timestamp, unpack
@@ -55,7 +55,7 @@ async def events(
     journal = ""
     while True:
         try:
-            async with Channel(path=str(address)) as channel:
+            async with Channel(address) as channel:
                 stub = JournalStub(channel)
                 if not journal:
                     info = await stub.info(InfoRequest())

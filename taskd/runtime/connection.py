@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from grpclib.client import Channel
 from grpclib.const import Cardinality
-from grpclib.encoding.base import CodecBase
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 
 from taskd import errors, ttrpc
+from taskd.grpc.channel import Channel
+from taskd.grpc.codecs import Serialised
 from taskd.runtime.binary import Bootstrap
 
 __all__ = ["Connection", "connect"]
@@ -59,18 +59,6 @@ async def connect(bootstrap: Bootstrap, *, timeout: float) -> Connection:
             raise errors.Unknown(f'unexpected protocol: "{other}"')
 
 
-class _Bytes(CodecBase):
-    """A grpclib codec for messages that are serialised already."""
-
-    __content_subtype__ = "proto"
-
-    def encode(self, message: bytes, message_type: object) -> bytes:
-        return message
-
-    def decode(self, data: bytes, message_type: object) -> bytes:
-        return data
-
-
 class GrpcConnection:
     """A shim that speaks gRPC (containerd: ``grpcDialContext``)."""
 
@@ -81,10 +69,10 @@ class GrpcConnection:
     @classmethod
     async def connect(cls, address: str, *, timeout: float) -> GrpcConnection:
         path = address.removeprefix("unix://")
-        connection = cls(Channel(path=path, codec=_Bytes()))
+        connection = cls(Channel(path, codec=Serialised()))
         try:
             async with asyncio.timeout(timeout):
-                await connection._channel.__connect__()
+                await connection._channel.connect()
         except (OSError, TimeoutError) as exc:
             connection._channel.close()
             raise errors.Unknown(f"connecting to shim at {address}: {exc}") from exc
@@ -129,7 +117,7 @@ class GrpcConnection:
                     await self._closed.wait()
             except TimeoutError:
                 try:
-                    await self._channel.__connect__()
+                    await self._channel.connect()
                 except OSError:
                     self._closed.set()
 

@@ -12,11 +12,10 @@ import time
 from pathlib import Path
 from typing import ClassVar, Self
 
-from grpclib.client import Channel
 from grpclib.encoding.base import CodecBase
-from grpclib.events import SendRequest, listen
 
 from harness.generations import own_shim
+from taskd.grpc.channel import Channel
 
 __all__ = ["LATE_GC", "Containerd", "Daemon", "Taskd", "client"]
 
@@ -162,10 +161,4 @@ class Containerd(Daemon):
 
 def client(address: Path, namespace: str, codec: CodecBase | None = None) -> Channel:
     """A gRPC channel each of whose calls is made in `namespace`; use it in ``async with``."""
-
-    async def in_namespace(event: SendRequest) -> None:
-        event.metadata["containerd-namespace"] = namespace
-
-    channel = Channel(path=str(address), codec=codec)
-    listen(channel, SendRequest, in_namespace)
-    return channel
+    return Channel(address, namespace=namespace, codec=codec)

@@ -1,0 +1,40 @@
+"""The clients' side of gRPC: a channel to a unix socket."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+import grpclib.client
+from grpclib.encoding.base import CodecBase
+from grpclib.events import SendRequest, listen
+
+from taskd.grpc import NAMESPACE_HEADER
+from taskd.grpc.codecs import Messages
+
+__all__ = ["Channel"]
+
+
+class Channel(grpclib.client.Channel):
+    """grpclib's, to the socket at `path`; use it in ``async with``.
+
+    Calls are made in `namespace`, if one is given.
+    """
+
+    def __init__(
+        self, path: Path | str, *, namespace: str = "", codec: CodecBase | None = None
+    ) -> None:
+        super().__init__(path=str(path), codec=codec or Messages())
+        if namespace:
+
+            async def in_namespace(event: SendRequest) -> None:
+                event.metadata[NAMESPACE_HEADER] = namespace
+
+            listen(self, SendRequest, in_namespace)
+
+    async def connect(self) -> None:
+        """Connect, unless it is connected. Raises OSError."""
+        await self.__connect__()
+
+    async def __aenter__(self) -> Self:
+        return self

@@ -1,0 +1,81 @@
+"""Who knows whom."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+DOCUMENTED = {
+    "grpclib",
+    "grpclib.client",
+    "grpclib.const",
+    "grpclib.encoding.base",
+    "grpclib.events",
+    "grpclib.exceptions",
+    "grpclib.health",
+    "grpclib.metadata",
+    "grpclib.reflection",
+    "grpclib.server",
+}
+"""What grpclib says is there for everybody."""
+
+INSIDE = {"__connect__", "__dispatch__", "_h2_connection"}
+"""What its objects have for its own use."""
+
+
+def names(tree: ast.AST) -> Iterator[str]:
+    """Of everything that a module imports, wherever it does, and of grpclib's inside."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=found):
+                yield from (each.name for each in found)
+            case ast.ImportFrom(module=str(module), names=found, level=0):
+                yield from (f"{module}.{each.name}" for each in found)
+            case ast.Attribute(attr=name) if name in INSIDE:
+                yield f"grpclib.{name}"
+
+
+def private(name: str) -> bool:
+    top, *rest = name.split(".")
+    if top in ("h2", "hpack", "hyperframe", "ngh2"):
+        return True
+    if top != "grpclib":
+        return False
+    documented = any(name == each or name.startswith(f"{each}.") for each in DOCUMENTED - {top})
+    return any(part.startswith("_") for part in rest) or not (documented or len(rest) < 2)
+
+
+def test_only_the_wing_knows_grpclibs_inside() -> None:
+    folders = [ROOT / "taskd", ROOT / "shims", ROOT / "tests", ROOT / "protos"]
+    found = {
+        f"{file.relative_to(ROOT)}: {name}"
+        for folder in folders
+        for file in folder.rglob("*.py")
+        if not file.is_relative_to(ROOT / "taskd/grpc")
+        and not file.is_relative_to(ROOT / "tests/unit/grpc")
+        for name in names(ast.parse(file.read_text()))
+        if private(name)
+    }
+    assert not found
+
+
+@pytest.mark.parametrize(
+    ("source", "caught"),
+    [
+        ("from grpclib._typing import IServable", True),
+        ("def f():\n    import h2.settings", True),
+        ("from grpclib.protocol import H2Protocol", True),
+        ("from grpclib.server import _abort", True),
+        ("channel.__connect__()", True),
+        ("import ngh2", True),
+        ("from grpclib.client import Channel\nfrom grpclib import GRPCError", False),
+        ("import grpclib.server\nfrom taskd.ngh2 import thing", False),
+    ],
+)
+def test_the_check_itself(source: str, caught: bool) -> None:
+    assert any(map(private, names(ast.parse(source)))) is caught
