@@ -34,13 +34,14 @@ from taskd import mounts, ttrpc
 from taskd.codec import MalformedMessage, decode, encode
 from taskd.errors import TaskdError
 from taskd.proto.containerd.runc.v1 import Options
+from taskd.proto.containerd.runtime.bootstrap.v1 import BootstrapResult
 from taskd.proto.containerd.task.v3 import DeleteResponse
 from taskd.proto.containerd.types import RuntimeInfo, RuntimeVersion
-from taskd.proto.google.protobuf import Any
 from taskd.shim import leftovers
 from taskd.shim.container import Container
 from taskd.shim.publisher import Publisher
 from taskd.shim.reaper import Reaper
+from taskd.shim.request import StartRequest
 from taskd.shim.service import TaskService
 from taskd.wellknown import timestamp
 
@@ -155,31 +156,34 @@ def _info(name: str, request: bytes) -> RuntimeInfo:
 
 
 def _start(kind: type[Container], options: argparse.Namespace, call: Call) -> int:
+    request = StartRequest.parse(call.stdin(), options.id, options.namespace)
     group = _group(kind)
-    address = _address(kind, options, group)
+    address = _address(kind, options, group, request.socket_folder)
+    answer = _bootstrap(address, request)
     listener = _listener(address)
     Path("address").write_text(address)
     if listener is None:
-        call.answer(_bootstrap(address))  # the group's shim is there already
+        call.answer(answer)  # the group's shim is there already
         return 0
-    given = call.stdin()
     _ignore_ends()
     if call.forks and os.fork():
-        call.answer(_bootstrap(address))
+        call.answer(answer)
         return 0
     # Who connects is told that its peer is the process that listened last.
     listener.listen(_BACKLOG)
     kind.begin()
     os.setsid()
     setproctitle(_title(options, group))
-    _set_up_log(options.debug)
+    _set_up_log(options.debug or request.debug)
     if group:
         # The bundle of the first container is not to be in use for as long as the last one is.
         os.chdir("/")
-    _join_cgroup(given)
+    _join_cgroup(request)
     _adjust_oom_score()
+    if request.params.containerd_ttrpc_address:
+        os.environ["TTRPC_ADDRESS"] = request.params.containerd_ttrpc_address
     if not call.forks:
-        call.answer(_bootstrap(address))
+        call.answer(answer)
     # The one that was started has nobody to return to.
     os._exit(_serve(kind, options, listener))
 
@@ -190,11 +194,14 @@ def _title(options: argparse.Namespace, group: str) -> str:
     return f"{options.prog} -namespace {options.namespace} {whose} -address {options.address}"
 
 
-def _bootstrap(address: str) -> bytes:
-    """What ``start`` prints: JSON if the daemon is new enough to say so, or else the address."""
+def _bootstrap(address: str, request: StartRequest) -> bytes:
+    """What ``start`` prints: a message or JSON if the daemon knows them, or else the address."""
+    version = min(3, max(2, int(os.environ.get("MAX_SHIM_VERSION") or 2)))
+    if request.takes_message:
+        result = BootstrapResult(version=version, address=address, protocol="ttrpc")
+        return encode(result)
     if not os.environ.get("MAX_SHIM_VERSION"):
         return address.encode()
-    version = min(3, max(2, int(os.environ["MAX_SHIM_VERSION"])))
     return json.dumps({"version": version, "address": address, "protocol": "ttrpc"}).encode()
 
 
@@ -206,13 +213,22 @@ def _group(kind: type[Container]) -> str:
     return next(names, os.environ.get("TASKD_SHIM_GROUP", ""))
 
 
-def _address(kind: type[Container], options: argparse.Namespace, group: str = "") -> str:
-    """Where the shim listens (containerd: ``SocketAddress`` in util_unix.go)."""
+def _address(
+    kind: type[Container],
+    options: argparse.Namespace,
+    group: str = "",
+    folder: Path | None = None,
+) -> str:
+    """Where the shim listens (containerd: ``CreateSocketAddress`` in util_unix.go).
+
+    `folder` is the one that the daemon wants, if it does.
+    """
     name = f"{options.address}/{options.namespace}/{group or options.id}"
-    folder = Path("/run/containerd/s")
-    if os.geteuid() != 0:
-        base = os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/taskd-{os.geteuid()}"  # noqa: S108
-        folder = Path(base, "taskd-shims")
+    if folder is None:
+        folder = Path("/run/containerd/s")
+        if os.geteuid() != 0:
+            base = os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/taskd-{os.geteuid()}"  # noqa: S108
+            folder = Path(base, "taskd-shims")
     if group:
         name += f"/{kind.__module__}.{kind.__qualname__}"
     return f"unix://{folder}/{hashlib.sha256(name.encode()).hexdigest()}"
@@ -263,14 +279,14 @@ def _bound(address: str) -> socket.socket:
     return listener
 
 
-def _join_cgroup(request: bytes) -> None:
+def _join_cgroup(request: StartRequest) -> None:
     """Enter the cgroup that runc's options name for the shim, if they do."""
-    try:
-        given = decode(Any, request)
-        options = decode(Options, given.value)
-    except MalformedMessage:
+    given = request.of_type("containerd.runc.v1.Options")
+    if given is None:
         return
-    if given.type_url.rpartition("/")[2] != "containerd.runc.v1.Options":
+    try:
+        options = decode(Options, given)
+    except MalformedMessage:
         return
     if options.shim_cgroup:
         name = options.shim_cgroup.lstrip("/")

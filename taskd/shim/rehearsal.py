@@ -20,6 +20,7 @@ from taskd import ttrpc
 from taskd.codec import decode, encode
 from taskd.proto.containerd import events
 from taskd.proto.containerd.runc import v1 as runc
+from taskd.proto.containerd.runtime.bootstrap import v1 as bootstrap
 from taskd.proto.containerd.task import v3 as api
 from taskd.proto.google.protobuf import Empty
 from taskd.proto.io.containerd.cgroups import v1 as cgroup1
@@ -82,7 +83,7 @@ def rehearse(*, again: bool = False) -> None:
 
 def _messages() -> None:
     """Make and read every message that a shim may have to do with: classes are planned then."""
-    for module in (api, events, runc, cgroup1, cgroup2):
+    for module in (api, bootstrap, events, runc, cgroup1, cgroup2):
         for name in module.__all__:
             kind = getattr(module, name)
             if isinstance(kind, type) and issubclass(kind, betterproto2.Message):

@@ -19,8 +19,10 @@ import pytest
 import taskd
 from taskd import ttrpc
 from taskd.codec import decode, encode
+from taskd.proto.containerd.runtime.bootstrap.v1 import BootstrapParams, BootstrapResult
 from taskd.proto.containerd.task import v3 as api
 from taskd.proto.containerd.types import RuntimeInfo
+from taskd.proto.google.protobuf import Any
 from taskd.shim import Container, leftovers
 from taskd.shim.command import Call, main
 
@@ -55,7 +57,7 @@ class Shims:
         return path
 
     def call(
-        self, action: str, *flags: str, bundle: Path, **env: str
+        self, action: str, *flags: str, bundle: Path, given: bytes = b"", **env: str
     ) -> subprocess.CompletedProcess[bytes]:
         command = [sys.executable, str(self.script), "-namespace", "testing", "-id", bundle.name]
         command += ["-address", str(self.folder / "daemon.sock"), "-publish-binary", "x", *flags]
@@ -63,19 +65,22 @@ class Shims:
             [*command, action],
             cwd=bundle,
             env=os.environ | {"XDG_RUNTIME_DIR": str(self.folder)} | env,
-            stdin=subprocess.DEVNULL,
+            input=given,
             capture_output=True,
             timeout=30,
             check=False,
         )
 
-    def start(self, bundle: Path, **env: str) -> str:
-        """What it prints."""
-        done = self.call("start", bundle=bundle, **env)
+    def answer(self, bundle: Path, given: bytes = b"", **env: str) -> bytes:
+        """What ``start`` prints."""
+        done = self.call("start", bundle=bundle, given=given, **env)
         assert (done.returncode, done.stderr) == (0, b"")
         address = (bundle / "address").read_text()
         self.addresses.add(address)
-        return done.stdout.decode()
+        return done.stdout
+
+    def start(self, bundle: Path, **env: str) -> str:
+        return self.answer(bundle, **env).decode()
 
 
 @pytest.fixture
@@ -145,6 +150,27 @@ def test_the_answer_to_a_daemon_that_takes_json(shims: Shims, newest: str, versi
     answer = json.loads(shims.start(bundle, MAX_SHIM_VERSION=newest))
     address = (bundle / "address").read_text()
     assert answer == {"version": version, "address": address, "protocol": "ttrpc"}
+
+
+async def test_a_daemon_of_containerd_2_3(shims: Shims) -> None:
+    """It tells more, and takes a message for an answer."""
+    bundle = shims.bundle("one")
+    params = BootstrapParams(instance_id="one", namespace="testing", socket_dir=f"{shims.folder}/s")
+    answer = shims.answer(bundle, encode(params), MAX_SHIM_VERSION="2")
+    result = decode(BootstrapResult, answer)
+    address = (bundle / "address").read_text()
+    assert result == BootstrapResult(version=2, address=address, protocol="ttrpc")
+    assert Path(address.removeprefix("unix://")).parent == shims.folder / "s"
+    found = decode(api.ConnectResponse, await ask(address, "Connect", api.ConnectRequest(id="one")))
+    assert found.shim_pid == listener(address)
+
+
+def test_options_are_not_taken_for_parameters(shims: Shims) -> None:
+    """Nor do two containers with the same options share a shim."""
+    options = encode(Any(type_url="containerd.runc.v1.Options", value=b"x"))
+    answers = {shims.answer(shims.bundle(name), options) for name in ("one", "two")}
+    assert answers == {(shims.folder / name / "address").read_bytes() for name in ("one", "two")}
+    assert len(answers) == 2
 
 
 def test_its_log_is_the_bundles_fifo(shims: Shims) -> None:
