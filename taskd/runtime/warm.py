@@ -96,7 +96,9 @@ class Warm:
         with ours:
             with theirs:
                 process = subprocess.Popen(  # noqa: ASYNC220 - as fast as the fork itself
-                    [sys.executable, "-m", "taskd.shim.warm", str(theirs.fileno())],
+                    # -P: modules are not looked for where the daemon happens to have been started.
+                    [sys.executable, "-P", "-m", "taskd.shim.warm", str(theirs.fileno())],
+                    cwd="/",
                     stdin=subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],
                     # What a terminal's user types at the daemon is not meant for shims.

@@ -1,8 +1,8 @@
 """A process that has imported all shims in Python, and forks one for each call of a command line.
 
-The daemon starts it (``python -m taskd.shim.warm FD``) and sends it calls. It ends with the daemon.
-It has no threads and no event loop, so a fork of it is as good as a process of its own; what it
-forks goes on by itself, and shares its memory.
+The daemon starts it (``python -P -m taskd.shim.warm FD``) and sends it calls. It ends with the
+daemon. It has no threads and no event loop, so a fork of it is as good as a process of its own;
+what it forks goes on by itself, and shares its memory.
 """
 
 from __future__ import annotations

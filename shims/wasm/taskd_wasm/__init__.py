@@ -25,7 +25,7 @@ class Wasm(Container):
             raise NotFound(f"module {name}")
         command = [sys.executable, "-I", str(ENGINE), str(root), str(module)]
         spec = json.dumps(self.spec | {"process": process.spec})
-        return await self.spawn(command, process, env={"SPEC": spec})
+        return await self.spawn(command, process, env={"SPEC": spec}, cwd="/")
 
 
 def main() -> NoReturn:
