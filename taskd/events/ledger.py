@@ -99,8 +99,8 @@ def record(
             status, exited_at = message.exit_status, nanoseconds(message.exited_at)
         case _:
             return None
-    if process == message.container_id:
-        process = ""
+    if process and process == message.container_id and step != "started":
+        process = _named_as_container(connection, envelope.namespace, process, message.pid)
     key = (envelope.namespace, message.container_id, process, message.pid)
     if first_hand and step in ("created", "started"):
         connection.execute(
@@ -125,6 +125,21 @@ def record(
             (now, envelope.namespace, message.container_id),
         )
     return done.rowcount > 0
+
+
+def _named_as_container(
+    connection: sqlite3.Connection, namespace: str, container: str, pid: int
+) -> str:
+    """Which process an event means that names it by its container's id.
+
+    It is the init process, unless an exec has that id and this pid.
+    """
+    found = connection.execute(
+        "SELECT process FROM processes WHERE (namespace, container, pid) = (?, ?, ?)"
+        " AND process IN ('', container) ORDER BY deleted > 0, exited > 0, process DESC LIMIT 1",
+        (namespace, container, pid),
+    ).fetchone()
+    return str(found[0]) if found else ""
 
 
 def _is_late(connection: sqlite3.Connection, key: tuple[str, str, str, int], happened: int) -> bool:

@@ -21,7 +21,8 @@ from harness.daemons import Taskd, client
 from harness.leaks import descriptors, traces
 from harness.real import BOTH_SHIMS
 
-from taskd.proto.containerd.events import TaskExit, TaskOom
+from taskd.events import Envelope
+from taskd.proto.containerd.events import TaskDelete, TaskExit, TaskOom
 from taskd.proto.containerd.services.containers.v1 import (
     Container,
     ContainerRuntime,
@@ -46,6 +47,8 @@ from taskd.proto.containerd.services.tasks.v1 import (
     WaitRequest,
 )
 from taskd.proto.google.protobuf import Any
+from taskd.proto.taskd.v1 import JournalStub, ReadRequest
+from taskd.wellknown import unpack
 
 pytestmark = [pytest.mark.usefixtures("clean"), BOTH_SHIMS]
 
@@ -236,6 +239,33 @@ async def test_a_killed_shim_is_an_exit_that_everybody_hears_of(
     assert waited == [heard[0].exit_status] == [137]
     assert (await ask.tasks.list(ListTasksRequest())).tasks == []
     await ask.containers.delete(DeleteContainerRequest(id="one"))
+
+
+async def test_an_exec_with_the_id_of_its_container_is_not_taken_for_it(
+    ask: Client, namespace: str
+) -> None:
+    pid = await ask.start("one", "/bin/sleep", "1000")
+    for name in ("two", "one"):
+        spec = process(["/bin/sh", "-c", "exit 7"])
+        await ask.tasks.exec(ExecProcessRequest(container_id="one", exec_id=name, spec=spec))
+        await ask.tasks.start(StartRequest(container_id="one", exec_id=name))
+        waited = await ask.tasks.wait(WaitRequest(container_id="one", exec_id=name))
+        assert waited.exit_status == 7
+    os.kill(shim_pid(namespace, "one"), signal.SIGKILL)
+    exits, deleted = [], []
+    mine = ReadRequest(after=0, follow=True, filters=[f"namespace=={namespace}"])
+    with anyio.fail_after(20):
+        async for entry in JournalStub(ask.channel).read(mine):
+            envelope = Envelope.from_message(entry.envelope)
+            match unpack(envelope.event) if envelope.event else None:
+                case TaskExit() as event:
+                    exits.append((event.id, event.exit_status, event.pid == pid))
+                case TaskDelete() as event:
+                    deleted.append((event.exit_status, event.pid == pid))
+                    break
+    await ask.containers.delete(DeleteContainerRequest(id="one"))
+    assert exits == [("two", 7, False), ("one", 7, False), ("one", 137, True)]
+    assert deleted == [(137, True)]
 
 
 async def test_a_hung_shim_delays_nobody_else(ask: Client, namespace: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from betterproto2 import Message
 from harness.mounts import tmpfs
 
 from taskd.errors import DataLoss, FailedPrecondition, ResourceExhausted
@@ -139,6 +140,44 @@ async def test_what_comes_after_the_end_is_left_out(journal: Journal, told: bool
     assert await journal.append(envelope("/tasks/create", again, now), shims=True)
     assert await journal.append(envelope("/tasks/create", again, late), first_hand=True) is None
     assert journal.tasks() == [("ns", "one")]
+
+
+@pytest.mark.parametrize("exec_id", ["e", "one"])
+@pytest.mark.parametrize("shims", [True, False])
+async def test_an_exec_may_have_the_id_of_its_container(
+    journal: Journal, exec_id: str, shims: bool
+) -> None:
+    async def tell(topic: str, event: Message) -> int | None:
+        return await journal.append(envelope(topic, pack(event)), shims=shims, first_hand=not shims)
+
+    def exit_of(name: str, pid: int, status: int) -> TaskExit:
+        return TaskExit(container_id="one", id=name, pid=pid, exit_status=status)
+
+    def known() -> list[tuple[str, int, bool, int]]:
+        processes = journal.processes("ns", "one")
+        return [(one.id, one.pid, one.exited, one.exit_status) for one in processes]
+
+    started = TaskExecStarted(container_id="one", exec_id=exec_id, pid=8)
+    await tell("/tasks/create", TaskCreate(container_id="one", pid=7))
+    await tell("/tasks/start", TaskStart(container_id="one", pid=7))
+    assert await tell("/tasks/exec-started", started)
+    assert known() == [("", 7, False, 0), (exec_id, 8, False, 0)]
+    assert await tell("/tasks/exit", exit_of(exec_id, 8, 3))
+    assert await tell("/tasks/exit", exit_of(exec_id, 8, 3)) is None
+    assert known() == [("", 7, False, 0), (exec_id, 8, True, 3)]
+    await journal.retire("ns", "one", exec_id)
+    assert await tell("/tasks/exit", exit_of(exec_id, 8, 3)) is None
+    assert await tell("/tasks/exit", exit_of("one", 7, 137))
+    assert await tell("/tasks/exit", exit_of("one", 7, 137)) is None
+    assert known() == [("", 7, True, 137)]
+    assert await tell("/tasks/delete", TaskDelete(container_id="one", id="one", pid=7))
+    assert known() == []
+    # Another container of that id, whose init process has the pid that the exec had.
+    create = envelope("/tasks/create", pack(TaskCreate(container_id="one", pid=8)))
+    await journal.append(create, first_hand=True)
+    exited = envelope("/tasks/exit", pack(exit_of("one", 8, 9)))
+    assert await journal.append(exited, first_hand=True)
+    assert known() == [("", 8, True, 9)]
 
 
 async def test_a_shim_that_repeats_itself_is_heard_once(journal: Journal) -> None:
