@@ -113,7 +113,7 @@ async def taskd(daemon: Taskd, is_root: bool, namespace: str) -> AsyncIterator[D
         tempfile.TemporaryDirectory() as folder,
     ):
         async with client(daemon.address, namespace) as channel:
-            yield Daemon(Path(folder), daemon.address, channel)
+            yield Daemon(Path(folder), daemon.address, channel, namespace)
     assert list(daemon.folder.glob("taskd-shims/*")) == []
 
 
