@@ -25,7 +25,8 @@ from taskd.runtime.bundle import Bundle
 from taskd.runtime.connection import Connection, connect
 from taskd.runtime.generation import Binary, Generation
 from taskd.runtime.observer import Observer
-from taskd.runtime.shim import Shim, ShimLog
+from taskd.runtime.shim import Shim
+from taskd.runtime.shim_log import ShimLog
 from taskd.runtime.survey import Note, note, survey
 from taskd.runtime.types import CreateOptions, Exit
 from taskd.sockets import remove_stale

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import anyio
 
@@ -17,50 +16,12 @@ from taskd.runtime.bundle import Bundle
 from taskd.runtime.connection import Connection
 from taskd.runtime.generation import Binary, TaskApi
 from taskd.runtime.observer import Observer
+from taskd.runtime.shim_log import ShimLog
 from taskd.runtime.types import Exit, TaskState
 
-__all__ = ["Process", "Shim", "ShimLog"]
+__all__ = ["Process", "Shim"]
 
 log = logging.getLogger(__name__)
-
-
-class ShimLog:
-    """Copies what a shim writes into its bundle's log FIFO to the daemon's log.
-
-    The FIFO is kept open for writing too: a shim whose daemon restarts must neither block nor
-    be killed by SIGPIPE, and its log does not end while another of its processes comes and goes.
-    """
-
-    def __init__(self, bundle: Bundle) -> None:
-        self._name = f"{bundle.namespace}/{bundle.id}"
-        self._rest = b""
-        with suppress(FileExistsError):
-            os.mkfifo(bundle.log, 0o700)
-        self._fd = os.open(bundle.log, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-        asyncio.get_running_loop().add_reader(self._fd, self._read)
-
-    def _read(self) -> None:
-        try:
-            data = os.read(self._fd, 65536)
-        except BlockingIOError:
-            return
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        for line in lines:
-            self._write(line)
-
-    def _write(self, line: bytes) -> None:
-        if line:
-            log.info("shim %s: %s", self._name, line.decode(errors="replace"))
-
-    def close(self) -> None:
-        """Take over what is still in the FIFO, and close it. Idempotent."""
-        if self._fd < 0:
-            return
-        asyncio.get_running_loop().remove_reader(self._fd)
-        self._read()
-        self._write(self._rest)
-        os.close(self._fd)
-        self._fd = -1
 
 
 class Process:
