@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from contextlib import chdir, nullcontext
 from pathlib import Path
 
+from taskd import inherited
+
 __all__ = ["mount", "mounts_below", "unmount_all", "unmount_below"]
 
 MNT_DETACH = 2
@@ -71,9 +73,10 @@ def mount(kind: str, source: str, target: Path, options: Iterable[str]) -> None:
     options = list(options)
     if "loop" in options or kind.startswith("fuse"):
         command = ["mount", "-t", kind, "-o", ",".join(options), source, str(target)]
-        done = subprocess.run(command, capture_output=True)
-        if done.returncode:
-            raise OSError(errno.EINVAL, done.stderr.decode(errors="replace").strip())
+        with inherited.popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+            _, words = process.communicate()
+        if process.returncode:
+            raise OSError(errno.EINVAL, words.decode(errors="replace").strip())
         return
     flags, rest = 0, []
     for option in options:

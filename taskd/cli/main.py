@@ -13,11 +13,12 @@ from functools import partial
 from pathlib import Path
 
 import taskd
-from taskd import config
+from taskd import config, inherited
 from taskd.cli import shim
 from taskd.errors import InvalidArgument, TaskdError
 from taskd.extras import missing
 from taskd.nats.settings import NatsConfig
+from taskd.service_manager import ServiceManager
 
 __all__ = ["main"]
 
@@ -93,6 +94,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _serve(options: argparse.Namespace) -> None:
     gc.disable()  # until the daemon is up: what it is built of makes no garbage worth the time
+    inherited.take(umask=0o077)
+    manager = ServiceManager.taken()
 
     from taskd.daemon import serve  # as do the others below: a command loads what it needs
 
@@ -111,7 +114,7 @@ def _serve(options: argparse.Namespace) -> None:
     if settings.log_level != "trace":
         # It writes a page about each call.
         logging.getLogger("hpack").setLevel(logging.INFO)
-    _run(serve, settings)
+    _run(serve, settings, manager)
 
 
 def _publish(options: argparse.Namespace) -> None:

@@ -61,7 +61,7 @@ class Ingest:
         raise. Raises `Unknown`.
         """
         with explained(f"mkdir {folder}"):
-            folder.mkdir(mode=0o755, exist_ok=True)
+            folder.mkdir(mode=0o700, exist_ok=True)
         status = _resumable(folder, key, total)
         resumed = status is not None
         if status is None:

@@ -30,7 +30,7 @@ from typing import NoReturn
 from setproctitle import setproctitle
 
 import taskd
-from taskd import mounts, ttrpc
+from taskd import inherited, mounts, stacks, ttrpc
 from taskd.codec import MalformedMessage, decode, encode
 from taskd.errors import TaskdError
 from taskd.proto.containerd.runc.v1 import Options
@@ -84,6 +84,9 @@ def run(kind: type[Container], name: str) -> NoReturn:
 
 def main(kind: type[Container], name: str, call: Call) -> int:
     """Do what the command line asks; the process's exit status."""
+    inherited.take()
+    # The daemon's service manager is not ours, nor that of a runtime that we start.
+    os.environ.pop("NOTIFY_SOCKET", None)
     options = _parser(name).parse_args(list(call.arguments))
     if options.v:
         print(f"{name}:\n  Version:  {taskd.__version__}\n  Python:   {sys.version.split()[0]}")
@@ -325,6 +328,9 @@ async def _serving(
     publisher = Publisher(address, options.namespace)
     service = TaskService(kind, options.namespace, reaper, publisher)
     socket_path = listener.getsockname()
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _LogFifo):
+            stacks.show_on(signal.SIGUSR1, handler.fileno())
     publishing = asyncio.get_running_loop().create_task(publisher.run())
     async with ttrpc.Server(service.services()) as server:
         await server.start(listener)
@@ -358,6 +364,9 @@ class _LogFifo(logging.Handler):
         super().__init__()
         # With both ends open it does not matter whether a daemon reads.
         self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def fileno(self) -> int:
+        return self._fd
 
     def emit(self, record: logging.LogRecord) -> None:
         with suppress(OSError):

@@ -12,7 +12,6 @@ import fcntl
 import json
 import os
 import signal
-import subprocess
 import termios
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -20,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from taskd import cgroups
+from taskd import cgroups, inherited
 from taskd.errors import FailedPrecondition, InvalidArgument, NotFound, Unimplemented, Unknown
 from taskd.shim import leftovers
 from taskd.shim.console import Console, ConsoleSocket, open_terminal
@@ -274,7 +273,7 @@ class Container:
             master, slave = open_terminal()
             descriptors, take_terminal = (slave, slave, slave), _take_terminal
         try:
-            started = subprocess.Popen(  # noqa: ASYNC220 - as fast as the fork itself
+            started = inherited.popen(
                 command,
                 stdin=descriptors[0],
                 stdout=descriptors[1],

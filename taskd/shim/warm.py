@@ -21,6 +21,8 @@ import sys
 import traceback
 from typing import Any, NoReturn
 
+from taskd import inherited
+
 # What every shim needs as soon as it is forked.
 from taskd.plugins import executable, installed
 from taskd.shim import command
@@ -39,6 +41,7 @@ MAX_REQUEST = 1 << 20
 
 def serve(control: socket.socket) -> None:
     """Fork for each call that comes, until the daemon hangs up."""
+    inherited.take()
     shims = _load()
     rehearse()
     control.send(json.dumps([str(path) for path in shims]).encode())

@@ -18,14 +18,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from taskd import inherited
 from taskd.errors import Unknown
 
 __all__ = ["Launch", "program"]
 
 _PR_SET_NO_NEW_PRIVS = 38
 _READY = b"\0"
-_RESET = (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE, signal.SIGXFSZ)
-"""Signals that Python, or the shim, handles or ignores."""
 
 
 def program(spec: Mapping[str, Any]) -> str:
@@ -127,8 +126,7 @@ def _become(
     """Get ready, wait, and be the program. This is in the forked process."""
     try:
         os.setsid()
-        for each in _RESET:
-            signal.signal(each, signal.SIG_DFL)
+        inherited.restore()
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         for number, descriptor in enumerate(descriptors):
             os.dup2(descriptor, number)
