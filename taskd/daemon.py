@@ -46,6 +46,7 @@ from taskd.runtime import binary
 from taskd.runtime.client import TaskClient
 from taskd.runtime.generation import V1_RUNTIME, Generation
 from taskd.runtime.manager import ManagerConfig, ShimManager, Timeouts
+from taskd.runtime.request import Forms
 from taskd.runtime.warm import Warm
 from taskd.service_manager import ServiceManager
 from taskd.sockets import listening
@@ -188,6 +189,7 @@ def _managers(
     publish_binary = _own_executable()
     debug = config.log_level in ("trace", "debug")
     extra = {"TASKD_SHIM_GROUP": "shared"} if config.shims.shared else {}
+    forms = Forms()
 
     def v1() -> ModuleType:
         """The deprecated runtime: loaded when somebody uses it."""
@@ -199,7 +201,7 @@ def _managers(
         RUNTIME: Generation(
             resolve=binary.resolve,
             binary=lambda path, bundle: binary.ShimBinary(
-                path, bundle, address, ttrpc_address, publish_binary, debug, warm, extra
+                path, bundle, address, ttrpc_address, publish_binary, debug, warm, extra, forms
             ),
             task=lambda connection, bundle, bootstrap: TaskClient(
                 connection, bundle.id, bootstrap.version

@@ -11,7 +11,7 @@ from typing import Any
 import betterproto2
 from taskd_process import HostProcess
 
-from harness.fake_shim import write_executable
+from harness.executables import write_executable
 from taskd.errors import TaskdError
 from taskd.proto.containerd import events
 from taskd.proto.containerd.task import v3 as api
