@@ -23,7 +23,7 @@ from taskd.proto.containerd.runtime.bootstrap.v1 import BootstrapResult
 from taskd.proto.containerd.task.v2 import DeleteResponse
 from taskd.runtime import spawn
 from taskd.runtime.bundle import Bundle
-from taskd.runtime.request import Form, Forms, StartRequest
+from taskd.runtime.request import Form, Forms, StartRequest, is_message
 from taskd.runtime.types import CreateOptions, Exit
 from taskd.runtime.warm import Warm
 from taskd.wellknown import nanoseconds
@@ -105,8 +105,7 @@ def _from_json(text: bytes) -> Bootstrap | None:
 
 
 def _from_message(answer: bytes) -> Bootstrap | None:
-    # Field 1, a varint, comes first; no address begins with a backspace.
-    if not answer.startswith(b"\x08"):
+    if not is_message(answer):
         return None
     try:
         message = decode(BootstrapResult, answer)

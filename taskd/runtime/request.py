@@ -23,7 +23,7 @@ from taskd.proto.containerd.runtime.bootstrap.v1 import BootstrapParams, Extensi
 from taskd.types import TypedValue
 from taskd.wellknown import to_any
 
-__all__ = ["Form", "Forms", "StartRequest"]
+__all__ = ["Form", "Forms", "StartRequest", "is_message"]
 
 _NO_PARAMETERS = b"\x22\x01\xff"
 """A fourth field, which options do not have, so that they skip it.
@@ -93,12 +93,16 @@ class Forms:
 
     def learn(self, path: Path, form: Form, answer: bytes) -> None:
         """Take note of a ``start`` that was successful."""
-        # Field 1, a varint, comes first in a BootstrapResult, which only those print that read
-        # parameters; no address begins with a backspace.
-        if answer.startswith(b"\x08") and not _is_old(path):
+        if is_message(answer) and not _is_old(path):
             form = Form.PARAMETERS
         if identity := _identity(path):
             self._known[identity] = form
+
+
+def is_message(answer: bytes) -> bool:
+    """Whether ``start`` printed a ``BootstrapResult``, as only those do that read parameters."""
+    # Field 1, a varint, comes first; no address begins with a backspace.
+    return answer.startswith(b"\x08")
 
 
 def _own() -> frozenset[Path]:
