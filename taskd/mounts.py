@@ -8,12 +8,9 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import subprocess
 from collections.abc import Iterable
 from contextlib import chdir, nullcontext
 from pathlib import Path
-
-from taskd import inherited
 
 __all__ = ["mount", "mounts_below", "unmount_all", "unmount_below"]
 
@@ -72,6 +69,11 @@ def mount(kind: str, source: str, target: Path, options: Iterable[str]) -> None:
     """
     options = list(options)
     if "loop" in options or kind.startswith("fuse"):
+        # A shim's `delete` does without them.
+        import subprocess
+
+        from taskd import inherited
+
         command = ["mount", "-t", kind, "-o", ",".join(options), source, str(target)]
         with inherited.popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
             _, words = process.communicate()

@@ -25,7 +25,7 @@ from taskd import inherited
 
 # What every shim needs as soon as it is forked.
 from taskd.plugins import executable, installed
-from taskd.shim import command
+from taskd.shim import command, serving  # noqa: F401 - what serves is imported before the fork
 from taskd.shim.command import Call, main
 from taskd.shim.container import Container
 from taskd.shim.rehearsal import rehearse

@@ -176,13 +176,13 @@ def forgets_terminal_size() -> None:
 
 
 def deletes_what_runs() -> None:
-    refuse = service._refuse
+    refuse = service.refuse
 
     def changed(process: Process, doing: str, *states: Any, **rest: Any) -> None:
         if doing != "delete":
             refuse(process, doing, *states, **rest)
 
-    service._refuse = changed
+    service.refuse = changed
 
 
 FAULTS: dict[str, Callable[[], None]] = {
