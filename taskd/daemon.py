@@ -135,7 +135,7 @@ async def running(config: Config) -> AsyncIterator[None]:
             scheduler = Scheduler(Collector(database, content), config.gc)
             database.listen(scheduler.noticed)
             group.start_soon(scheduler.run)
-            shim_events = ttrpc.Server([ttrpc_service(bus)])
+            shim_events = ttrpc.Server([watch.served(ttrpc_service(bus))])
             tasks = _tasks(config, database, content, managers, qos)
             services = [
                 *_services(config, database, content, bus, tasks, scheduler),

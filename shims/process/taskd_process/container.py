@@ -56,7 +56,7 @@ class HostProcess(Container):
         except BaseException as exc:
             await self.delete()
             if isinstance(exc, OSError):
-                raise Unknown(f"{exc.filename}: {(exc.strerror or str(exc)).lower()}") from exc
+                raise Unknown(_said(exc)) from exc
             raise
         return self._launch.pid
 
@@ -183,7 +183,12 @@ class HostProcess(Container):
         try:
             self._own.limit(resources)
         except OSError as exc:
-            raise Unknown(f"{exc.filename}: {(exc.strerror or str(exc)).lower()}") from exc
+            raise Unknown(_said(exc)) from exc
+
+
+def _said(exc: OSError) -> str:
+    about = f"{exc.filename}: " if exc.filename else ""
+    return f"{about}{(exc.strerror or str(exc)).lower()}"
 
 
 def _descendants() -> Iterator[tuple[int, int]]:
