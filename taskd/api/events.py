@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 
 from taskd import ttrpc
 from taskd.api import request
-from taskd.codec import decode
 from taskd.errors import InvalidArgument, TaskdError, Unknown
 from taskd.events import Bus, Envelope
 from taskd.proto.containerd.services.events.ttrpc import v1 as ttrpc_api
@@ -60,7 +59,7 @@ def ttrpc_service(bus: Bus) -> ttrpc.Service:
     """The service through which shims publish their events."""
 
     async def forward(context: ttrpc.CallContext, payload: bytes) -> bytes:
-        message = decode(ttrpc_api.ForwardRequest, payload)
+        message = ttrpc.unmarshal(ttrpc_api.ForwardRequest, payload)
         await bus.forward(Envelope.from_message(message.envelope), shims=True)
         # Who subscribes hears of it before the shim does: that waits for nothing.
         await asyncio.sleep(0)

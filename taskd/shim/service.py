@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import betterproto2
 
 from taskd import mounts
-from taskd.codec import decode, encode
+from taskd.codec import encode
 from taskd.errors import AlreadyExists, FailedPrecondition, NotFound, Unimplemented, Unknown
 from taskd.proto.containerd import events
 from taskd.proto.containerd.runc.v1 import ProcessDetails
@@ -35,7 +35,7 @@ from taskd.shim.publisher import Publisher
 from taskd.shim.reaper import Ended, Reaper
 from taskd.shim.stdio import Stdio, Streams
 from taskd.shim.task import Task, refuse
-from taskd.ttrpc import CallContext, Handler, Service
+from taskd.ttrpc import CallContext, Handler, Service, unmarshal
 from taskd.wellknown import from_any, pack, timestamp, to_any
 
 __all__ = ["TaskService"]
@@ -495,6 +495,6 @@ def _unary(
     function: Callable[[_Request], Awaitable[betterproto2.Message]],
 ) -> Handler:
     async def handler(context: CallContext, payload: bytes) -> bytes:
-        return encode(await function(decode(request_type, payload)))
+        return encode(await function(unmarshal(request_type, payload)))
 
     return handler

@@ -32,7 +32,7 @@ class Request:
     service: str
     method: str
     payload: bytes = b""
-    # Time that is left to the call in ns; 0: no limit; negative: it is over.
+    # Time that is left to the call in ns; 0 or less: no limit.
     timeout_nano: int = 0
     metadata: tuple[KeyValue, ...] = ()
 
