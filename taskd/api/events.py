@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from taskd import ttrpc
 from taskd.api import request
 from taskd.errors import InvalidArgument, TaskdError, Unknown
-from taskd.events import Bus, Envelope
+from taskd.events import Bus, Envelope, matching
 from taskd.proto.containerd.services.events.ttrpc import v1 as ttrpc_api
 from taskd.proto.containerd.services.events.v1 import (
     EventsBase,
@@ -41,7 +41,8 @@ class Events(EventsBase):
 
     async def subscribe(self, message: SubscribeRequest) -> AsyncIterator[EnvelopeMessage]:
         try:
-            subscription = self._bus.subscribe(message.filters)
+            matches = await matching.prepare(message.filters)
+            subscription = self._bus.subscribe(message.filters, matches=matches)
         except InvalidArgument as exc:
             # UNKNOWN is what containerd makes of it (services/events/service.go).
             raise Unknown(

@@ -142,7 +142,7 @@ def read_status(folder: Path) -> Status:
     data = folder / "data"
     try:
         found = data.stat()
-        ref = (folder / "ref").read_text()
+        ref = (folder / "ref").read_bytes().decode()  # as it is: it may have any line ends
         started_at = _nanoseconds(folder / "startedat")
         updated_at = _nanoseconds(folder / "updatedat")
     except FileNotFoundError as error:
@@ -184,7 +184,7 @@ def _begin(folder: Path, status: Status) -> None:
 def _put(file: Path, text: str) -> None:
     """Write a small file as a whole or not at all."""
     temporary = file.with_name(f"{file.name}.tmp")
-    temporary.write_text(text)
+    temporary.write_bytes(text.encode())
     temporary.rename(file)
 
 

@@ -240,7 +240,7 @@ class TaskService:
         A task whose shim fails or is slower than the state timeout is left out.
         """
         try:
-            matches = filters.compile(filter_expressions)
+            matches = await filters.prepare(filter_expressions)
         except InvalidArgument as exc:
             raise Unknown(str(exc)) from None  # as containerd has it
 
