@@ -348,8 +348,7 @@ def _cancel(task: asyncio.Task[None]) -> None:
 
 
 def _by_key(metadata: Iterable[KeyValue]) -> Mapping[str, tuple[str, ...]]:
-    values: dict[str, tuple[str, ...]] = {}
+    values: dict[str, list[str]] = {}
     for key, value in metadata:
-        key = key.lower()
-        values[key] = (*values.get(key, ()), value)
-    return values
+        values.setdefault(key.lower(), []).append(value)
+    return {key: tuple(found) for key, found in values.items()}
