@@ -13,18 +13,20 @@ import os
 import resource
 import shutil
 import signal
+import stat
 import termios
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from taskd import inherited
 from taskd.errors import Unknown
 
 __all__ = ["Launch", "program"]
 
 _PR_SET_NO_NEW_PRIVS = 38
 _READY = b"\0"
+_RESET = (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE, signal.SIGXFSZ)
+"""Signals that Python, or the shim, handles or ignores."""
 
 
 def program(spec: Mapping[str, Any]) -> str:
@@ -38,9 +40,12 @@ def program(spec: Mapping[str, Any]) -> str:
     found = os.path.join(cwd, name) if "/" in name else shutil.which(name, path=path)  # noqa: PTH118
     if found is None:
         raise Unknown(f'exec: "{name}": executable file not found in $PATH')
-    if not Path(found).exists():
-        raise Unknown(f'exec: "{name}": stat {name}: no such file or directory')
-    if not os.access(found, os.X_OK) or Path(found).is_dir():
+    try:
+        mode = Path(found).stat().st_mode
+    except OSError as exc:
+        reason = (exc.strerror or "").lower()
+        raise Unknown(f'exec: "{name}": stat {name}: {reason}') from None
+    if not os.access(found, os.X_OK) or stat.S_ISDIR(mode):
         raise Unknown(f'exec: "{name}": permission denied')
     return found
 
@@ -124,35 +129,39 @@ def _become(
     failure: int,
 ) -> NoReturn:
     """Get ready, wait, and be the program. This is in the forked process."""
-    doing = "making a session"
     try:
         os.setsid()
-        inherited.restore()
+        for each in _RESET:
+            signal.signal(each, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        doing = "taking the standard streams"
         for number, descriptor in enumerate(descriptors):
             os.dup2(descriptor, number)
+        _close_others(gate, failure)
         if terminal:
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-        doing = "setting limits"
         _limit(spec)
-        doing = "entering the working folder"
         os.chdir(spec.get("cwd") or "/")
-        doing = "becoming the user"
         _be_user(spec.get("user") or {})
         if spec.get("noNewPrivileges"):
             ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-        doing = "waiting for the start"
         os.write(failure, _READY)
         if not os.read(gate, 1):
             os._exit(0)  # it was given up
         os.execve(path, [str(each) for each in spec["args"]], environment(spec))  # noqa: S606
     except OSError as exc:
-        what = exc.filename or doing
-        os.write(failure, f"{what}: {(exc.strerror or str(exc)).lower()}".encode())
+        name = f"{exc.filename}: " if exc.filename else ""
+        os.write(failure, f"{name}{(exc.strerror or str(exc)).lower()}".encode())
     except Exception as exc:
         os.write(failure, str(exc).encode())
     os._exit(1)
+
+
+def _close_others(gate: int, failure: int) -> None:
+    """Let go of what is the shim's, which may be another container's streams."""
+    first, last = sorted((gate, failure))
+    os.closerange(3, first)
+    os.closerange(first + 1, last)
+    os.closerange(last + 1, 2**31 - 1)
 
 
 def _limit(spec: Mapping[str, Any]) -> None:
