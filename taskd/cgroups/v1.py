@@ -249,9 +249,7 @@ def _device_names() -> dict[tuple[int, int], str]:
 
 def _hugetlb(folder: Path, metrics: Metrics) -> None:
     for file in sorted(folder.glob("hugetlb.*.usage_in_bytes")):
-        size = file.name.removeprefix("hugetlb.").removesuffix(".usage_in_bytes")
-        if size.endswith(".rsvd"):  # what is reserved, of the same size
-            continue
+        size = file.name.split(".")[1]
         metrics.hugetlb.append(
             HugetlbStat(
                 usage=_number(file),

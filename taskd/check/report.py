@@ -10,7 +10,6 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from taskd.check.registry import SKIPPED, Check, Difference, Outcome, Result
-from taskd.printable import printable
 
 __all__ = ["junit", "listing", "table", "write_junit"]
 
@@ -66,7 +65,7 @@ class _Notes:
 
 
 def _row(result: Result, notes: _Notes) -> str:
-    because = f"  ({printable(result.reason)})" if result.outcome is Outcome.NOT_APPLICABLE else ""
+    because = f"  ({result.reason})" if result.outcome is Outcome.NOT_APPLICABLE else ""
     return f"  {notes.word(result):{_WIDTH}} {result.check.name}{because}"
 
 
@@ -93,13 +92,13 @@ def _failure(result: Result) -> Iterator[str]:
         ("expected", failure.expected),
         ("came", failure.came),
     ):
-        first, *rest = map(printable, text.splitlines() or [""])
+        first, *rest = text.splitlines() or [""]
         yield f"  {name:9} {first}"
         yield from (f"            {line}" for line in rest)
     for name, lines in (("the last calls", result.calls), ("the shim's log", result.log)):
         if lines:
             yield f"  {name}"
-            yield from (f"    {printable(line)}" for line in lines)
+            yield from (f"    {line}" for line in lines)
 
 
 def _summary(results: Sequence[Result], seconds: float) -> str:

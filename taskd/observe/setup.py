@@ -8,12 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from taskd import ttrpc
 from taskd.config import Config
 from taskd.events import Bus, Journal
 from taskd.extras import missing
 from taskd.observe import Instrument
-from taskd.observe.calls import LoggedCalls
 from taskd.runtime.binary import Bootstrap
 from taskd.runtime.bundle import Bundle
 from taskd.runtime.connection import Connection
@@ -42,7 +40,7 @@ class Observed:
 
         def task(connection: Connection, bundle: Bundle, bootstrap: Bootstrap) -> TaskApi:
             for instrument in self.instruments:
-                connection = instrument.outgoing(connection, bundle)
+                connection = instrument.outgoing(connection)
             return plain.task(connection, bundle, bootstrap)
 
         def binary(path: Path, bundle: Bundle) -> Binary:
@@ -50,13 +48,6 @@ class Observed:
             return meters.starting(found) if meters else found
 
         return replace(plain, task=task, binary=binary)
-
-    def served(self, service: ttrpc.Service) -> ttrpc.Service:
-        """A service that shims call, watched."""
-        for instrument in self.instruments:
-            if isinstance(instrument, LoggedCalls):
-                service = instrument.served(service)
-        return service
 
     def scraped(
         self, journal: Journal, bus: Bus, usage: Callable[[], Awaitable[list[Usage]]]
@@ -81,8 +72,6 @@ async def observed(config: Config) -> AsyncIterator[Observed]:
             raise missing("[metrics]", "prometheus-client", "metrics", exc) from exc
         meters = Meters()
     known: tuple[Instrument, ...] = (meters,) if meters else ()
-    if config.log_level == "trace":
-        known = (*known, LoggedCalls())
     if config.tracing is None:
         yield Observed(config, meters, known)
         return

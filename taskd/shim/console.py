@@ -15,12 +15,13 @@ import struct
 import tempfile
 import termios
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 
 from taskd.errors import Unknown
 from taskd.shim.copying import Copy
-from taskd.shim.stdio import Streams
+from taskd.shim.descriptors import Descriptors
+from taskd.shim.stdio import Streams, readable
 
 __all__ = ["Console", "ConsoleSocket", "open_terminal"]
 
@@ -57,7 +58,7 @@ class ConsoleSocket:
                             _, received, _, _ = socket.recv_fds(connection, 4096, 1)
                             break
                         except BlockingIOError:
-                            await _readable(connection.fileno())
+                            await readable(connection.fileno())
         except TimeoutError:
             raise Unknown("failed to retrieve console master: it was not sent") from None
         if not received:
@@ -75,15 +76,25 @@ class Console:
     """A terminal's master, and the copying between it and the FIFOs."""
 
     def __init__(self, master: int, streams: Streams) -> None:
+        """Raises OSError if there are too many open files; `master` is still the caller's then."""
+        reader, writer, _ = streams.descriptors
+        self._input: Copy | None = None
+        with closing(Descriptors()) as own:
+            pairs = [(own.keep(os.dup(master)), own.keep(os.dup(writer)))]
+            if streams.has_input:
+                pairs.append((own.keep(os.dup(reader)), own.keep(os.dup(master))))
+            for descriptor in (each for pair in pairs for each in pair):
+                own.give(descriptor)
         self._master = master
         self._streams = streams
-        reader, writer, _ = streams.descriptors
-        self._copies = [Copy(os.dup(master), os.dup(writer), self._ended)]
-        if streams.stdin is not None:
+        # When nobody has the terminal any more, nobody reads what is typed.
+        self._output = Copy(*pairs[0], "a terminal's output", self._ended)
+        self._output.start()
+        if streams.has_input:
             # Without anybody left who could write, the terminal hangs up.
-            self._copies.append(Copy(os.dup(reader), os.dup(master), self.hang_up))
-        for copy in self._copies:
-            copy.start()
+            self._input = Copy(*pairs[1], "a terminal's input", self.hang_up)
+            self._input.start()
+        streams.handed()
 
     def resize(self, width: int, height: int) -> None:
         """Set the window's size in characters. Raises OSError."""
@@ -92,38 +103,38 @@ class Console:
             fcntl.ioctl(self._master, termios.TIOCSWINSZ, size)
 
     def close_stdin(self) -> None:
-        self._streams = self._streams.close_stdin()
+        self._streams.close_stdin()
 
     def _ended(self) -> None:
-        """Nobody has the terminal any more: let the client read the end of its output."""
-        for copy in self._copies:
-            copy.stop()
-        self._streams = self._streams.handed()
+        if self._input is not None:
+            self._input.stop()
 
     def hang_up(self) -> None:
         """Close the master: whoever still has the terminal gets SIGHUP."""
-        for copy in self._copies:
-            copy.stop()
+        if self._input is not None:
+            self._input.stop()
+        self._output.cut()
         if self._master >= 0:
             os.close(self._master)
             self._master = -1
+
+    async def settle(self) -> None:
+        """The process has ended: let the client read all that it has written, and the end of that.
+
+        Others may still have the terminal, but nobody looks at what they write. A client that does
+        not read is not waited for.
+        """
+        self._output.finish()
+        await self._output.settle()
 
     async def drained(self, timeout: float) -> None:
         """Wait until all output has been copied, for at most `timeout` seconds."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                await self._copies[0].done.wait()
+                await self._output.done.wait()
 
     async def aclose(self) -> None:
+        """Let go of everything. Idempotent."""
         self.hang_up()
+        self._output.stop()
         await self._streams.aclose()
-
-
-async def _readable(descriptor: int) -> None:
-    loop = asyncio.get_running_loop()
-    event = asyncio.Event()
-    loop.add_reader(descriptor, event.set)
-    try:
-        await event.wait()
-    finally:
-        loop.remove_reader(descriptor)

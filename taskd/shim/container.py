@@ -2,17 +2,17 @@
 
 The SDK around it keeps the state of each process, refuses what cannot be done in it, and tells the
 daemon what happens; a container only does what it is told.
-
-What only a process that serves has need of is imported where it is used: see `taskd.shim.command`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import fcntl
 import json
 import os
 import signal
+import subprocess
 import termios
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -20,19 +20,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from taskd import cgroups
 from taskd.errors import FailedPrecondition, InvalidArgument, NotFound, Unimplemented, Unknown
 from taskd.shim import leftovers
+from taskd.shim.console import Console, ConsoleSocket, open_terminal
+from taskd.shim.reaper import Completed, Ended, Reaper
+from taskd.shim.stdio import Pipes, Stdio, Streams
+from taskd.types import TypedValue
+from taskd.wellknown import GO_ZERO
 
 if TYPE_CHECKING:
-    import asyncio
-
     import betterproto2
-
-    from taskd import cgroups
-    from taskd.shim.console import Console
-    from taskd.shim.reaper import Completed, Ended, Reaper
-    from taskd.shim.stdio import Pipes, Stdio, Streams
-    from taskd.types import TypedValue
 
 __all__ = ["Container", "Process", "Status"]
 
@@ -56,10 +54,6 @@ class Process:
     """One process of a container: its init, or an exec."""
 
     def __init__(self, id: str, spec: Mapping[str, Any], stdio: Stdio) -> None:  # noqa: A002
-        import asyncio
-
-        from taskd.wellknown import GO_ZERO
-
         self.id = id
         """The exec's id; empty for the init process."""
         self.spec = spec
@@ -106,26 +100,32 @@ class Process:
 
     def attach(self, master: int) -> None:
         """From now on, copy between a terminal's `master` and the client."""
-        from taskd.shim.console import Console
-
         assert self.streams is not None
-        self.console, self.streams = Console(master, self.streams), None
+        try:
+            self.console, self.streams = Console(master, self.streams), None
+        except BaseException:
+            os.close(master)
+            raise
 
     def close_stdin(self) -> None:
-        if self.console is not None:
-            self.console.close_stdin()
-        elif self.streams is not None:
-            self.streams = self.streams.close_stdin()
+        if self._io is not None:
+            self._io.close_stdin()
 
-    async def release(self) -> None:
-        """Close all that was opened for it."""
-        if self.console is not None:
-            await self.console.drained(_DRAIN_SECONDS)
-            await self.console.aclose()
-        if self.streams is not None:
-            await self.streams.drained(_DRAIN_SECONDS)
-            await self.streams.aclose()
+    async def settle(self) -> None:
+        """It has ended: wait until its clients can read all that it has written."""
+        if self._io is not None:
+            await self._io.settle()
+
+    async def release(self, seconds: float = _DRAIN_SECONDS) -> None:
+        """Close all that was opened for it, when its output is copied, or after that time."""
+        if self._io is not None:
+            await self._io.drained(seconds)
+            await self._io.aclose()
         self.console = self.streams = None
+
+    @property
+    def _io(self) -> Console | Streams | None:
+        return self.streams if self.console is None else self.console
 
 
 class Container:
@@ -277,15 +277,12 @@ class Container:
 
         Returns its pid. Raises `Unknown` if there is no such program.
         """
-        from taskd import inherited
-        from taskd.shim.console import open_terminal
-
         master, descriptors, take_terminal = -1, process.descriptors, None
         if process.stdio.terminal:
             master, slave = open_terminal()
             descriptors, take_terminal = (slave, slave, slave), _take_terminal
         try:
-            started = inherited.popen(
+            started = subprocess.Popen(  # noqa: ASYNC220 - as fast as the fork itself
                 command,
                 stdin=descriptors[0],
                 stdout=descriptors[1],
@@ -310,8 +307,6 @@ class Container:
 
     def console_socket(self) -> Any:
         """``async with container.console_socket() as socket``: where a runtime sends a terminal."""
-        from taskd.shim.console import ConsoleSocket
-
         return ConsoleSocket.listening()
 
     @cached_property
@@ -320,15 +315,11 @@ class Container:
 
         It is asked for when the process is there first: in the end, nobody can tell.
         """
-        from taskd import cgroups
-
         return cgroups.of(self.init.pid)
 
     @property
     def owns_cgroup(self) -> bool:
         """Whether the container has a cgroup that is not the shim's. Raises OSError."""
-        from taskd import cgroups
-
         return self.cgroup != cgroups.of(os.getpid())
 
     def end(self, pid: int) -> asyncio.Future[Ended]:

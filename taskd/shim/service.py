@@ -20,8 +20,15 @@ from typing import Any, TypeVar
 import betterproto2
 
 from taskd import mounts
-from taskd.codec import encode
-from taskd.errors import AlreadyExists, FailedPrecondition, NotFound, Unimplemented, Unknown
+from taskd.codec import decode, encode
+from taskd.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    NotFound,
+    TaskdError,
+    Unimplemented,
+    Unknown,
+)
 from taskd.proto.containerd import events
 from taskd.proto.containerd.runc.v1 import ProcessDetails
 from taskd.proto.containerd.task import v3 as api
@@ -35,7 +42,7 @@ from taskd.shim.publisher import Publisher
 from taskd.shim.reaper import Ended, Reaper
 from taskd.shim.stdio import Stdio, Streams
 from taskd.shim.task import Task, refuse
-from taskd.ttrpc import CallContext, Handler, Service, unmarshal
+from taskd.ttrpc import CallContext, Handler, Service
 from taskd.wellknown import from_any, pack, timestamp, to_any
 
 __all__ = ["TaskService"]
@@ -44,6 +51,8 @@ log = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
 _Request = TypeVar("_Request", bound=betterproto2.Message)
+_WORDS = 8192
+"""Characters of an error, which gRPC sends in a header: clients refuse long ones."""
 _NAMES = ("containerd.task.v2.Task", "containerd.task.v3.Task")
 
 
@@ -153,7 +162,7 @@ class TaskService:
         except BaseException:
             with suppress(Exception):
                 await container.abandon()
-            await init.release()
+            await init.release(0)
             if rootfs is not None:
                 mounts.unmount_below(rootfs)
             raise
@@ -193,7 +202,7 @@ class TaskService:
             process.pid = await container.exec(process)
         except BaseException:
             task.exec_over()
-            await process.release()
+            await process.release(0)
             # Who waits for it need not wait any longer.
             process.ended.set()
             raise
@@ -230,8 +239,7 @@ class TaskService:
                 mounts.unmount_below(task.rootfs)
             except OSError as exc:
                 raise Unknown(f"failed rootfs umount: {exc}") from exc
-        for process in task.execs.values():
-            await process.release()
+        await asyncio.gather(*(process.release() for process in task.execs.values()))
         del self._tasks[container.id]
         self._publish(
             events.TaskDelete(
@@ -409,7 +417,7 @@ class TaskService:
 
     def _handed(self, process: Process) -> None:
         if process.streams is not None:
-            process.streams = process.streams.handed()
+            process.streams.handed()
 
     # --- ends -----------------------------------------------------------------------------
 
@@ -430,6 +438,11 @@ class TaskService:
             await task.quiet.wait()
         # Whoever is starting it tells of that first.
         async with process.lock:
+            # Who is told of its end may read all that it has written.
+            try:
+                await process.settle()
+            except Exception:
+                log.exception("copying the last output of %s", task.container.id)
             paused = process.status is Status.PAUSED
             if process.status is not Status.DELETED:
                 process.status = Status.STOPPED
@@ -495,6 +508,14 @@ def _unary(
     function: Callable[[_Request], Awaitable[betterproto2.Message]],
 ) -> Handler:
     async def handler(context: CallContext, payload: bytes) -> bytes:
-        return encode(await function(unmarshal(request_type, payload)))
+        try:
+            return encode(await function(decode(request_type, payload)))
+        except TaskdError as exc:
+            words = exc.message
+            if len(words) <= _WORDS:
+                raise
+            # A runtime repeats what it has been given.
+            words = f"{words[: _WORDS // 2]} … {words[-_WORDS // 2 :]}"
+            raise type(exc)(words, verbatim=True) from exc
 
     return handler

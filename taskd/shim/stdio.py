@@ -10,24 +10,31 @@ Source: containerd's ``pkg/process/io.go``.
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 import signal
 import stat
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from taskd.errors import Unknown
 from taskd.shim.copying import Copy
+from taskd.shim.descriptors import Descriptors
 from taskd.shim.reaper import Ended, Reaper
 
 __all__ = ["Logger", "Pipes", "Stdio", "Streams"]
 
 _LOGGER_SECONDS = 10.0
 """For a logger to end after its last line, and once more after SIGTERM."""
+_READY_SECONDS = 30.0
+"""For a logger to say that it is ready."""
+_NAMES = ("standard input", "standard output", "standard error")
+_AT_ONCE = os.O_NONBLOCK | os.O_NOCTTY
+"""Opening does not wait, and a terminal does not become that of the shim."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,29 +54,32 @@ class Pipes:
     uid: int = 0
     gid: int = 0
 
-    def open(self, keep: Callable[[int], int]) -> tuple[int, int]:
-        """The two ends of a new one, of which `keep` is told."""
-        reader, writer = map(keep, os.pipe())
+    def open(self, own: Descriptors) -> tuple[int, int]:
+        """The two ends of a new one, reader and writer, which become `own`."""
+        reader, writer = map(own.keep, os.pipe())
         for end in (reader, writer):
             os.fchown(end, self.uid, self.gid)
         return reader, writer
 
 
-@dataclass(frozen=True, slots=True)
 class Streams:
-    """The standard streams of one process without a terminal."""
+    """The standard streams of one process, or what a terminal is copied to and from.
 
-    descriptors: tuple[int, int, int]
-    """To be given to the process; the shim closes its own when `handed` is called."""
-    held: tuple[int, ...] = ()
-    """Ends that are kept open until the process is deleted."""
-    stdin: int | None = None
-    """A writing end of the standard input: without one left, the process reads its end."""
-    logger: Logger | None = None
-    input: Copy | None = None
-    """From the client into a pipe, if the process has that: from `handed` on."""
-    outputs: tuple[Copy, ...] = ()
-    """The other way."""
+    Whatever has been opened is closed once, however it ends.
+    """
+
+    def __init__(self) -> None:
+        self.descriptors = (-1, -1, -1)
+        """To be given to the process; the shim closes its own when `handed` is called."""
+        self.has_input = False
+        # Ends that are kept open until the process is deleted are in here as well.
+        self._own = Descriptors()
+        # A writing end of the standard input: without one left, the process reads its end.
+        self._stdin = -1
+        self._logger: Logger | None = None
+        # From the client into a pipe, and the other way, if the process has pipes.
+        self._input: Copy | None = None
+        self._outputs: list[Copy] = []
 
     @classmethod
     async def open(
@@ -81,147 +91,153 @@ class Streams:
         pipes: Pipes | None = None,
     ) -> Streams:
         """Raises `Unknown`, which names the path, if one cannot be opened."""
-        opened: list[int] = []
-
-        def keep(descriptor: int) -> int:
-            opened.append(descriptor)
-            return descriptor
-
+        streams = cls()
         try:
-            return await cls._open(stdio, id, namespace, reaper, pipes, keep)
+            await streams._open(stdio, id, namespace, reaper, None if stdio.terminal else pipes)
         except BaseException:
-            for descriptor in opened:
-                os.close(descriptor)
+            await streams.aclose()
             raise
+        return streams
 
-    @classmethod
     async def _open(
-        cls,
+        self,
         stdio: Stdio,
         id: str,  # noqa: A002
         namespace: str,
         reaper: Reaper,
         pipes: Pipes | None,
-        keep: Callable[[int], int],
-    ) -> Streams:
-        null = keep(os.open(os.devnull, os.O_RDWR))
+    ) -> None:
+        own = self._own
+        null = own.keep(os.open(os.devnull, os.O_RDWR))
         given = [null, null, null]
-        held: list[int] = []
-        copies: list[Copy] = []
-        stdin = logger = fed = None
-        if stdio.terminal:
-            pipes = None
-
-        def output(target: int) -> int:
-            """What the process gets to write to `target`."""
-            if pipes is None:
-                return target
-            reader, writer = pipes.open(keep)
-            copies.append(Copy(reader, target))
-            return writer
-
+        # A terminal has one output, and whatever is named for another is not looked at.
+        named = {1: stdio.stdout} if stdio.terminal else {1: stdio.stdout, 2: stdio.stderr}
+        doing = "console copy" if stdio.terminal else "io pipe copy"
         url = urlsplit(stdio.stdout)
-        named = [(1, stdio.stdout), (2, stdio.stderr)]
         if url.scheme == "binary":
-            logger = await Logger.start(stdio.stdout, id, namespace, reaper, keep)
-            given[1:] = logger.stdout, logger.stderr
+            self._logger = await Logger.start(stdio.stdout, id, namespace, reaper, own)
+            given[1:] = self._logger.stdout, self._logger.stderr
+            named = {}
         elif url.scheme == "file":
-            for number, path in named:
-                if path:
-                    given[number] = output(keep(_append(unquote(url.path))))
+            path = unquote(url.path)
+            _make(path)
+            named = {number: path for number, name in named.items() if name}
         elif url.scheme:
             raise Unknown(f"failed to create init process I/O: unknown STDIO scheme {url.scheme}")
-        else:
-            for number, path in named:
-                if path:
-                    writer, *others = _output(path, keep)
-                    held += others
-                    given[number] = output(writer)
-        if stdio.stdin:
-            given[0], stdin = _input(stdio.stdin, keep)
+        for number, path in named.items():
+            if not path:
+                continue
+            given[number] = target = _output(path, own, doing)
             if pipes is not None:
-                reader, writer = pipes.open(keep)
-                given[0], fed = reader, Copy(given[0], writer)
+                reader, given[number] = pipes.open(own)
+                about = f"{id}: {_NAMES[number]} to {path}"
+                copy = Copy(own.give(reader), own.give(target), about)
+                self._outputs.append(copy)
+                # What a runtime has to say may be more than a pipe takes.
+                copy.hold()
+        if stdio.stdin:
+            self.has_input = True
+            given[0], self._stdin = _input(stdio.stdin, own)
+            if pipes is not None:
+                source = given[0]
+                given[0], target = pipes.open(own)
+                about = f"{id}: {_NAMES[0]} from {stdio.stdin}"
+                self._input = Copy(own.give(source), own.give(target), about)
         if null not in given:
-            os.close(null)
-        return cls((given[0], given[1], given[2]), tuple(held), stdin, logger, fed, tuple(copies))
+            own.drop(null)
+        self.descriptors = (given[0], given[1], given[2])
 
-    def _copies(self) -> tuple[Copy, ...]:
-        return self.outputs if self.input is None else (*self.outputs, self.input)
-
-    def handed(self) -> Streams:
-        """The process has its descriptors: let go of ours."""
-        _close(self.descriptors)
-        for copy in self._copies():
+    def handed(self) -> None:
+        """The process has its descriptors: let go of ours, and copy from now on."""
+        self._own.drop(*self.descriptors)
+        self.descriptors = (-1, -1, -1)
+        for copy in (*self._outputs, *filter(None, [self._input])):
             copy.start()
-        return replace(self, descriptors=(-1, -1, -1))
 
-    def close_stdin(self) -> Streams:
+    def close_stdin(self) -> None:
         """Let the process read the end of its input, as soon as its clients have gone, too."""
-        if self.stdin is not None:
-            os.close(self.stdin)
-        return replace(self, stdin=None)
+        self._own.drop(self._stdin)
+        self._stdin = -1
+
+    async def settle(self) -> None:
+        """The process has ended: wait until a client can read all that it has written.
+
+        One that does not read is not waited for.
+        """
+        await asyncio.gather(*(copy.settle() for copy in self._outputs))
 
     async def drained(self, timeout: float) -> None:
         """Wait until the process's output has been copied, for at most `timeout` seconds."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                for copy in self.outputs:
+                for copy in self._outputs:
                     if copy.started:
                         await copy.done.wait()
 
     async def aclose(self) -> None:
-        """Let go of everything; a logger is given time to write what it has got."""
-        for copy in self._copies():
+        """Let go of everything; a logger is given time to write what it has got. Idempotent."""
+        for copy in (*self._outputs, *filter(None, [self._input])):
             copy.stop()
-        _close((*self.close_stdin().descriptors, *self.held))
-        if self.logger is not None:
-            await self.logger.finish()
+        self._own.close()
+        self.descriptors = (-1, -1, -1)
+        if self._logger is not None:
+            await self._logger.finish()
 
 
-def _close(descriptors: tuple[int, ...]) -> None:
-    for descriptor in set(descriptors):
-        if descriptor >= 0:
-            os.close(descriptor)
+@contextmanager
+def _place(path: str) -> Iterator[tuple[str, bool]]:
+    """Another name for what is at `path` now, and whether it is a FIFO.
 
-
-def _is_fifo(path: str) -> bool:
-    with suppress(FileNotFoundError):
-        return stat.S_ISFIFO(Path(path).stat().st_mode)
-    return False
-
-
-def _output(path: str, keep: Callable[[int], int]) -> tuple[int, ...]:
-    """A descriptor to write to `path`, and what has to stay open with it."""
-    if not _is_fifo(path):
-        try:
-            return (keep(os.open(path, os.O_WRONLY | os.O_APPEND)),)
-        except OSError as exc:
-            raise Unknown(
-                "failed to start io pipe copy: unable to copy pipes: containerd-shim: "
-                f'opening file "{path}" failed: open {path}: {_reason(exc)}'
-            ) from exc
-    # With a reader there, opening it for writing does not wait for the client.
-    reader = keep(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
-    return keep(os.open(path, os.O_WRONLY)), reader
-
-
-def _input(path: str, keep: Callable[[int], int]) -> tuple[int, int]:
-    """A descriptor to read from the FIFO `path`, and one to write to it."""
+    What is opened by that name is what has been looked at, though `path` may be another's by then:
+    to open a FIFO that nobody reads would hold up everybody.
+    """
+    handle = os.open(path, os.O_PATH)
     try:
-        reader = keep(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
-        writer = keep(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+        yield f"/proc/self/fd/{handle}", stat.S_ISFIFO(os.fstat(handle).st_mode)
+    finally:
+        os.close(handle)
+
+
+def _output(path: str, own: Descriptors, doing: str) -> int:
+    """A descriptor to write to `path`; the reading end of a FIFO is kept open with it."""
+    what = "file"
+    try:
+        with _place(path) as (place, is_fifo):
+            if is_fifo:
+                what = "w/o fifo"
+                # With a reader there, opening it for writing does not wait for the client.
+                own.keep(os.open(place, os.O_RDONLY | _AT_ONCE))
+            writer = own.keep(os.open(place, os.O_WRONLY | os.O_APPEND | _AT_ONCE))
+    except OSError as exc:
+        if doing == "io pipe copy":
+            doing += f': unable to copy pipes: containerd-shim: opening {what} "{path}" failed'
+        raise Unknown(f"failed to start {doing}: open {path}: {_reason(exc)}") from exc
+    os.set_blocking(writer, True)
+    return writer
+
+
+def _input(path: str, own: Descriptors) -> tuple[int, int]:
+    """A descriptor to read from `path`, and one to write to it if it is a FIFO, or -1."""
+    writer = -1
+    try:
+        with _place(path) as (place, is_fifo):
+            reader = own.keep(os.open(place, os.O_RDONLY | _AT_ONCE))
+            if is_fifo:
+                writer = own.keep(os.open(place, os.O_WRONLY | _AT_ONCE))
     except OSError as exc:
         raise Unknown(f"failed to open stdin fifo {path}: open {path}: {_reason(exc)}") from exc
     os.set_blocking(reader, True)
     return reader, writer
 
 
-def _append(path: str) -> int:
+def _make(path: str) -> None:
+    """See to it that there is a file, whatever it may be."""
     try:
         Path(path).parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _AT_ONCE, 0o644))
     except OSError as exc:
+        if exc.errno == errno.ENXIO:  # a FIFO that nobody reads
+            return
         raise Unknown(f"failed to create init process I/O: open {path}: {_reason(exc)}") from exc
 
 
@@ -249,9 +265,9 @@ class Logger:
         id: str,  # noqa: A002
         namespace: str,
         reaper: Reaper,
-        keep: Callable[[int], int],
+        own: Descriptors,
     ) -> Logger:
-        """Start it and wait until it is ready; `keep` gets what it will write to."""
+        """Start it and wait until it is ready; what it will read from becomes `own`."""
         parts = urlsplit(uri)
         arguments = [
             each
@@ -259,30 +275,32 @@ class Logger:
             for each in ((key, value) if value else (key,))
         ]
         program = unquote(parts.path)
-        (out_read, out), (err_read, err), (ready, told) = os.pipe(), os.pipe(), os.pipe()
-        keep(out)
-        keep(err)
-        try:
-            with reaper.starting():
-                pid = _run_with(
-                    [program, *arguments],
-                    (out_read, err_read, told),
-                    {
-                        "CONTAINER_ID": id,
-                        "CONTAINER_NAMESPACE": namespace,
-                    },
-                )
-                end = reaper.end(pid)
-        except OSError as exc:
-            os.close(ready)
-            raise Unknown(
-                "failed to create init process I/O: failed to start binary process: "
-                f"fork/exec {program}: {_reason(exc)}"
-            ) from exc
-        finally:
-            for descriptor in (out_read, err_read, told):
-                os.close(descriptor)
-        await _closed(ready)
+        whose = {"CONTAINER_ID": id, "CONTAINER_NAMESPACE": namespace}
+        with closing(Descriptors()) as passing:
+            out_read, out = _pipe(passing, own)
+            err_read, err = _pipe(passing, own)
+            ready, told = _pipe(passing, passing)
+            try:
+                with reaper.starting():
+                    pid = _run_with([program, *arguments], (out_read, err_read, told), whose)
+                    end = reaper.end(pid)
+            except OSError as exc:
+                raise Unknown(
+                    "failed to create init process I/O: failed to start binary process: "
+                    f"fork/exec {program}: {_reason(exc)}"
+                ) from exc
+            passing.drop(out_read, err_read, told)
+            try:
+                async with asyncio.timeout(_READY_SECONDS):
+                    await readable(ready)
+            except BaseException as exc:
+                if not end.done():
+                    os.kill(pid, signal.SIGKILL)
+                if isinstance(exc, TimeoutError):
+                    raise Unknown(
+                        f"failed to create init process I/O: {program} does not become ready"
+                    ) from None
+                raise
         return cls(pid, end, out, err)
 
     async def finish(self) -> None:
@@ -296,33 +314,34 @@ class Logger:
         await self._end
 
 
+def _pipe(readers: Descriptors, writers: Descriptors) -> tuple[int, int]:
+    reader, writer = os.pipe()
+    return readers.keep(reader), writers.keep(writer)
+
+
 def _run_with(command: list[str], descriptors: tuple[int, ...], env: dict[str, str]) -> int:
     """Start `command` with `descriptors` as its numbers 3 and up; its pid. Raises OSError."""
-    # First out of the way of the numbers that they are to have.
-    high = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, 16) for each in descriptors]
-    try:
+    with closing(Descriptors()) as high:
+        # First out of the way of the numbers that they are to have.
+        moved = [high.keep(fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, 16)) for each in descriptors]
         return os.posix_spawn(
             command[0],
             command,
             env,
             file_actions=[
                 *((os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)),
-                *((os.POSIX_SPAWN_DUP2, there, number) for number, there in enumerate(high, 3)),
+                *((os.POSIX_SPAWN_DUP2, there, number) for number, there in enumerate(moved, 3)),
             ],
             setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
         )
-    finally:
-        for each in high:
-            os.close(each)
 
 
-async def _closed(descriptor: int) -> None:
-    """Wait for a byte, or the end, of what `descriptor` reads; and close it."""
+async def readable(descriptor: int) -> None:
+    """Wait until there is something, or the end, to be read from `descriptor`."""
     loop = asyncio.get_running_loop()
-    readable = asyncio.Event()
-    loop.add_reader(descriptor, readable.set)
+    ready = asyncio.Event()
+    loop.add_reader(descriptor, ready.set)
     try:
-        await readable.wait()
+        await ready.wait()
     finally:
         loop.remove_reader(descriptor)
-        os.close(descriptor)

@@ -7,7 +7,6 @@
 from taskd.ttrpc.client import Client, ClientStream, Metadata
 from taskd.ttrpc.connection import ConnectionClosed, StreamClosed
 from taskd.ttrpc.frames import MAX_PAYLOAD, ProtocolError
-from taskd.ttrpc.payload import unmarshal
 from taskd.ttrpc.server import CallContext, Handler, Server, ServerStream, Service, Streaming
 
 __all__ = [
@@ -24,5 +23,4 @@ __all__ = [
     "Service",
     "StreamClosed",
     "Streaming",
-    "unmarshal",
 ]

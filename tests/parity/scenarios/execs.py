@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
+import anyio.to_thread
 from harness.containers import PROCESS_TYPE, process
 from parity.recorder import PATIENCE_SECONDS, Recorder
 from parity.scenarios import scenario
@@ -213,6 +215,46 @@ async def stdio_that_is_not_there(r: Recorder) -> None:
     await exec_(r, "two", "true", stdout="/proc/no/such/fifo")
     await start(r, "two")
     await r.tasks.get(container_id="one", exec_id="two")
+
+
+@scenario()
+async def stdin_that_is_no_fifo(r: Recorder) -> None:
+    await r.running()
+    (r.folder / "file").write_bytes(b"x" * 200_000)
+    (r.folder / "empty").touch()
+    for number, path in enumerate(("/dev/null", r.folder / "file", r.folder / "empty", r.folder)):
+        name, out = f"e{number}", r.folder / f"out{number}"
+        out.touch()
+        streams = {"stdin": str(path), "stdout": str(out), "stderr": str(out)}
+        await exec_(r, name, "wc -c", **streams)
+        await start(r, name)
+        await end(r, name)
+        r.note(out.read_text())
+
+
+@scenario()
+async def terminal_whose_client_waits_for_its_end(r: Recorder) -> None:
+    """As containerd's Go client does, which names a stderr that it never makes."""
+    await r.running()
+    for name, command in {
+        "plain": "echo hello",
+        "child": "sleep 1000 & echo hello",
+        "deaf": "trap '' HUP; sleep 1000 & echo hello",
+    }.items():
+        stdin, stdout = r.folder / f"{name}-in", r.folder / f"{name}-out"
+        for path in (stdin, stdout):
+            os.mkfifo(path)
+        streams = {"stdin": str(stdin), "stdout": str(stdout), "stderr": f"{r.folder}/{name}-err"}
+        spec = process(["/bin/sh", "-c", command], terminal=True)
+        await r.tasks.exec(container_id="one", exec_id=name, spec=spec, terminal=True, **streams)
+        client = os.open(stdout, os.O_RDONLY | os.O_NONBLOCK)
+        with os.fdopen(client, "rb") as output:
+            await start(r, name)
+            await r.tasks.wait(container_id="one", exec_id=name)
+            os.set_blocking(client, True)
+            with anyio.fail_after(10):
+                r.note(str(await anyio.to_thread.run_sync(output.read, abandon_on_cancel=True)))
+        await r.tasks.delete_process(container_id="one", exec_id=name)
 
 
 @scenario()

@@ -49,7 +49,7 @@ async def test_output_reaches_the_client_to_its_end(fifos: Stdio) -> None:
     out, err = client(fifos.stdout), client(fifos.stderr)
     streams = await opened(fifos)
     stdin, stdout, stderr = hold(streams)
-    streams = streams.handed()
+    streams.handed()
     reading = asyncio.gather(read_to_end(out), read_to_end(err))
     text = os.urandom(1 << 20)
     await asyncio.to_thread(write_all, stdout, text)
@@ -80,14 +80,14 @@ async def test_what_is_written_before_it_is_handed_over_is_nobodys(fifos: Stdio)
 async def test_input_ends_when_it_is_closed_and_its_clients_have_gone(fifos: Stdio) -> None:
     streams = await opened(fifos)
     stdin, *others = hold(streams)
-    streams = streams.handed()
+    streams.handed()
     for text in (b"one ", b"two "):  # a client comes, and goes, and comes again
         Path(fifos.stdin).write_bytes(text)
     await asyncio.sleep(0.05)
     reading = asyncio.create_task(read_to_end(stdin))
     await asyncio.sleep(0.05)
     assert not reading.done()
-    streams = streams.close_stdin()
+    streams.close_stdin()
     async with asyncio.timeout(SECONDS):
         assert await reading == b"one two "
     for descriptor in others:
@@ -98,7 +98,7 @@ async def test_input_ends_when_it_is_closed_and_its_clients_have_gone(fifos: Std
 async def test_output_waits_for_a_client_that_comes_later(fifos: Stdio) -> None:
     streams = await opened(fifos)
     descriptors = hold(streams)
-    streams = streams.handed()
+    streams.handed()
     os.write(descriptors[1], b"early")
     await asyncio.sleep(0.05)
     out = client(fifos.stdout)
@@ -113,7 +113,7 @@ async def test_a_file_gets_both_outputs(tmp_path: Path) -> None:
     url = f"file://{tmp_path}/logs/output"
     streams = await opened(Stdio(stdout=url, stderr=url))
     descriptors = hold(streams)
-    streams = streams.handed()
+    streams.handed()
     os.write(descriptors[1], b"out")
     os.write(descriptors[2], b"err")
     for descriptor in descriptors:
@@ -138,7 +138,8 @@ async def test_nothing_stays_open(fifos: Stdio) -> None:
     streams = await opened(fifos)
     await streams.aclose()
     streams = await opened(fifos)
-    await streams.handed().aclose()
+    streams.handed()
+    await streams.aclose()
     missing = Stdio(fifos.stdin, fifos.stdout, "/no/such/fifo")
     with pytest.raises(Exception, match="/no/such/fifo"):
         await opened(missing)

@@ -17,11 +17,11 @@ from taskd.errors import Unknown
 from taskd.shim import Container, Process, Stdio
 from taskd.shim.console import Console, ConsoleSocket, open_terminal
 from taskd.shim.reaper import Reaper
-from taskd.shim.stdio import Streams
+from taskd.shim.stdio import Pipes, Streams
 
 
-async def opened(reaper: Reaper, **paths: str) -> Streams:
-    return await Streams.open(Stdio(**paths), "one", "testing", reaper)
+async def opened(reaper: Reaper, *, terminal: bool = False, **paths: str) -> Streams:
+    return await Streams.open(Stdio(**paths, terminal=terminal), "one", "testing", reaper)
 
 
 def fifo(path: Path) -> str:
@@ -53,7 +53,8 @@ async def test_nothing(reaper: Reaper) -> None:
     streams = await opened(reaper)
     for descriptor in streams.descriptors:
         assert os.fstat(descriptor).st_rdev == Path("/dev/null").stat().st_rdev
-    await streams.handed().aclose()
+    streams.handed()
+    await streams.aclose()
     assert descriptors(os.getpid()) == before
 
 
@@ -71,7 +72,7 @@ async def test_the_process_has_the_clients_fifo_itself(reaper: Reaper, tmp_path:
 async def test_clients_come_and_go(reaper: Reaper, tmp_path: Path) -> None:
     streams = await opened(reaper, stdout=fifo(tmp_path / "out"))
     process = os.dup(streams.descriptors[1])
-    streams = streams.handed()
+    streams.handed()
     os.write(process, b"one ")  # nobody reads yet, and nobody dies of it
     client = os.open(tmp_path / "out", os.O_RDONLY | os.O_NONBLOCK)
     assert read(client) == b"one "
@@ -89,16 +90,83 @@ async def test_clients_come_and_go(reaper: Reaper, tmp_path: Path) -> None:
 async def test_standard_input_has_an_end_when_it_is_told(reaper: Reaper, tmp_path: Path) -> None:
     streams = await opened(reaper, stdin=fifo(tmp_path / "in"))
     process = os.dup(streams.descriptors[0])
-    streams = streams.handed()
+    streams.handed()
     client = os.open(tmp_path / "in", os.O_WRONLY)
     os.write(client, b"hello")
     os.close(client)
     assert read(process) == b"hello"
     assert read(process) == b"(nothing yet)"  # another client may come
-    streams = streams.close_stdin()
+    streams.close_stdin()
     assert read(process) == b""
-    assert streams.close_stdin() == streams
+    streams.close_stdin()  # again
     os.close(process)
+    await streams.aclose()
+
+
+@pytest.fixture(params=[None, Pipes()], ids=["directly", "through pipes"])
+def pipes(request: pytest.FixtureRequest) -> Pipes | None:
+    found: Pipes | None = request.param
+    return found
+
+
+TEXT = os.urandom(200_000)
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [("/dev/null", b""), ("{}/empty", b""), ("{}/file", TEXT), ("{}/link", TEXT)],
+)
+async def test_standard_input_that_is_no_fifo(
+    reaper: Reaper, tmp_path: Path, pipes: Pipes | None, source: str, found: bytes
+) -> None:
+    (tmp_path / "empty").touch()
+    (tmp_path / "file").write_bytes(TEXT)
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "out").touch()
+    before = descriptors(os.getpid())
+    stdio = Stdio(source.format(tmp_path), str(tmp_path / "out"))
+    streams = await Streams.open(stdio, "one", "testing", reaper, pipes)
+    with reaper.starting():
+        process = subprocess.Popen(
+            ["cat"], stdin=streams.descriptors[0], stdout=streams.descriptors[1]
+        )
+        end = reaper.end(process.pid)
+    process.returncode = 0  # the reaper's
+    streams.handed()
+    streams.close_stdin()  # the file has an end of its own
+    async with asyncio.timeout(10):
+        assert (await end).status == 0
+    await streams.settle()
+    assert (tmp_path / "out").read_bytes() == found
+    await streams.aclose()
+    assert descriptors(os.getpid()) == before
+
+
+async def test_every_number_is_closed_once(
+    reaper: Reaper, tmp_path: Path, pipes: Pipes | None
+) -> None:
+    stdio = Stdio(*(fifo(tmp_path / name) for name in ("stdin", "stdout", "stderr")))
+    streams = await Streams.open(stdio, "one", "testing", reaper, pipes)
+    streams.handed()
+    streams.close_stdin()
+    await streams.aclose()
+    others = [os.dup(0) for _ in range(12)]  # somebody else's now, under the same numbers
+    streams.handed()
+    streams.close_stdin()
+    await streams.settle()
+    await streams.drained(0)
+    await streams.aclose()
+    for other in others:
+        os.close(other)
+
+
+async def test_a_fifo_that_nobody_reads_named_as_a_file(
+    reaper: Reaper, tmp_path: Path, pipes: Pipes | None
+) -> None:
+    uri = f"file://{fifo(tmp_path / 'out')}"
+    async with asyncio.timeout(10):
+        streams = await Streams.open(Stdio(stdout=uri), "one", "testing", reaper, pipes)
+    streams.handed()
     await streams.aclose()
 
 
@@ -130,11 +198,21 @@ async def test_an_existing_file_by_its_path(reaper: Reaper, tmp_path: Path) -> N
         ("stdout", "binary://{}/no/logger", "fork/exec {0}/no/logger: no such file or directory"),
         ("stdout", "pigeon://{}", "unknown STDIO scheme pigeon"),
         ("stdout", "file:///proc/no/log", "open /proc/no/log: no such file or directory"),
+        ("stdout", "file://{}", "open {0}: is a directory"),
+        ("stdout", "{}", 'opening file "{0}" failed: open {0}: is a directory'),
+        (
+            "stderr",
+            "{}/socket",
+            'opening file "{0}/socket" failed: open {0}/socket: no such device',
+        ),
+        ("stdin", "{}/socket", "open {0}/socket: no such device or address"),
     ],
 )
 async def test_what_cannot_be_opened_is_named(
     reaper: Reaper, tmp_path: Path, stream: str, place: str, words: str
 ) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
     before = descriptors(os.getpid())
     with pytest.raises(Unknown) as caught:
         await opened(reaper, **{stream: place.format(tmp_path)})
@@ -192,6 +270,22 @@ async def test_a_logger_that_does_not_end(
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
+async def test_a_logger_that_does_not_become_ready(
+    reaper: Reaper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskd.shim.stdio._READY_SECONDS", 0.5)
+    before = descriptors(os.getpid())
+    text = "#!/bin/sh\necho $$ > {}/pid\nexec sleep 1000\n"
+    with pytest.raises(Unknown, match="/logger does not become ready"):
+        await opened(reaper, stdout=logger(tmp_path, text))
+    with pytest.raises(ProcessLookupError):
+        async with asyncio.timeout(10):
+            while True:
+                os.kill(int((tmp_path / "pid").read_text()), 0)
+                await asyncio.sleep(0.01)
+    assert descriptors(os.getpid()) == before
+
+
 # --- terminals ------------------------------------------------------------------------------
 
 
@@ -235,6 +329,32 @@ async def test_a_terminal(streams: Streams, tmp_path: Path) -> None:
     os.close(terminal.output)
 
 
+async def test_a_terminals_output_ends_with_its_process(streams: Streams, tmp_path: Path) -> None:
+    terminal = Terminal(streams, tmp_path)
+    os.write(terminal.process, b"bye")
+    async with asyncio.timeout(10):
+        await terminal.console.settle()
+        assert read(terminal.output) == b"bye"
+        while read(terminal.output):  # although somebody still has it
+            await asyncio.sleep(0.01)
+    os.write(terminal.process, b"too late")
+    await terminal.console.aclose()
+    await terminal.console.aclose()
+    os.close(terminal.process)
+    os.close(terminal.output)
+
+
+async def test_nobody_looks_at_a_terminals_standard_error(reaper: Reaper, tmp_path: Path) -> None:
+    paths = {"stdout": fifo(tmp_path / "out"), "stderr": str(tmp_path / "never made")}
+    streams = await opened(reaper, terminal=True, **paths)
+    terminal = Terminal(streams, tmp_path)
+    os.write(terminal.process, b"one output")
+    assert await until(terminal.output, b"output") == b"one output"
+    await terminal.console.aclose()
+    os.close(terminal.process)
+    os.close(terminal.output)
+
+
 async def test_much_output_is_copied_whole(streams: Streams, tmp_path: Path) -> None:
     terminal = Terminal(streams, tmp_path)
     # More than terminal and FIFO hold: it has to wait until the client reads.
@@ -249,6 +369,7 @@ async def test_much_output_is_copied_whole(streams: Streams, tmp_path: Path) -> 
 
 async def test_the_end_of_its_input_hangs_a_terminal_up(streams: Streams, tmp_path: Path) -> None:
     terminal = Terminal(streams, tmp_path)
+    os.write(terminal.process, b"its last")
     terminal.console.close_stdin()
     os.set_blocking(terminal.process, False)
     async with asyncio.timeout(5):
@@ -258,6 +379,8 @@ async def test_the_end_of_its_input_hangs_a_terminal_up(streams: Streams, tmp_pa
                     break
             except BlockingIOError:
                 await asyncio.sleep(0.01)
+    assert read(terminal.output) == b"its last"
+    assert read(terminal.output) == b""
     terminal.console.resize(80, 24)  # too late, which is no error
     await terminal.console.aclose()
     os.close(terminal.process)
