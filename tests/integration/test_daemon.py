@@ -66,12 +66,14 @@ def test_sigint_stops_it_too(folder: Path) -> None:
     assert taskd.process.wait(10) == 0
 
 
-def test_a_second_daemon_on_the_same_state_is_refused(folder: Path) -> None:
+@pytest.mark.parametrize("shared", ["root", "state"])
+def test_a_second_daemon_on_one_of_the_folders_is_refused(folder: Path, shared: str) -> None:
     with Taskd(folder) as taskd:
-        options = ["--root", str(folder / "r2"), "--state", str(taskd.state)]
+        own = {"root": folder / "r2", "state": folder / "s2", shared: getattr(taskd, shared)}
+        options = ["--root", str(own["root"]), "--state", str(own["state"])]
         done = serve(*options, "--address", str(folder / "other.sock"))
         assert done.returncode == 1
-        words = f"another taskd (pid {taskd.pid}) uses the state folder {taskd.state}"
+        words = f"another taskd (pid {taskd.pid}) uses the {shared} folder {own[shared]}"
         assert done.stderr == f"taskd: {words}\n"
 
 
