@@ -8,11 +8,13 @@ RUN apt-get update \
 # An index other than the usual one is a build argument: pip reads it from the environment.
 ARG PIP_INDEX_URL
 WORKDIR /src
+COPY locks locks
+RUN python3 -m venv /opt/taskd \
+    && /opt/taskd/bin/pip install --no-cache-dir --require-hashes --requirement locks/taskd.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY taskd taskd
 COPY shims shims
-RUN python3 -m venv /opt/taskd \
-    && /opt/taskd/bin/pip install --no-cache-dir '.[metrics,nats,otel,uvloop,wasm]'
+RUN /opt/taskd/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
 ENV PATH=/opt/taskd/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 COPY tests/composed/entrypoint /entrypoint
 # tini reaps what shims leave: whoever is process 1 inherits it.
@@ -23,6 +25,7 @@ FROM taskd AS tests
 RUN apt-get update \
     && apt-get install -y --no-install-recommends mount procps \
     && rm -rf /var/lib/apt/lists/*
+RUN /opt/taskd/bin/pip install --no-cache-dir --require-hashes --requirement locks/dev.txt
 COPY . .
-RUN /opt/taskd/bin/pip install --no-cache-dir --editable '.[metrics,nats,otel,uvloop,wasm,dev]'
+RUN /opt/taskd/bin/pip install --no-cache-dir --no-deps --no-build-isolation --editable .
 CMD ["pytest"]

@@ -1,12 +1,16 @@
 # Everything is set up by the target that needs it; `make demo` and `make test` need nothing before.
 VENV := .venv
 BIN := $(VENV)/bin
+EXTRAS := metrics nats otel uvloop wasm
+INSTALL := install --quiet --disable-pip-version-check
+LOCK = $(VENV)/.uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--upgrade --group build --custom-compile-command 'make lock' pyproject.toml
 SHIM := containerd-shim-runc-v2:containerd runc:runc busybox:busybox-static
 
 # Daemons are started by the dozen: what is compiled once is kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint types tests parity bench soak compose protos clean
+.PHONY: demo test lint types tests parity bench soak compose protos lock clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/taskd demo
@@ -45,16 +49,23 @@ compose:
 protos: $(VENV)/.installed-dev
 	$(BIN)/python protos/generate.py
 
-$(VENV)/.installed: pyproject.toml
+# What is tested is what the image has: see docs/dependencies.md.
+lock:
+	@python3 -m venv $(VENV)/.uv && $(VENV)/.uv/bin/pip install --quiet uv
+	$(LOCK) $(patsubst %,--extra %,$(EXTRAS)) --output-file locks/taskd.txt
+	$(LOCK) --all-extras --constraints locks/taskd.txt --output-file locks/dev.txt
+
+$(VENV)/.installed: pyproject.toml locks/taskd.txt
 	@python3 -c 'import ensurepip' 2>/dev/null || .ci/need /missing:python3-venv
 	@test -x $(BIN)/python || python3 -m venv $(VENV)
 	@echo "installing taskd into $(VENV)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[uvloop,wasm]'
+	@$(BIN)/pip $(INSTALL) --require-hashes --requirement locks/taskd.txt
+	@$(BIN)/pip $(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
+$(VENV)/.installed-dev: $(VENV)/.installed locks/dev.txt
 	@echo "installing the tests' tools into $(VENV)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[metrics,nats,otel,uvloop,wasm,dev]'
+	@$(BIN)/pip $(INSTALL) --require-hashes --requirement locks/dev.txt
 	@touch $@
 
 clean:
