@@ -9,9 +9,9 @@ looked at once and turned into a plan. The messages themselves stay betterproto2
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
-from typing import Any, NamedTuple, TypeVar, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, partial
+from typing import Any, NamedTuple, TypeVar
 
 import betterproto2
 from betterproto2 import FieldMetadata
@@ -67,7 +67,16 @@ def encode(message: betterproto2.Message) -> bytes:
 
 
 def decode(message_type: type[M], data: bytes) -> M:
-    """The message in `data`. Raises `MalformedMessage` for anything else."""
+    """The message in `data`. Raises `MalformedMessage` for anything else.
+
+    It takes time linear in the size of `data`: messages do not contain themselves, so that they
+    have few levels, and on each every byte is looked at once.
+    """
+    return _decode(message_type, (data,))
+
+
+def _decode(message_type: type[M], pieces: Iterable[bytes]) -> M:
+    """A message that comes in several pieces, each sound in itself: their concatenation."""
     plan = _plan(message_type)
     message = message_type.__new__(message_type)
     values = message.__dict__
@@ -75,33 +84,36 @@ def decode(message_type: type[M], data: bytes) -> M:
     for name, container in plan.containers:
         values[name] = container()
     reads = plan.reads
-    unknown = b""
-    for key, value, start, end in fields(data):
-        read = reads.get(key)
-        if read is None:
-            unknown += data[start:end]
-            continue
-        name, shape, from_wire, others = read
-        if shape is _ONE:
-            for other in others:
-                values[other] = None
-            values[name] = from_wire(value)
-        elif shape is _MESSAGE:
-            for other in others:
-                values[other] = None
-            if values[name] is not None:
-                # A message may come in several parts, and is then their concatenation.
-                value = encode(values[name]) + cast(bytes, value)
-            values[name] = from_wire(value)
-        elif shape is _MANY:
-            values[name].append(from_wire(value))
-        elif shape is _PACKED:
-            values[name] += from_wire(value)
-        else:
-            entry_key, entry_value = from_wire(value)
-            values[name][entry_key] = entry_value
+    unknown: list[bytes] = []
+    inner: dict[str, tuple[Callable[[Any], Any], list[Any]]] = {}
+    for data in pieces:
+        for key, value, start, end in fields(data):
+            read = reads.get(key)
+            if read is None:
+                unknown.append(data[start:end])
+                continue
+            name, shape, from_wire, others = read
+            if shape is _ONE:
+                for other in others:
+                    values[other] = None
+                    inner.pop(other, None)
+                values[name] = from_wire(value)
+            elif shape is _MESSAGE:
+                for other in others:
+                    values[other] = None
+                    inner.pop(other, None)
+                inner.setdefault(name, (from_wire, []))[1].append(value)
+            elif shape is _MANY:
+                values[name].append(from_wire(value))
+            elif shape is _PACKED:
+                values[name] += from_wire(value)
+            else:
+                entry_key, entry_value = from_wire(value)
+                values[name][entry_key] = entry_value
+    for name, (from_wire, found) in inner.items():
+        values[name] = from_wire(found)
     if unknown:
-        message._unknown_fields = unknown
+        message._unknown_fields = b"".join(unknown)
     return message
 
 
@@ -121,6 +133,7 @@ class _Read(NamedTuple):
     name: str
     shape: object
     from_wire: Callable[[Any], Any]
+    """Takes what was on the wire; of a message (alone in its field), the list of its pieces."""
     others: tuple[str, ...]
     """The other fields of its oneof."""
 
@@ -164,7 +177,7 @@ def _plan(message_type: type[betterproto2.Message]) -> _Plan:
         prefix = varint(tag(meta.number, kind))
         writes.append(_Write(name, shape, keep, prefix, to_bytes))
         if shape is _ONE and meta.proto_type == "message":
-            shape = _MESSAGE
+            shape, from_wire = _MESSAGE, partial(_decode, field_type)
         reads[tag(meta.number, kind)] = _Read(name, shape, from_wire, others)
     empty = vars(message_type())
     containers = [

@@ -32,18 +32,19 @@ endpoint = "http://127.0.0.1:4318"
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from taskd.errors import InvalidArgument
 from taskd.events.journal import Retention
 from taskd.gc.policy import MAX_PAUSE_THRESHOLD, Policy
-from taskd.nats.settings import NatsConfig, Subjects
+from taskd.nats.settings import NatsConfig, Subjects, without_credentials
 
 __all__ = ["LOG_LEVELS", "TIMEOUTS", "Config", "EventsConfig", "TracingConfig", "load", "seconds"]
 
@@ -92,8 +93,8 @@ class ShimsConfig:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    root: Path = Path("/var/lib/taskd")
-    state: Path = Path("/run/taskd")
+    root: Path = field(default_factory=lambda: _usual_root())
+    state: Path = field(default_factory=lambda: _usual_state())
     address: Path | None = None
     """gRPC socket; ``taskd.sock`` in the state folder if none is given."""
     log_level: str = "info"
@@ -124,12 +125,40 @@ class Config:
         return self.socket.with_name(f"{self.socket.name}.ttrpc")
 
 
-def load(file: Path) -> Config:
-    """Read a configuration file.
+def _usual_root() -> Path:
+    """``/var/lib/taskd``, and of a user that is not root ``~/.local/share/taskd`` (XDG)."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/taskd")
+    return Path(os.environ.get("XDG_DATA_HOME") or Path("~/.local/share").expanduser(), "taskd")
+
+
+def _usual_state() -> Path:
+    """``/run/taskd``, and of a user that is not root ``taskd`` in the runtime folder (XDG).
+
+    Raises `InvalidArgument` if that is not known.
+    """
+    if os.geteuid() == 0:
+        return Path("/run/taskd")
+    folder = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
+    if not Path(folder).is_dir():
+        raise InvalidArgument(
+            f"user {os.geteuid()} has no runtime folder ({folder}): set XDG_RUNTIME_DIR, or name "
+            "the state folder, or the socket",
+            verbatim=True,
+        )
+    return Path(folder, "taskd")
+
+
+def load(file: Path | None, **given: Any) -> Config:
+    """Read a configuration file, if there is one; what is `given` counts instead of what it has.
 
     Raises `InvalidArgument`, naming the file and the key, for a file that cannot be read, an
     unknown key, or a bad value.
     """
+    return Config(**{**(_read(file) if file else {}), **given})
+
+
+def _read(file: Path) -> dict[str, Any]:
     try:
         document = tomllib.loads(file.read_text())
     except (OSError, ValueError) as exc:
@@ -143,7 +172,7 @@ def load(file: Path) -> Config:
             values[key] = _PARSERS[key](value)
         except ValueError as exc:
             raise InvalidArgument(f"{file}: {key}: {exc}", verbatim=True) from None
-    return replace(Config(), **values)
+    return values
 
 
 def seconds(value: object) -> float:
@@ -175,7 +204,9 @@ def _level(value: object) -> str:
 def _share(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
         raise ValueError(f"{value!r} is not a share such as 0.02")
-    return min(float(value), MAX_PAUSE_THRESHOLD)
+    if value > MAX_PAUSE_THRESHOLD:
+        raise ValueError(f"{value!r} is more than {MAX_PAUSE_THRESHOLD}")
+    return float(value)
 
 
 def _bytes(value: object) -> int:
@@ -305,7 +336,9 @@ def _switch(value: object) -> bool:
 
 def _collector(value: object) -> str:
     if not isinstance(value, str) or not re.match("https?://.", value):
-        raise ValueError(f'{value!r} is not a URL such as "http://127.0.0.1:4318"')
+        raise ValueError(
+            f'{without_credentials(repr(value))} is not a URL such as "http://127.0.0.1:4318"'
+        )
     return value
 
 
@@ -317,10 +350,11 @@ def _ratio(value: object) -> float:
 
 def _servers(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
-        raise ValueError(f"{value!r} is not a list of servers")
+        raise ValueError(f"{without_credentials(repr(value))} is not a list of servers")
     for url in value:
         if not isinstance(url, str) or not re.match("(nats|tls|ws|wss)://.", url):
-            raise ValueError(f'{url!r} is not a URL such as "nats://10.0.0.1:4222"')
+            words = without_credentials(repr(url))
+            raise ValueError(f'{words} is not a URL such as "nats://10.0.0.1:4222"')
     return tuple(value)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import shutil
 import signal
 import sys
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 import anyio
 from anyio.abc import TaskGroup
 
-from taskd import ttrpc
+from taskd import folders, stacks, ttrpc
 from taskd.api.containers import Containers
 from taskd.api.content import Content
 from taskd.api.events import Events, ttrpc_service
@@ -45,8 +46,10 @@ from taskd.runtime import binary
 from taskd.runtime.client import TaskClient
 from taskd.runtime.generation import V1_RUNTIME, Generation
 from taskd.runtime.manager import ManagerConfig, ShimManager, Timeouts
+from taskd.runtime.request import Forms
 from taskd.runtime.warm import Warm
-from taskd.sockets import listening, lock, notify
+from taskd.service_manager import ServiceManager
+from taskd.sockets import listening
 from taskd.tasks import Checkpoints, Monitor, TaskService
 
 if TYPE_CHECKING:
@@ -55,6 +58,12 @@ if TYPE_CHECKING:
 __all__ = ["running", "serve"]
 
 log = logging.getLogger(__name__)
+
+_ENDING = (signal.SIGTERM, signal.SIGINT)
+_IGNORED = (signal.SIGHUP, signal.SIGUSR2)
+
+_TELL_SECONDS = 0.5
+"""How long the end waits for a service manager to hear of it."""
 
 REJOIN_SECONDS = 10.0
 """How long after a start an earlier daemon's subscribers are awaited: see `Bus`."""
@@ -69,19 +78,27 @@ RUNTIME = "io.containerd.runtime.v2.task"
 """Name of the folders of bundles and of their work folders; containerd's, which tools look for."""
 
 
-async def serve(config: Config) -> None:
-    """Run a daemon until SIGTERM or SIGINT. Raises what `running` raises."""
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with running(config):
+async def serve(config: Config, manager: ServiceManager) -> None:
+    """Run a daemon until SIGTERM or SIGINT. Raises what `running` raises.
+
+    SIGUSR1 shows where all tasks are, in the log. SIGHUP and SIGUSR2 do nothing.
+    """
+    stacks.show_on(signal.SIGUSR1, sys.stderr.fileno())
+    with anyio.open_signal_receiver(*_ENDING, *_IGNORED) as signals:
+        async with running(config), anyio.create_task_group() as group:
             # What was built so far stays; the collector need not look at it again and again.
             gc.freeze()
             gc.enable()
-            notify("READY=1")
+            group.start_soon(manager.tell, "READY=1")
             print(f"taskd: serving on {config.socket}", file=sys.stderr, flush=True)
             async for number in signals:
-                log.debug("stopping on %s", signal.Signals(number).name)
-                break
-            notify("STOPPING=1")
+                if number in _ENDING:
+                    log.debug("stopping on %s", signal.Signals(number).name)
+                    break
+                log.info("%s: ignored", signal.Signals(number).name)
+            group.cancel_scope.cancel()
+            with anyio.move_on_after(_TELL_SECONDS, shield=True):
+                await manager.tell("STOPPING=1")
 
 
 @asynccontextmanager
@@ -89,13 +106,11 @@ async def running(config: Config) -> AsyncIterator[None]:
     """A daemon that serves as long as the context is open.
 
     In the end it takes no more calls, gives those in flight `Config.shutdown_timeout` to finish,
-    and leaves containers running. Raises `FailedPrecondition` if another daemon uses the state
-    folder or the sockets, OSError if the folders cannot be used, and what `Qos.load` raises.
+    and leaves containers running. Raises `FailedPrecondition` if another daemon uses one of the
+    folders or the sockets, what `folders.own` raises besides, and what `Qos.load` raises.
     """
-    for folder in (config.root, config.state):
-        folder.mkdir(mode=0o711, parents=True, exist_ok=True)
     with (
-        lock(config.state),
+        folders.own(config.root, config.state),
         Database(config.root / "metadata.db") as database,
         Journal(config.root / "events.db", config.events.sync, config.events.retention) as journal,
         # Under the lock: two daemons would undo each other's groups of resctrl. Before the sockets:
@@ -120,7 +135,7 @@ async def running(config: Config) -> AsyncIterator[None]:
             scheduler = Scheduler(Collector(database, content), config.gc)
             database.listen(scheduler.noticed)
             group.start_soon(scheduler.run)
-            shim_events = ttrpc.Server([ttrpc_service(bus)])
+            shim_events = ttrpc.Server([watch.served(ttrpc_service(bus))])
             tasks = _tasks(config, database, content, managers, qos)
             services = [
                 *_services(config, database, content, bus, tasks, scheduler),
@@ -174,6 +189,7 @@ def _managers(
     publish_binary = _own_executable()
     debug = config.log_level in ("trace", "debug")
     extra = {"TASKD_SHIM_GROUP": "shared"} if config.shims.shared else {}
+    forms = Forms()
 
     def v1() -> ModuleType:
         """The deprecated runtime: loaded when somebody uses it."""
@@ -185,7 +201,7 @@ def _managers(
         RUNTIME: Generation(
             resolve=binary.resolve,
             binary=lambda path, bundle: binary.ShimBinary(
-                path, bundle, address, ttrpc_address, publish_binary, debug, warm, extra
+                path, bundle, address, ttrpc_address, publish_binary, debug, warm, extra, forms
             ),
             task=lambda connection, bundle, bootstrap: TaskClient(
                 connection, bundle.id, bootstrap.version
@@ -279,7 +295,19 @@ def _own_executable() -> str:
 
 
 def _identity(file: Path) -> Path:
-    """The file of this daemon's UUID, which is made when it first runs on its root folder."""
-    if not file.exists():
-        file.write_text(str(uuid.uuid4()))
+    """The file of this daemon's UUID, which is made when it first runs on its root folder.
+
+    One that is no UUID, as a power cut leaves it, is made anew.
+    """
+    with suppress(OSError, ValueError):
+        uuid.UUID(file.read_text().strip())
+        return file
+    if file.exists():
+        log.warning("%s is no UUID; this daemon has a new one", file)
+    made = file.with_name(f".{file.name}")
+    with made.open("w") as written:
+        written.write(str(uuid.uuid4()))
+        written.flush()
+        os.fsync(written.fileno())
+    made.replace(file)
     return file

@@ -32,6 +32,7 @@ __all__ = [
     "Unimplemented",
     "Unknown",
     "from_status",
+    "words",
 ]
 
 
@@ -170,3 +171,8 @@ _BY_CODE: dict[int, type[TaskdError]] = {
 def from_status(code: int, message: str) -> TaskdError:
     """The error that a status received from a peer stands for; `Unknown` for a code without one."""
     return _BY_CODE.get(code, Unknown)(message, verbatim=False)
+
+
+def words(exc: BaseException) -> str:
+    """What an exception says of itself, or else its name: a TimeoutError, for one, says nothing."""
+    return str(exc) or type(exc).__name__

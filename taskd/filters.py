@@ -6,7 +6,8 @@ value. A value and any part of a path may be quoted with ``"`` as in Go; a regul
 may also be quoted with ``/`` or ``|``. Of several expressions one must hold.
 
 Source: containerd's ``filters/`` (``scanner.go``, ``parser.go``, ``quote.go``, ``filter.go``).
-The regular expressions are RE2's, as Go's are: matching takes time linear in the text.
+The regular expressions are RE2's, as Go's are: matching takes time linear in the text. What RE2
+makes of one may be large; how much one call may ask for has limits.
 """
 
 from __future__ import annotations
@@ -17,16 +18,36 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NoReturn, Protocol
+from typing import Final, NoReturn, Protocol
+
+from anyio import CapacityLimiter, to_thread
+from anyio.lowlevel import RunVar
 
 from taskd.errors import InvalidArgument
 
-__all__ = ["Filter", "Lookup", "compile"]
+__all__ = ["Filter", "Lookup", "compile", "prepare"]
 
 Lookup = Callable[[Sequence[str]], tuple[str, bool]]
 """Gives the value at a field path and whether it is present; ``("", False)`` where it is not."""
 
 _log = logging.getLogger(__name__)
+
+# Limits for the expressions of one call together. Nobody who means well comes near.
+_MAX_TEXT: Final = 1 << 16
+"""Characters."""
+_MAX_SELECTORS: Final = 1024
+"""What may be asked of each object; an expression that is empty counts, too."""
+_MAX_DEPTH: Final = 64
+"""Parts of a field path."""
+_MAX_PROGRAM: Final = 1_500_000
+"""Instructions that RE2 makes of regular expressions, of some 16 bytes each."""
+
+_PATTERN_MEMORY: Final = 32 << 20
+"""Bytes that RE2 may use for one. Its own 8 MiB are too few for ``\\pL{1,500}``, which Go takes."""
+_LARGE_PROGRAM: Final = 10_000
+"""Instructions from which on a regular expression is not worth being kept for the next call."""
+_SHORT_TEXT: Final = 256
+"""Characters that are compiled before a thread would have begun."""
 
 _QUOTES = frozenset('/|"')
 _SEPARATORS = frozenset(",.")
@@ -62,9 +83,52 @@ def compile(expressions: Iterable[str]) -> Filter:  # noqa: A001 - as re.compile
 
     Raises `InvalidArgument`, in containerd's words, for what is not in the language. As in
     containerd a regular expression that does not compile is no error: it is logged and matches
-    nothing.
+    nothing. But what goes beyond this module's limits is refused.
+
+    A large regular expression takes seconds; whoever has an event loop calls `prepare`.
     """
-    return Filter(tuple(_Parser(text).parse() if text else () for text in expressions))
+    texts = list(expressions)
+    if sum(map(len, texts)) > _MAX_TEXT:
+        raise InvalidArgument(f"filters: more than {_MAX_TEXT} characters")
+    budget = _Budget()
+    return Filter(tuple(_Parser(text, budget).parse() for text in texts))
+
+
+async def prepare(expressions: Iterable[str]) -> Filter:
+    """As `compile`, but in a thread if it may take long; in one at a time."""
+    texts = list(expressions)
+    if sum(map(len, texts)) <= _SHORT_TEXT and not any("~=" in text for text in texts):
+        return compile(texts)
+    try:
+        limiter = _limiter.get()
+    except LookupError:
+        _limiter.set(limiter := CapacityLimiter(1))
+    return await to_thread.run_sync(compile, texts, abandon_on_cancel=True, limiter=limiter)
+
+
+_limiter: RunVar[CapacityLimiter] = RunVar("filters")
+
+
+class _Budget:
+    """What is left of the limits to one call."""
+
+    def __init__(self) -> None:
+        self._selectors = _MAX_SELECTORS
+        self._program = _MAX_PROGRAM
+
+    def take_selector(self) -> None:
+        self._selectors -= 1
+        if self._selectors < 0:
+            raise InvalidArgument(f"filters: more than {_MAX_SELECTORS} selectors")
+
+    def take_program(self, size: int) -> None:
+        self._program -= size
+        if self._program < 0:
+            raise _too_large()
+
+
+def _too_large() -> InvalidArgument:
+    return InvalidArgument("filters: regular expressions too large")
 
 
 class _Operator(enum.Enum):
@@ -207,11 +271,15 @@ def _in_value(character: str) -> bool:
 
 
 class _Parser:
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, budget: _Budget) -> None:
         self._text = text
+        self._budget = budget
         self._scanner = _Scanner(text)
 
     def parse(self) -> tuple[_Selector, ...]:
+        if not self._text:
+            self._budget.take_selector()
+            return ()
         selectors = [self._selector()]
         while (character := self._scanner.peek()) != _END:
             if character != ",":
@@ -222,15 +290,22 @@ class _Parser:
         return tuple(selectors)
 
     def _selector(self) -> _Selector:
+        self._budget.take_selector()
         path = [self._field()]
         while self._scanner.peek() == ".":
+            if len(path) == _MAX_DEPTH:
+                raise InvalidArgument(f"filters: field path of more than {_MAX_DEPTH} parts")
             self._scanner.scan()
             path.append(self._field())
         if self._scanner.peek() in (",", _END):
             return _Selector(tuple(path))
         operator = self._operator()
         value = self._value(any_quote=operator is _Operator.MATCHES)
-        pattern = _compile_pattern(value) if operator is _Operator.MATCHES else None
+        pattern = None
+        if operator is _Operator.MATCHES:
+            pattern = _compile_pattern(value)
+            if pattern is not None:
+                self._budget.take_program(pattern.programsize)
         return _Selector(tuple(path), operator, value, pattern)
 
     def _field(self) -> str:
@@ -325,18 +400,30 @@ def _compile_pattern(pattern: str) -> _Pattern | None:
 
     options = re2.Options()
     options.log_errors = False
+    options.max_mem = _PATTERN_MEMORY
     try:
+        if any(token[0] == r"\C" for token in _PATTERN_ESCAPE.finditer(pattern)):
+            raise re2.error(rb"invalid escape sequence: `\C`")  # one byte to RE2, nothing to Go
         compiled: _Pattern = re2.compile(_utf8(pattern), options)
     except re2.error as error:
+        if b"too large" in error.args[0]:
+            raise _too_large() from None
         # Not as it is: lone surrogates, for bytes that are no text, cannot be written down.
         _log.error("error compiling regexp %r: %s", pattern, error)
         return None
+    if compiled.programsize > _LARGE_PROGRAM:
+        re2.purge()  # it keeps whatever was compiled last
     return compiled
+
+
+_PATTERN_ESCAPE = re.compile(r"\\Q.*?(?:\\E|\Z)|\\.", re.DOTALL)
 
 
 class _Pattern(Protocol):
     """A compiled expression of google-re2's, which has no types."""
 
+    @property
+    def programsize(self) -> int: ...
     def search(self, text: bytes) -> object | None: ...
 
 

@@ -1,8 +1,7 @@
-"""Unix sockets that a daemon listens on, and the lock on its state folder."""
+"""Unix sockets that a daemon listens on."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 import stat
@@ -10,31 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from taskd import folders
 from taskd.errors import FailedPrecondition
 
-__all__ = ["listening", "lock", "notify", "remove_stale"]
+__all__ = ["listening", "remove_stale"]
 
 MAX_PATH = 107
 """Bytes of a unix socket's path: ``sun_path`` less its final NUL, unix(7)."""
-
-
-@contextmanager
-def lock(state: Path) -> Iterator[None]:
-    """Hold `state` as this process's own. Raises `FailedPrecondition` if another one does."""
-    descriptor = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.read(descriptor, 32).decode(errors="replace").strip()
-            raise FailedPrecondition(
-                f"another taskd (pid {owner}) uses the state folder {state}", verbatim=True
-            ) from None
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
-        yield
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
@@ -48,7 +29,7 @@ def listening(path: Path) -> Iterator[socket.socket]:
         raise FailedPrecondition(
             f"socket path is longer than {MAX_PATH} bytes: {path}", verbatim=True
         )
-    path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+    folders.make(path.parent, 0o711)
     remove_stale(path)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.setblocking(False)
@@ -87,14 +68,3 @@ def remove_stale(path: Path) -> None:
         except OSError:
             pass  # somebody holds it and is too busy to answer
     raise FailedPrecondition(f"another daemon listens on {path}", verbatim=True)
-
-
-def notify(state: str) -> None:
-    """Tell the service manager, if there is one, that we are in `state` (sd_notify(3))."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    if address.startswith("@"):
-        address = f"\0{address[1:]}"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.sendto(state.encode(), address)

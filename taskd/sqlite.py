@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 from taskd.errors import DataLoss, FailedPrecondition, ResourceExhausted, TaskdError, Unknown
 
@@ -26,6 +28,9 @@ class SqliteFile:
         self.path = path
         self.name = name
         self._sync = sync
+        # Locked for this process alone, with the index of the log in its memory instead of a file
+        # that others may lock (sqlite.org/vfs.html).
+        self._uri = f"file:{quote(os.fsencode(path))}?vfs=unix-excl"
 
     def connect(self) -> sqlite3.Connection:
         """A connection that any thread may use, without transactions of Python's making.
@@ -33,7 +38,9 @@ class SqliteFile:
         Raises as `explained`.
         """
         try:
-            connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+            connection = sqlite3.connect(
+                self._uri, uri=True, isolation_level=None, check_same_thread=False
+            )
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
             connection.execute(f"PRAGMA synchronous = {self._sync}")

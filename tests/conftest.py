@@ -3,6 +3,7 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import uuid
@@ -29,7 +30,17 @@ _CLONE_NEWNS = 0x20000
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Workers have their shims' sockets apart: tests look there for what is left behind."""
+    """Workers have their shims' sockets apart: tests look there for what is left behind.
+
+    What is ignored where tests are started (``make test &``) is not what is tested: those who end
+    programs by SIGINT expect them to end.
+    """
+    for number, usual in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGQUIT, signal.SIG_DFL),
+    ):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, usual)
     if hasattr(config, "workerinput") and os.geteuid() == 0:
         if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNS):
             raise OSError(ctypes.get_errno(), "unshare")

@@ -7,9 +7,8 @@ from collections.abc import AsyncIterator
 
 from taskd import ttrpc
 from taskd.api import request
-from taskd.codec import decode
 from taskd.errors import InvalidArgument, TaskdError, Unknown
-from taskd.events import Bus, Envelope
+from taskd.events import Bus, Envelope, matching
 from taskd.proto.containerd.services.events.ttrpc import v1 as ttrpc_api
 from taskd.proto.containerd.services.events.v1 import (
     EventsBase,
@@ -42,7 +41,8 @@ class Events(EventsBase):
 
     async def subscribe(self, message: SubscribeRequest) -> AsyncIterator[EnvelopeMessage]:
         try:
-            subscription = self._bus.subscribe(message.filters)
+            matches = await matching.prepare(message.filters)
+            subscription = self._bus.subscribe(message.filters, matches=matches)
         except InvalidArgument as exc:
             # UNKNOWN is what containerd makes of it (services/events/service.go).
             raise Unknown(
@@ -60,7 +60,7 @@ def ttrpc_service(bus: Bus) -> ttrpc.Service:
     """The service through which shims publish their events."""
 
     async def forward(context: ttrpc.CallContext, payload: bytes) -> bytes:
-        message = decode(ttrpc_api.ForwardRequest, payload)
+        message = ttrpc.unmarshal(ttrpc_api.ForwardRequest, payload)
         await bus.forward(Envelope.from_message(message.envelope), shims=True)
         # Who subscribes hears of it before the shim does: that waits for nothing.
         await asyncio.sleep(0)

@@ -73,7 +73,7 @@ class Introspection(IntrospectionBase):
         self._pid_namespace = Path("/proc/self/ns/pid").stat().st_ino
 
     async def plugins(self, message: PluginsRequest) -> PluginsResponse:
-        wanted = filters.compile(message.filters)
+        wanted = await filters.prepare(message.filters)
         return PluginsResponse(
             plugins=[_plugin(part) for part in PLUGINS if wanted.match(_lookup(part))]
         )

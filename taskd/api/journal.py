@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 from taskd.api import request
 from taskd.errors import FailedPrecondition, OutOfRange
-from taskd.events import Bus
+from taskd.events import Bus, matching
 from taskd.events import Journal as EventJournal
 from taskd.proto.taskd.v1 import (
     InfoRequest,
@@ -34,7 +34,10 @@ class Journal(JournalBase):
         until = None if message.follow else self._journal.last
         left = message.limit or None
         after = self._start(message)
-        async with self._bus.subscribe(message.filters, after, until) as subscription:
+        matches = await matching.prepare(message.filters)
+        async with self._bus.subscribe(
+            message.filters, after, until, matches=matches
+        ) as subscription:
             # Tells a client that follows that nothing published from now on escapes it.
             await request.current.get().send_initial_metadata()
             while until is None or subscription.position < until:

@@ -14,12 +14,15 @@ if TYPE_CHECKING:
 
     Stream = grpclib.server.Stream[Any, Any]
 
-__all__ = ["LEASE_HEADER", "NAMESPACE_HEADER", "current", "lease", "namespace"]
+__all__ = ["LEASE_HEADER", "NAMESPACE_HEADER", "current", "lease", "namespace", "subject"]
 
 LEASE_HEADER = "containerd-lease"
 
 current: ContextVar[Stream] = ContextVar("current")
 """The stream of the call that the running handler serves."""
+
+subject: ContextVar[str] = ContextVar("subject", default="")
+"""What the call is about, for the log, once a handler has said so."""
 
 
 def namespace() -> str:

@@ -17,7 +17,7 @@ from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 
 from taskd.api import request
 from taskd.api.reflection import Late
-from taskd.errors import DeadlineExceeded, TaskdError, Unavailable
+from taskd.errors import Code, DeadlineExceeded, TaskdError, Unavailable, words
 from taskd.grpc.server import Servable, Server, has_gone
 from taskd.observe import Instrument
 
@@ -34,6 +34,14 @@ _OPEN_ENDED = {
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
     "/taskd.v1.Journal/Read",
 }
+
+
+_BEGINNINGS = {
+    f"/containerd.services.tasks.v1.Tasks/{name}" for name in ("Create", "Start", "Exec")
+}
+"""What a client has called for and does not have, if it fails."""
+_FAILURES = {Code.UNKNOWN, Code.INTERNAL, Code.DATA_LOSS, Code.RESOURCE_EXHAUSTED}
+"""Of other calls these are logged as well; the rest is between a client and itself."""
 
 
 class ApiServer:
@@ -113,7 +121,10 @@ class ApiServer:
                     Unavailable("taskd is shutting down") if self._draining else DeadlineExceeded()
                 )
         except TaskdError as exc:
-            log.debug("%s: %s: %s", method, exc.code.name, exc)
+            worth_a_line = method in _BEGINNINGS or exc.code in _FAILURES
+            about = f" ({subject})" if (subject := request.subject.get()) else ""
+            level = logging.WARNING if worth_a_line else logging.DEBUG
+            log.log(level, "%s%s: %s: %s", method, about, exc.code.name, exc)
             raise GRPCError(Status(exc.code), exc.message) from exc
         except (GRPCError, ProtocolError, StreamTerminatedError):
             raise
@@ -122,7 +133,7 @@ class ApiServer:
                 # uvloop's way to say that the client went away while it was written to
                 raise StreamTerminatedError("Connection lost") from exc
             log.exception("%s failed", method)
-            raise GRPCError(Status.UNKNOWN, str(exc) or type(exc).__name__) from exc
+            raise GRPCError(Status.UNKNOWN, words(exc)) from exc
         finally:
             del self._calls[scope]
             if not self._calls:

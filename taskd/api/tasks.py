@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from taskd.api.descriptors import descriptor, descriptor_message
-from taskd.api.request import lease, namespace
+from taskd.api.request import lease, namespace, subject
 from taskd.proto.containerd.services.tasks.v1 import (
     CheckpointTaskRequest,
     CheckpointTaskResponse,
@@ -49,6 +49,7 @@ class Tasks(TasksBase):
         self._tasks = tasks
 
     async def create(self, message: CreateTaskRequest) -> CreateTaskResponse:
+        subject.set(message.container_id)
         pid = await self._tasks.create(
             namespace(),
             message.container_id,
@@ -64,10 +65,12 @@ class Tasks(TasksBase):
         return CreateTaskResponse(container_id=message.container_id, pid=pid)
 
     async def start(self, message: StartRequest) -> StartResponse:
+        subject.set(" ".join(filter(None, (message.container_id, message.exec_id))))
         pid = await self._tasks.start(namespace(), message.container_id, message.exec_id)
         return StartResponse(pid=pid)
 
     async def delete(self, message: DeleteTaskRequest) -> DeleteResponse:
+        subject.set(message.container_id)
         found = await self._tasks.delete(namespace(), message.container_id)
         return DeleteResponse(
             pid=found.pid, exit_status=found.status, exited_at=timestamp(found.exited_at)
@@ -97,6 +100,7 @@ class Tasks(TasksBase):
         return Empty()
 
     async def exec(self, message: ExecProcessRequest) -> Empty:
+        subject.set(f"{message.container_id} {message.exec_id}")
         await self._tasks.exec(
             namespace(),
             message.container_id,

@@ -249,7 +249,9 @@ def _device_names() -> dict[tuple[int, int], str]:
 
 def _hugetlb(folder: Path, metrics: Metrics) -> None:
     for file in sorted(folder.glob("hugetlb.*.usage_in_bytes")):
-        size = file.name.split(".")[1]
+        size = file.name.removeprefix("hugetlb.").removesuffix(".usage_in_bytes")
+        if size.endswith(".rsvd"):  # what is reserved, of the same size
+            continue
         metrics.hugetlb.append(
             HugetlbStat(
                 usage=_number(file),

@@ -128,9 +128,8 @@ def _pressure(file: Path) -> PsiStats | None:
 
 
 def _pids(folder: Path, metrics: Metrics) -> None:
-    limit = _number(folder / "pids.max")
     metrics.pids = PidsStat(
-        current=_number(folder / "pids.current"), limit=0 if limit == _NO_LIMIT else limit
+        current=_number(folder / "pids.current"), limit=_number(folder / "pids.max")
     )
 
 
@@ -199,8 +198,8 @@ def _rdma_entries(file: Path) -> list[RdmaEntry]:
 
 def _hugetlb(folder: Path, metrics: Metrics) -> None:
     for file in sorted(folder.glob("hugetlb.*.current")):
-        size = file.name.split(".")[1]
-        if size.endswith("rsvd"):
+        size = file.name.removeprefix("hugetlb.").removesuffix(".current")
+        if size.endswith(".rsvd"):  # what is reserved, of the same size
             continue
         metrics.hugetlb.append(
             HugeTlbStat(

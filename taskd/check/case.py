@@ -34,6 +34,7 @@ from taskd.proto.google.protobuf import Timestamp
 from taskd.runtime.binary import Bootstrap, parse_bootstrap
 from taskd.runtime.bundle import Bundle
 from taskd.runtime.connection import Connection, connect
+from taskd.runtime.request import Form, StartRequest
 from taskd.runtime.spawn import Completed
 from taskd.ttrpc import ConnectionClosed
 from taskd.wellknown import nanoseconds
@@ -45,6 +46,7 @@ _LOG_LINES_KEPT = 20
 _LOG_KEPT = 1 << 16
 _RUNC_STATE = "/run/containerd/runc"
 _LEFT_SECONDS = 5.0
+_PUBLISH_BINARY = shutil.which("true") or "/bin/true"
 
 
 class Case:
@@ -178,7 +180,7 @@ class Case:
         name = self.namespace if namespace is None else namespace
         arguments = [
             *("-namespace", name, "-address", address),
-            *("-publish-binary", shutil.which("true") or "/bin/true"),
+            *("-publish-binary", _PUBLISH_BINARY),
             *flags,
         ]
         env = {
@@ -199,16 +201,43 @@ class Case:
         self.note(called, f"exit status {done.returncode}, {words[:300]}")
         return done
 
-    async def answer_to_start(self, bundle: Bundle, *, max_version: str = "2") -> Bootstrap:
-        """Run ``start``."""
-        done = await self.run(
-            bundle,
-            *("-id", bundle.id),
-            *(["-debug"] if self.subject.debug else []),
-            "start",
-            max_version=max_version,
-            stdin=self.subject.start_input(),
+    async def start(self, bundle: Bundle, given: bytes, *, max_version: str = "2") -> Completed:
+        """Run ``start`` with that on its standard input."""
+        debug = ["-debug"] if self.subject.debug else []
+        return await self.run(
+            bundle, "-id", bundle.id, *debug, "start", max_version=max_version, stdin=given
         )
+
+    def start_input(self, bundle: Bundle, form: Form) -> bytes:
+        """What a daemon that knows all forms has to say, in one of them."""
+        return StartRequest(
+            bundle.id,
+            self.namespace,
+            self.subject.typed_options,
+            str(self.folder / "daemon.sock"),
+            str(self.receiver.path),
+            _PUBLISH_BINARY,
+            self.subject.debug,
+        ).encode(form)
+
+    async def answer_to_start(
+        self, bundle: Bundle, *, max_version: str = "2", form: Form | None = None
+    ) -> Bootstrap:
+        """Run ``start`` as taskd does; in `form` first, if it is given."""
+        path, forms = self.subject.path, self.subject.forms
+        form = form or forms.of(path)
+        given = self.start_input(bundle, form)
+        done = await self.start(bundle, given, max_version=max_version)
+        if done.returncode and forms.refused(path, form, done.stdout + done.stderr):
+            form = Form.PARAMETERS
+            given = self.start_input(bundle, form)
+            done = await self.start(bundle, given, max_version=max_version)
+        bootstrap = self.bootstrap(done)
+        forms.learn(path, form, done.stdout)
+        return bootstrap
+
+    def bootstrap(self, done: Completed) -> Bootstrap:
+        """What a ``start`` that has to have been successful says."""
         words = (done.stdout + done.stderr).decode(errors="replace").strip()
         self.true(done.returncode == 0, "start", "exit status 0", f"{done.returncode}: {words}")
         try:
@@ -218,9 +247,15 @@ class Case:
         self._sockets.add(bootstrap.address.removeprefix("unix://"))
         return bootstrap
 
-    async def start_shim(self, bundle: Bundle, *, max_version: str = "2") -> Shim:
+    async def start_shim(
+        self, bundle: Bundle, *, max_version: str = "2", form: Form | None = None
+    ) -> Shim:
         """Run ``start``, and connect."""
-        bootstrap = await self.answer_to_start(bundle, max_version=max_version)
+        bootstrap = await self.answer_to_start(bundle, max_version=max_version, form=form)
+        return await self.shim_at(bundle, bootstrap)
+
+    async def shim_at(self, bundle: Bundle, bootstrap: Bootstrap) -> Shim:
+        """Connect to a shim that was started, unless we are connected."""
         for shim in self.shims:
             if shim.bootstrap.address == bootstrap.address and shim.alive:
                 return shim

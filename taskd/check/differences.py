@@ -9,9 +9,15 @@ __all__ = ["DIFFERENCES"]
 _GO, _RECENT, _NEW = "containerd's", "containerd 1.7 and 2.x", "containerd 2.x"
 
 VERSION_3 = Difference(_NEW, "answers version 3 whatever the daemon knows")
+OPTIONS_FOR_PARAMETERS = Difference(
+    "containerd 2.3", "takes an older daemon's options for parameters: one shim for all containers"
+)
+NO_OLD_DAEMONS = Difference("containerd 2.4", "refuses to be started by a daemon before 2.3")
+NO_NEW_DAEMONS = Difference("containerd 1.6", "refuses to be started by a daemon of 2.3 and later")
 NO_ADDRESS_FILE = Difference(_NEW, "leaves it to the daemon to note the address")
 NO_RUNTIME_FILE = Difference("containerd 1.x", "delete fails where there never was a container")
 TWICE = Difference(_GO, "leaves it to the runtime to refuse a second Create: UNKNOWN")
+COLLISION = Difference(_GO, "several Creates of one id at once may leave no container")
 CLOSE_IO = Difference(_GO, "answers UNKNOWN to CloseIO of an exec that is not there")
 ONE_FILE = Difference(_GO, "may lose the last of one stream when both go to one file")
 LATE_EVENTS = Difference(_GO, "sends what the daemon missed in any order")

@@ -14,7 +14,7 @@ from pathlib import Path
 import betterproto2
 
 from taskd import ttrpc
-from taskd.codec import decode, encode
+from taskd.codec import encode
 from taskd.errors import InvalidArgument
 from taskd.proto.containerd.services.events.ttrpc.v1 import ForwardRequest
 from taskd.proto.google.protobuf import Empty
@@ -83,7 +83,7 @@ class Receiver:
         return True
 
     async def _forward(self, context: ttrpc.CallContext, payload: bytes) -> bytes:
-        envelope = decode(ForwardRequest, payload).envelope
+        envelope = ttrpc.unmarshal(ForwardRequest, payload).envelope
         if envelope is None:
             raise InvalidArgument("no envelope")
         event = from_any(envelope.event)

@@ -10,6 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from taskd.check.registry import SKIPPED, Check, Difference, Outcome, Result
+from taskd.printable import printable
 
 __all__ = ["junit", "listing", "table", "write_junit"]
 
@@ -65,7 +66,7 @@ class _Notes:
 
 
 def _row(result: Result, notes: _Notes) -> str:
-    because = f"  ({result.reason})" if result.outcome is Outcome.NOT_APPLICABLE else ""
+    because = f"  ({printable(result.reason)})" if result.outcome is Outcome.NOT_APPLICABLE else ""
     return f"  {notes.word(result):{_WIDTH}} {result.check.name}{because}"
 
 
@@ -92,13 +93,13 @@ def _failure(result: Result) -> Iterator[str]:
         ("expected", failure.expected),
         ("came", failure.came),
     ):
-        first, *rest = text.splitlines() or [""]
+        first, *rest = map(printable, text.splitlines() or [""])
         yield f"  {name:9} {first}"
         yield from (f"            {line}" for line in rest)
     for name, lines in (("the last calls", result.calls), ("the shim's log", result.log)):
         if lines:
             yield f"  {name}"
-            yield from (f"    {line}" for line in lines)
+            yield from (f"    {printable(line)}" for line in lines)
 
 
 def _summary(results: Sequence[Result], seconds: float) -> str:

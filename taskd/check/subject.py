@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from taskd.codec import encode
@@ -17,6 +17,8 @@ from taskd.errors import InvalidArgument, Unknown
 from taskd.proto.containerd.runc.v1 import Options
 from taskd.proto.google.protobuf import Any
 from taskd.runtime import binary, spawn
+from taskd.runtime.request import Forms
+from taskd.types import TypedValue
 from taskd.wellknown import pack, to_any
 
 __all__ = ["Subject", "find", "runtime_options"]
@@ -27,18 +29,20 @@ class Subject:
     """A shim's executable, and how its containers are to be made."""
 
     path: Path
-    options: Options | None = None
-    """The runtime's options, if they are of containerd's type."""
+    options: Options | None = field(default_factory=Options)
+    """The runtime's options, of containerd's type; None for a shim that takes others."""
     rootfs: Path = Path("/")
     """Root filesystem of the containers, which get it read-only; not used without root."""
     debug: bool = False
     """Whether shims are to log more."""
     timeout: float = 30.0
     """Seconds that one check may take."""
+    forms: Forms = field(default_factory=Forms, compare=False)
+    """What it has shown that it reads when it is started."""
 
     @property
     def any_options(self) -> Any | None:
-        return to_any(pack(self.options)) if self.options is not None else None
+        return to_any(self.typed_options)
 
     async def run(
         self, arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], stdin: bytes = b""
@@ -49,8 +53,12 @@ class Subject:
             [str(self.path), *arguments], cwd=cwd, env=inherited | dict(env), stdin=stdin
         )
 
-    def start_input(self) -> bytes:
-        """What ``start`` reads."""
+    @property
+    def typed_options(self) -> TypedValue | None:
+        return pack(self.options) if self.options is not None else None
+
+    def options_input(self) -> bytes:
+        """The options alone, as daemons before containerd 2.3 write them."""
         options = self.any_options
         return encode(options) if options is not None else b""
 
@@ -77,13 +85,11 @@ def find(name: str) -> Path:
         raise InvalidArgument(str(exc), verbatim=True) from exc
 
 
-def runtime_options(given: Sequence[str]) -> Options | None:
+def runtime_options(given: Sequence[str]) -> Options:
     """Options of the form ``BinaryName=crun``, named as in containerd's configuration file.
 
     Raises `InvalidArgument` for one that there is not.
     """
-    if not given:
-        return None
     options = Options()
     names = {name.replace("_", ""): name for name in vars(options) if not name.startswith("_")}
     for each in given:

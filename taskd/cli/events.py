@@ -20,6 +20,7 @@ from taskd import config
 from taskd.errors import InvalidArgument, Unavailable, from_status
 from taskd.events import Envelope
 from taskd.grpc.channel import Channel
+from taskd.printable import printable
 from taskd.proto.google.protobuf import Timestamp
 from taskd.proto.taskd.v1 import InfoRequest, JournalStub, ReadRequest
 from taskd.wellknown import nanoseconds, timestamp, unpack
@@ -120,7 +121,8 @@ def show(
     if not as_json:
         happened = _digits(envelope.timestamp, " ") + " +0000 UTC"
         text = json.dumps(body, separators=(",", ":"), ensure_ascii=False) if body else "{}"
-        return " ".join(filter(None, (node, happened, envelope.namespace, envelope.topic, text)))
+        names = map(printable, (node, happened, envelope.namespace, envelope.topic))
+        return " ".join([*filter(None, names), "".join(map(_shown, text))])
     document = {
         "node": node,
         "position": position,
@@ -133,6 +135,11 @@ def show(
     if event and message is None:
         document["value"] = base64.b64encode(event.value).decode()
     return json.dumps({key: value for key, value in document.items() if value not in ("", None)})
+
+
+def _shown(character: str) -> str:
+    """A character of JSON that shows, or else its escape sequence there."""
+    return character if character.isprintable() else json.dumps(character)[1:-1]
 
 
 def _plain(value: Any) -> Any:

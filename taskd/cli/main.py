@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -13,20 +12,15 @@ from functools import partial
 from pathlib import Path
 
 import taskd
-from taskd import config
+from taskd import config, inherited, logs
 from taskd.cli import shim
-from taskd.errors import InvalidArgument, TaskdError
+from taskd.errors import InvalidArgument, TaskdError, words
 from taskd.extras import missing
-from taskd.nats.settings import NatsConfig
+from taskd.nats.settings import NatsConfig, Subjects
+from taskd.printable import printable
+from taskd.service_manager import ServiceManager
 
 __all__ = ["main"]
-
-_LEVELS = {
-    "trace": logging.DEBUG,
-    "warn": logging.WARNING,
-    "fatal": logging.CRITICAL,
-    "panic": logging.CRITICAL,
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,14 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.command(options) or 0
-    except TaskdError as exc:
-        print(f"taskd: {exc}", file=sys.stderr)
     except BrokenPipeError:
         # Who read what is printed has had enough; nothing must be printed at the end either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as exc:
-        print(f"taskd: {exc}", file=sys.stderr)
+    except (TaskdError, OSError) as exc:
+        print(f"taskd: {printable(words(exc))}", file=sys.stderr)
     except KeyboardInterrupt:
         pass
     return 1
@@ -79,6 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     events.add_argument("--config", type=Path, help="with [events.nats]: read the stream instead")
     events.add_argument("--nats", action="append", metavar="URL", help="read the stream there")
     events.add_argument("--stream", help="read this stream; TASKD without --config")
+    events.add_argument(
+        "--subject", metavar="TEMPLATE", help="what taskd's subjects are, as in [events.nats]"
+    )
     events.add_argument("--json", action="store_true", help="print a JSON object for each event")
     events.add_argument(
         "filters", nargs="*", metavar="FILTER", help="""such as 'topic~="^/tasks/"'"""
@@ -93,25 +88,22 @@ def _parser() -> argparse.ArgumentParser:
 
 def _serve(options: argparse.Namespace) -> None:
     gc.disable()  # until the daemon is up: what it is built of makes no garbage worth the time
+    inherited.take(umask=0o077)
+    manager = ServiceManager.taken()
 
     from taskd.daemon import serve  # as do the others below: a command loads what it needs
 
-    settings = config.load(options.config) if options.config else config.Config()
     given = {
         "root": options.root and options.root.absolute(),
         "state": options.state and options.state.absolute(),
         "address": options.address and options.address.absolute(),
         "log_level": options.log_level,
     }
-    settings = replace(settings, **{key: value for key, value in given.items() if value})
-    logging.basicConfig(
-        level=_LEVELS.get(settings.log_level, settings.log_level.upper()),
-        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
-    )
-    if settings.log_level != "trace":
-        # It writes a page about each call.
-        logging.getLogger("hpack").setLevel(logging.INFO)
-    _run(serve, settings)
+    settings = config.load(options.config, **{key: each for key, each in given.items() if each})
+    if os.geteuid() != 0:
+        print(f"taskd: with {settings.root} and {settings.state}", file=sys.stderr, flush=True)
+    logs.set_up(settings.log_level)
+    _run(serve, settings, manager)
 
 
 def _publish(options: argparse.Namespace) -> None:
@@ -130,7 +122,7 @@ def _events(options: argparse.Namespace) -> None:
         "reconnect": options.reconnect,
         "as_json": options.json,
     }
-    if options.nats or options.config or options.stream:
+    if options.nats or options.config or options.stream or options.subject:
         if options.after is not None:
             raise InvalidArgument("--after is a position in one machine's journal", verbatim=True)
         _run(partial(_import_fleet(), _nats(options), options.filters, since, **shown))
@@ -148,10 +140,16 @@ def _nats(options: argparse.Namespace) -> NatsConfig:
                 "neither --nats nor [events.nats] says where NATS is", verbatim=True
             )
         settings = NatsConfig(tuple(options.nats))
+    subject = options.subject or settings.subject
+    try:
+        Subjects(subject)
+    except ValueError as exc:
+        raise InvalidArgument(f"--subject: {exc}", verbatim=True) from None
     return replace(
         settings,
         servers=tuple(options.nats or settings.servers),
         stream=options.stream or settings.stream,
+        subject=subject,
     )
 
 
@@ -178,4 +176,13 @@ def _run(function: Callable[..., Awaitable[None]], *arguments: object) -> None:
         use_uvloop = False
     else:
         use_uvloop = True
-    anyio.run(function, *arguments, backend_options={"use_uvloop": use_uvloop})
+    try:
+        anyio.run(function, *arguments, backend_options={"use_uvloop": use_uvloop})
+    except BaseExceptionGroup as group:
+        # What ends a task group alone is what there is to say, as if there were no group.
+        alone: BaseException = group
+        while isinstance(alone, BaseExceptionGroup) and len(alone.exceptions) == 1:
+            alone = alone.exceptions[0]
+        if isinstance(alone, TaskdError | OSError):
+            raise alone from None
+        raise

@@ -75,6 +75,11 @@ def _add_check(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         help="option of containerd.runc.v1.Options, such as BinaryName=crun",
     )
     check.add_argument(
+        "--no-options",
+        action="store_true",
+        help="give the shim no options, for one that does not take containerd.runc.v1.Options",
+    )
+    check.add_argument(
         "--timeout", type=float, default=30.0, metavar="SECONDS", help="for one check"
     )
     check.add_argument("--debug", action="store_true", help="have shims log more")
@@ -98,7 +103,7 @@ def _check(options: argparse.Namespace) -> int:
     try:
         subject = check.Subject(
             path=check.find(options.binary),
-            options=check.runtime_options(options.option),
+            options=None if options.no_options else check.runtime_options(options.option),
             rootfs=options.rootfs.absolute(),
             debug=options.debug,
             timeout=options.timeout,

@@ -25,7 +25,7 @@ class Files:
         self._blobs = root / "blobs"
         self._ingests = root / "ingest"
         for folder in (self._blobs / "sha256", self._ingests):
-            folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             sync_folder(folder.parent)
         sync_folder(root)
 
@@ -51,7 +51,7 @@ class Files:
         if blob.exists():
             return
         with explained(f"rename {data} {blob}"):
-            data.chmod(0o444)
+            data.chmod(0o400)
             data.rename(blob)
             sync_folder(blob.parent)
 

@@ -61,7 +61,7 @@ class Ingest:
         raise. Raises `Unknown`.
         """
         with explained(f"mkdir {folder}"):
-            folder.mkdir(mode=0o755, exist_ok=True)
+            folder.mkdir(mode=0o700, exist_ok=True)
         status = _resumable(folder, key, total)
         resumed = status is not None
         if status is None:
@@ -142,7 +142,7 @@ def read_status(folder: Path) -> Status:
     data = folder / "data"
     try:
         found = data.stat()
-        ref = (folder / "ref").read_text()
+        ref = (folder / "ref").read_bytes().decode()  # as it is: it may have any line ends
         started_at = _nanoseconds(folder / "startedat")
         updated_at = _nanoseconds(folder / "updatedat")
     except FileNotFoundError as error:
@@ -184,7 +184,7 @@ def _begin(folder: Path, status: Status) -> None:
 def _put(file: Path, text: str) -> None:
     """Write a small file as a whole or not at all."""
     temporary = file.with_name(f"{file.name}.tmp")
-    temporary.write_text(text)
+    temporary.write_bytes(text.encode())
     temporary.rename(file)
 
 

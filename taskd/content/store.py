@@ -62,7 +62,7 @@ class ContentStore:
 
         Raises `InvalidArgument` for a filter that does not compile.
         """
-        matches = filters_.compile(filters)
+        matches = await filters_.prepare(filters)
         found = []
         rows = self._database.read(f"{records.SELECT_INFOS} ORDER BY digest", (namespace,))
         for number, row in enumerate(rows, start=1):
@@ -169,7 +169,7 @@ class ContentStore:
 
         Raises `InvalidArgument` for a filter that does not compile.
         """
-        matches = filters_.compile(filters)
+        matches = await filters_.prepare(filters)
         found = []
         for (ref,) in self._database.read(
             "SELECT ref FROM ingests WHERE namespace = ? ORDER BY ref", (namespace,)

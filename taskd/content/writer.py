@@ -86,7 +86,7 @@ class Writer:
 
         Raises `Unavailable` if another has it open, `Unknown` for what the disk says.
         """
-        await self._locks.acquire(self._key)
+        self._locks.acquire(self._key)
         self._locked = True
         self._ingest = await run_sync(Ingest.open, self._folder, self._key, total, check_cancelled)
         return self._ingest

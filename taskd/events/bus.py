@@ -68,15 +68,21 @@ class Bus:
         await self._journal.append(envelope, shims=shims)
 
     def subscribe(
-        self, filters: Iterable[str], after: int | None = None, until: int | None = None
+        self,
+        filters: Iterable[str],
+        after: int | None = None,
+        until: int | None = None,
+        *,
+        matches: Matcher | None = None,
     ) -> Subscription:
         """Events that pass any of `filters`; use it in ``async with``.
 
         They are those published from now on, or all that follow position `after` of the journal,
-        for ever, or up to position `until`. Raises `InvalidArgument` for a bad filter.
+        for ever, or up to position `until`. Raises `InvalidArgument` for a bad filter; `matches` is
+        what `matching.prepare` has made of them.
         """
         key = tuple(filters)
-        feed = self._feeds.get(key) or _Feed(matching.compile(key), self._journal.last)
+        feed = self._feeds.get(key) or _Feed(matches or matching.compile(key), self._journal.last)
         returning = self._kept if after is None and self._kept else ()
         position = self._journal.last if after is None else after
         first = [entry for entry in returning if feed.matches(entry.envelope)]

@@ -10,7 +10,7 @@ from taskd import filters
 from taskd.events.envelope import Envelope
 from taskd.wellknown import unpack
 
-__all__ = ["Matcher", "compile"]
+__all__ = ["Matcher", "compile", "prepare"]
 
 Matcher = Callable[[Envelope], bool]
 
@@ -21,17 +21,24 @@ def compile(expressions: Iterable[str]) -> Matcher:  # noqa: A001
     Fields are ``topic``, ``namespace`` and ``event.…`` (containerd: ``events/events.go``). Raises
     `InvalidArgument`.
     """
-    compiled = filters.compile(expressions)
+    return _matcher(filters.compile(expressions))
 
+
+async def prepare(expressions: Iterable[str]) -> Matcher:
+    """As `compile`, for whoever has an event loop."""
+    return _matcher(await filters.prepare(expressions))
+
+
+def _matcher(compiled: filters.Filter) -> Matcher:
     def matches(envelope: Envelope) -> bool:
         event: betterproto2.Message | None = None
 
         def field(path: Sequence[str]) -> tuple[str, bool]:
             nonlocal event
             match path:
-                case ["namespace"]:
+                case ["namespace", *_]:
                     return envelope.namespace, bool(envelope.namespace)
-                case ["topic"]:
+                case ["topic", *_]:
                     return envelope.topic, bool(envelope.topic)
                 case ["event", *rest]:
                     if event is None:
@@ -44,14 +51,20 @@ def compile(expressions: Iterable[str]) -> Matcher:  # noqa: A001
     return matches
 
 
-def _event_field(message: object, path: Sequence[str]) -> tuple[str, bool]:
-    """A text field of an event, or of a message or a map in it; other types have no value.
+def _event_field(event: betterproto2.Message | None, path: Sequence[str]) -> tuple[str, bool]:
+    """A field of an event, or of a message in it: a text, a truth, or the label of a map.
 
-    Source: the ``Field`` methods that containerd generates for its events.
+    Source: the ``Field`` methods that containerd generates for its events, which know no other
+    types, and do not look at what of the path follows a text.
     """
+    value: object = event
     for position, name in enumerate(path):
-        if isinstance(message, dict):
-            message = message.get(".".join(path[position:]))
+        if not isinstance(value, betterproto2.Message):
             break
-        message = getattr(message, name, None)
-    return (message, bool(message)) if isinstance(message, str) else ("", False)
+        value = vars(value).get(name)
+        if isinstance(value, dict):
+            label = value.get(".".join(path[position + 1 :]))
+            return ("", False) if label is None else (label, True)
+    if isinstance(value, bool):
+        return str(value).lower(), True
+    return (value, bool(value)) if isinstance(value, str) else ("", False)

@@ -75,7 +75,7 @@ class ContainerStore:
 
         Raises `InvalidArgument` for a filter that does not compile.
         """
-        matches = labels_.compile_filters(filters)
+        matches = await labels_.prepare_filters(filters)
         found = []
         rows = self._database.read(f"{_SELECT} ORDER BY id", (namespace,))
         for number, row in enumerate(rows, start=1):

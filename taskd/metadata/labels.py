@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from taskd import filters
 from taskd.errors import InvalidArgument, Unknown
 
-__all__ = ["compile_filters", "dump", "load", "lookup", "validate"]
+__all__ = ["dump", "load", "lookup", "prepare_filters", "validate"]
 
 _MAX_SIZE = 4096
 
@@ -49,9 +49,9 @@ def lookup(labels: Mapping[str, str], fieldpath: Sequence[str]) -> tuple[str, bo
     return ("", False) if value is None else (value, True)
 
 
-def compile_filters(expressions: Iterable[str]) -> filters.Filter:
-    """As `filters.compile`; containerd's stores name the kind of its error a second time."""
+async def prepare_filters(expressions: Iterable[str]) -> filters.Filter:
+    """As `filters.prepare`; containerd's stores name the kind of its error a second time."""
     try:
-        return filters.compile(expressions)
+        return await filters.prepare(expressions)
     except InvalidArgument as error:
         raise InvalidArgument(f"{error.message}: {error.kind}", verbatim=True) from None

@@ -88,7 +88,7 @@ class LeaseStore:
 
         Raises `InvalidArgument` for a filter that does not compile.
         """
-        matches = labels_.compile_filters(filters)
+        matches = await labels_.prepare_filters(filters)
         rows = self._database.read(
             "SELECT id, labels, created_at FROM leases WHERE namespace = ? ORDER BY id",
             (namespace,),

@@ -12,8 +12,8 @@ import anyio
 import nats.aio.client
 import nats.errors
 
-from taskd.errors import Unavailable
-from taskd.nats.settings import NatsConfig
+from taskd.errors import Unavailable, words
+from taskd.nats.settings import NatsConfig, without_credentials
 
 __all__ = ["ACKED", "JOURNAL", "NODE", "POSITION", "Headers", "connected", "position"]
 
@@ -30,6 +30,28 @@ _CONNECT_SECONDS = 5
 _CLOSE_SECONDS = 1.0
 
 
+class _Client(nats.aio.client.Client):
+    """With `secure`, it says nothing of itself to a server that does not encrypt."""
+
+    def __init__(self, secure: bool) -> None:
+        super().__init__()
+        self._secure = secure
+
+    def _connect_command(self) -> bytes:
+        # What has the credentials. nats-py encrypts if the server asks for it, and else does not.
+        assert self._current_server is not None
+        encrypted = self._current_server.uri.scheme == "wss" or (
+            self._current_server.uri.scheme != "ws" and self._server_info.get("tls_required")
+        )
+        if self._secure and not encrypted:
+            raise nats.errors.Error("the server does not offer TLS")
+        return super()._connect_command()
+
+
+if not hasattr(nats.aio.client.Client, "_connect_command"):
+    raise ImportError("this nats-py is not known: it could send a password unencrypted")
+
+
 @asynccontextmanager
 async def connected(
     settings: NatsConfig, lost: Callable[[], object]
@@ -39,7 +61,7 @@ async def connected(
     It does not come back by itself: what was on its way is uncertain, which only the user of the
     connection can clear up. Raises `Unavailable` if no server takes us.
     """
-    client = nats.aio.client.Client()
+    client = _Client(settings.is_secure)
     reasons: list[Exception] = []
     leaving = False
 
@@ -67,8 +89,8 @@ async def connected(
         )
     except (nats.errors.Error, OSError, TimeoutError) as exc:
         reason = reasons[-1] if reasons else exc
-        text = str(reason) or type(reason).__name__
-        raise Unavailable(f"no NATS server at {', '.join(settings.servers)}: {text}") from exc
+        text = f"no NATS server at {', '.join(settings.servers)}: {words(reason)}"
+        raise Unavailable(without_credentials(text)) from exc
     try:
         yield client
     finally:

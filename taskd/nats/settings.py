@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-__all__ = ["CURSOR", "NatsConfig", "Subjects"]
+__all__ = ["CURSOR", "NatsConfig", "Subjects", "without_credentials"]
 
 CURSOR = "nats"
 """Name of the journal's cursor that says how far the stream is."""
@@ -36,15 +36,25 @@ class NatsConfig:
         """Raises OSError for a file that cannot be read."""
         return self.password_file.read_text().strip() if self.password_file else ""
 
+    @property
+    def is_secure(self) -> bool:
+        """Whether nothing is to be said that is not encrypted."""
+        secure = any(server.startswith(("tls://", "wss://")) for server in self.servers)
+        return bool(secure or self.tls_ca or self.tls_cert)
+
     def tls(self) -> ssl.SSLContext | None:
         """Raises OSError (of which `ssl.SSLError` is one) for files that cannot be used."""
-        secure = any(server.startswith("tls://") for server in self.servers)
-        if not (secure or self.tls_ca or self.tls_cert):
+        if not self.is_secure:
             return None
         context = ssl.create_default_context(cafile=self.tls_ca)
         if self.tls_cert:
             context.load_cert_chain(self.tls_cert, self.tls_key)
         return context
+
+
+def without_credentials(text: str) -> str:
+    """`text` without the user and the password of any URL, or of what was to be one, in it."""
+    return re.sub(r"(\w+://)?[^\s'\",]*@", r"\1", text)
 
 
 class Subjects:

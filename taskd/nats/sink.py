@@ -23,7 +23,7 @@ from nats.js.api import Header, PubAck, StreamConfig
 from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
 from taskd import codec
-from taskd.errors import FailedPrecondition, ResourceExhausted, TaskdError, Unavailable
+from taskd.errors import FailedPrecondition, ResourceExhausted, TaskdError, Unavailable, words
 from taskd.events import Bus, Entry, Journal, Subscription
 from taskd.nats.connection import ACKED, JOURNAL, NODE, POSITION, Headers, connected, position
 from taskd.nats.settings import CURSOR, NatsConfig, Subjects
@@ -79,7 +79,7 @@ class NatsSink:
             except TimeoutError:
                 self._report("the server does not answer")
             except (nats.errors.Error, OSError) as exc:
-                self._report(str(exc) or type(exc).__name__)
+                self._report(words(exc))
             except Exception:
                 log.exception("NATS: this should not happen; trying again")
             await anyio.sleep(self._pause)

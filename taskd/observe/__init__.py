@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from grpclib.const import Cardinality
 
+from taskd.runtime.bundle import Bundle
 from taskd.runtime.connection import Connection
 
 __all__ = ["Handler", "Instrument"]
@@ -21,5 +22,5 @@ class Instrument(Protocol):
     def incoming(self, path: str, cardinality: Cardinality, handler: Handler) -> Handler:
         """The handler of a method, watched."""
 
-    def outgoing(self, connection: Connection) -> Connection:
-        """The connection to a shim, watched."""
+    def outgoing(self, connection: Connection, bundle: Bundle) -> Connection:
+        """The connection to the shim of a bundle, watched."""

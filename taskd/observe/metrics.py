@@ -33,6 +33,7 @@ from taskd.events import Bus, Entry, Journal
 from taskd.observe import Handler
 from taskd.observe.containers import families
 from taskd.runtime.binary import Bootstrap
+from taskd.runtime.bundle import Bundle
 from taskd.runtime.connection import Connection
 from taskd.runtime.generation import Binary
 from taskd.runtime.types import CreateOptions
@@ -110,7 +111,7 @@ class Meters:
 
         return metered
 
-    def outgoing(self, connection: Connection) -> Connection:
+    def outgoing(self, connection: Connection, bundle: Bundle) -> Connection:
         return _MeteredConnection(connection, self._shim_calls)
 
     def starting(self, binary: Binary) -> Binary:

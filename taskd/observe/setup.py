@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from taskd import ttrpc
 from taskd.config import Config
 from taskd.events import Bus, Journal
 from taskd.extras import missing
 from taskd.observe import Instrument
+from taskd.observe.calls import LoggedCalls
 from taskd.runtime.binary import Bootstrap
 from taskd.runtime.bundle import Bundle
 from taskd.runtime.connection import Connection
@@ -40,7 +42,7 @@ class Observed:
 
         def task(connection: Connection, bundle: Bundle, bootstrap: Bootstrap) -> TaskApi:
             for instrument in self.instruments:
-                connection = instrument.outgoing(connection)
+                connection = instrument.outgoing(connection, bundle)
             return plain.task(connection, bundle, bootstrap)
 
         def binary(path: Path, bundle: Bundle) -> Binary:
@@ -48,6 +50,13 @@ class Observed:
             return meters.starting(found) if meters else found
 
         return replace(plain, task=task, binary=binary)
+
+    def served(self, service: ttrpc.Service) -> ttrpc.Service:
+        """A service that shims call, watched."""
+        for instrument in self.instruments:
+            if isinstance(instrument, LoggedCalls):
+                service = instrument.served(service)
+        return service
 
     def scraped(
         self, journal: Journal, bus: Bus, usage: Callable[[], Awaitable[list[Usage]]]
@@ -72,6 +81,8 @@ async def observed(config: Config) -> AsyncIterator[Observed]:
             raise missing("[metrics]", "prometheus-client", "metrics", exc) from exc
         meters = Meters()
     known: tuple[Instrument, ...] = (meters,) if meters else ()
+    if config.log_level == "trace":
+        known = (*known, LoggedCalls())
     if config.tracing is None:
         yield Observed(config, meters, known)
         return

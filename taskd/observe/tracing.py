@@ -25,6 +25,7 @@ import taskd
 from taskd.config import TracingConfig
 from taskd.errors import Code, TaskdError
 from taskd.observe import Handler
+from taskd.runtime.bundle import Bundle
 from taskd.runtime.connection import Connection
 from taskd.ttrpc import Metadata
 
@@ -86,7 +87,7 @@ class Traces:
 
         return traced
 
-    def outgoing(self, connection: Connection) -> Connection:
+    def outgoing(self, connection: Connection, bundle: Bundle) -> Connection:
         return _TracedConnection(connection, self._tracer)
 
 

@@ -17,15 +17,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from taskd import plugins
-from taskd.codec import MalformedMessage, decode, encode
+from taskd.codec import MalformedMessage, decode
 from taskd.errors import Unimplemented, Unknown
 from taskd.proto.containerd.runtime.bootstrap.v1 import BootstrapResult
 from taskd.proto.containerd.task.v2 import DeleteResponse
 from taskd.runtime import spawn
 from taskd.runtime.bundle import Bundle
+from taskd.runtime.request import Form, Forms, StartRequest, is_message
 from taskd.runtime.types import CreateOptions, Exit
 from taskd.runtime.warm import Warm
-from taskd.wellknown import nanoseconds, to_any
+from taskd.wellknown import nanoseconds
 
 __all__ = [
     "NEWEST_VERSION",
@@ -104,8 +105,7 @@ def _from_json(text: bytes) -> Bootstrap | None:
 
 
 def _from_message(answer: bytes) -> Bootstrap | None:
-    # Field 1, a varint, comes first; no address begins with a backspace.
-    if not answer.startswith(b"\x08"):
+    if not is_message(answer):
         return None
     try:
         message = decode(BootstrapResult, answer)
@@ -162,6 +162,8 @@ class ShimBinary:
     """What starts shims in Python."""
     extra: Mapping[str, str] = field(default_factory=dict)
     """More for the shim's environment."""
+    forms: Forms = field(default_factory=Forms)
+    """What is known of what executables read."""
 
     @property
     def deletes_after_shutdown(self) -> bool:
@@ -176,13 +178,29 @@ class ShimBinary:
 
         Raises `Unknown` with the shim's own words if it fails.
         """
-        flags = ["-id", self.bundle.id, *(["-debug"] if self.debug else []), "start"]
-        message = to_any(options.options)
-        done = await self._run(flags, stdin=encode(message) if message else b"", merge=True)
+        request = StartRequest(
+            self.bundle.id,
+            self.bundle.namespace,
+            options.options,
+            self.address,
+            self.ttrpc_address,
+            self.publish_binary,
+            self.debug,
+        )
+        form = self.forms.of(self.path)
+        done = await self._start(request, form)
+        if done.returncode and self.forms.refused(self.path, form, done.stdout):
+            form = Form.PARAMETERS
+            done = await self._start(request, form)
         if done.returncode:
             words = done.stdout.decode(errors="replace")
             raise Unknown(f"{words}: {_exit_text(done.returncode)}")
+        self.forms.learn(self.path, form, done.stdout)
         return parse_bootstrap(done.stdout)
+
+    async def _start(self, request: StartRequest, form: Form) -> spawn.Completed:
+        flags = ["-id", self.bundle.id, *(["-debug"] if self.debug else []), "start"]
+        return await self._run(flags, stdin=request.encode(form), merge=True)
 
     async def delete(self) -> Exit:
         """Run ``delete``, which cleans up after a shim that can no longer be asked.

@@ -16,7 +16,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from taskd import identifiers
+from taskd import folders, identifiers
 from taskd.errors import AlreadyExists, InvalidArgument
 from taskd.mounts import unmount_all
 
@@ -109,7 +109,7 @@ def _mkdir(path: Path, mode: int) -> None:
 
 
 def _make_parents(path: Path) -> None:
-    path.mkdir(mode=0o711, parents=True, exist_ok=True)
+    folders.make(path, 0o711)
 
 
 def _hidden(path: Path) -> Path:

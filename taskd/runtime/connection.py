@@ -75,7 +75,7 @@ class GrpcConnection:
                 await connection._channel.connect()
         except (OSError, TimeoutError) as exc:
             connection._channel.close()
-            raise errors.Unknown(f"connecting to shim at {address}: {exc}") from exc
+            raise errors.Unknown(f"connecting to shim at {address}: {errors.words(exc)}") from exc
         return connection
 
     async def call(

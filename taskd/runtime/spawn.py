@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
+
+from taskd import inherited
 
 __all__ = ["Completed", "detach", "run"]
 
@@ -40,7 +41,7 @@ async def run(
     that keeps its parent's standard output open must not hold up its caller.
     """
     with _memory_file(stdin) as source, _memory_file() as out, _memory_file() as err:
-        process = subprocess.Popen(  # noqa: ASYNC220 - as fast as the fork itself, and reaped below
+        process = inherited.popen(
             command,
             cwd=cwd,
             env=dict(env),
@@ -70,7 +71,7 @@ def detach(
     """
     with output.open("wb") as file:
         # The shell moves the descriptor: Python can do so only in a fork of the whole daemon.
-        process = subprocess.Popen(
+        process = inherited.popen(
             ["/bin/sh", "-c", 'exec "$0" "$@" 3<&0 </dev/null', *command],
             cwd=cwd,
             env=dict(env),

@@ -24,6 +24,7 @@ import anyio
 import betterproto2
 from anyio import to_thread
 
+from taskd import folders
 from taskd.cgroups.v1 import Cgroup
 from taskd.codec import decode, encode
 from taskd.errors import NotFound, Unknown
@@ -111,7 +112,7 @@ class LinuxBinary:
 
     def _listen(self) -> tuple[socket.socket, str]:
         path = usual_socket(self.address, self.bundle)
-        path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+        folders.make(path.parent, 0o711)
         path.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX)
         try:

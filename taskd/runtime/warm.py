@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from taskd import inherited
 from taskd.runtime.spawn import Completed
 
 __all__ = ["Warm"]
@@ -95,7 +96,7 @@ class Warm:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours:
             with theirs:
-                process = subprocess.Popen(  # noqa: ASYNC220 - as fast as the fork itself
+                process = inherited.popen(
                     # -P: modules are not looked for where the daemon happens to have been started.
                     [sys.executable, "-P", "-m", "taskd.shim.warm", str(theirs.fileno())],
                     cwd="/",

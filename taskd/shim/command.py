@@ -1,63 +1,50 @@
 """The command line of a shim, which is the same for all of them.
 
 A daemon calls ``start``, which leaves a process behind that serves, and ``delete`` if that one is
-killed. Sources: containerd's ``runtime/v2/README.md``, ``runtime/v2/shim/shim.go`` and ``util.go``,
+killed. It waits for both, for ``delete`` five seconds at most, and calls as many at once as there
+were containers in the process that was killed. So what only a process that serves has need of is in
+`taskd.shim.serving`, and nothing here imports it, nor asyncio, before it does serve.
+Sources: containerd's ``runtime/v2/README.md``, ``runtime/v2/shim/shim.go`` and ``util.go``,
 ``runtime/v2/runc/manager/manager_linux.go``.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import errno
-import gc
-import hashlib
 import json
-import logging
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
-
-from setproctitle import setproctitle
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import taskd
-from taskd import mounts, ttrpc
-from taskd.codec import MalformedMessage, decode, encode
+from taskd import mounts
 from taskd.errors import TaskdError
-from taskd.proto.containerd.runc.v1 import Options
-from taskd.proto.containerd.runtime.bootstrap.v1 import BootstrapResult
-from taskd.proto.containerd.task.v3 import DeleteResponse
-from taskd.proto.containerd.types import RuntimeInfo, RuntimeVersion
-from taskd.shim import leftovers
-from taskd.shim.container import Container
-from taskd.shim.publisher import Publisher
-from taskd.shim.reaper import Reaper
+from taskd.shim import leftovers, placement
 from taskd.shim.request import StartRequest
-from taskd.shim.service import TaskService
-from taskd.wellknown import timestamp
+from taskd.wire import VARINT, bytes_field, tag, varint
 
-__all__ = ["Call", "main", "rehearse", "run"]
+if TYPE_CHECKING:
+    import socket
 
-log = logging.getLogger("taskd.shim")
+    from taskd.shim.container import Container
 
-_BACKLOG = 128
-_FLUSH_SECONDS = 5.0
-_GRACE_SECONDS = 1.0
-_LOG_FORMAT = "%(levelname)s %(message)s"
+__all__ = ["BACKLOG", "Call", "main", "rehearse", "run"]
+
+BACKLOG = 128
+"""Connections that may wait to be accepted."""
+_READY = b"\0"
 _KILLED = 128 + signal.SIGKILL
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One call of the command line, whether of a process of its own or in a warm one."""
 
     arguments: Sequence[str]
@@ -84,12 +71,14 @@ def run(kind: type[Container], name: str) -> NoReturn:
 
 def main(kind: type[Container], name: str, call: Call) -> int:
     """Do what the command line asks; the process's exit status."""
+    # The daemon's service manager is not ours, nor that of a runtime that we start.
+    os.environ.pop("NOTIFY_SOCKET", None)
     options = _parser(name).parse_args(list(call.arguments))
     if options.v:
         print(f"{name}:\n  Version:  {taskd.__version__}\n  Python:   {sys.version.split()[0]}")
         return 0
     if options.info:
-        call.answer(encode(_info(name, call.stdin())))
+        call.answer(_info(name, call.stdin()))
         return 0
     if not options.namespace:
         print(f"{name}: shim namespace cannot be empty", file=sys.stderr)
@@ -99,12 +88,16 @@ def main(kind: type[Container], name: str, call: Call) -> int:
             case "start":
                 return _start(kind, options, call)
             case "delete":
-                call.answer(encode(_delete(kind, options)))
+                call.answer(_delete(kind, options))
                 return 0
             case "":
-                _set_up_log(options.debug)
+                from taskd import inherited
+
+                inherited.take()
                 _ignore_ends()
-                return _serve(kind, options, _bound(options.socket or _address(kind, options)))
+                _be_silent()
+                listener = _bound(options.socket or _address(kind, options))
+                return _serve(kind, options, listener, Path("log"))
         print(f"{name}: unknown command {options.action}", file=sys.stderr)
     except (OSError, TaskdError, ValueError) as exc:
         print(f"{name}: {exc}", file=sys.stderr)
@@ -113,7 +106,9 @@ def main(kind: type[Container], name: str, call: Call) -> int:
 
 @cache
 def _parser(name: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(name, allow_abbrev=False, prefix_chars="-")
+    # Asked for the terminal's width, it would import what takes longer than all the rest.
+    layout = partial(argparse.HelpFormatter, width=100)
+    parser = argparse.ArgumentParser(name, allow_abbrev=False, formatter_class=layout)
     for flag, about in (
         ("namespace", "namespace of the container"),
         ("id", "id of the container"),
@@ -139,7 +134,6 @@ def rehearse(name: str) -> None:
     """Do what costs time when it is done first: see `taskd.shim.rehearsal`."""
     for _ in range(10):
         _parser(name).parse_args(["-namespace", name, "-id", name, "-address", name, "start"])
-        logging.Formatter(_LOG_FORMAT)
 
 
 def _print(answer: bytes) -> None:
@@ -147,9 +141,12 @@ def _print(answer: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
-def _info(name: str, request: bytes) -> RuntimeInfo:
+def _info(name: str, request: bytes) -> bytes:
+    from taskd.codec import encode
+    from taskd.proto.containerd.types import RuntimeInfo, RuntimeVersion
+
     # The request, a RuntimeRequest, asks for a runtime's features, of which a shim knows nothing.
-    return RuntimeInfo(name=name, version=RuntimeVersion(version=taskd.__version__))
+    return encode(RuntimeInfo(name=name, version=RuntimeVersion(version=taskd.__version__)))
 
 
 # --- start ----------------------------------------------------------------------------------
@@ -165,27 +162,71 @@ def _start(kind: type[Container], options: argparse.Namespace, call: Call) -> in
     if listener is None:
         call.answer(answer)  # the group's shim is there already
         return 0
+    log = Path("log").absolute()
     _ignore_ends()
-    if call.forks and os.fork():
+    if call.forks:
+        told, tell = os.pipe()
+        if os.fork():
+            os.close(tell)
+            with os.fdopen(told, "rb") as report:
+                words = report.read()
+            if words != _READY:
+                raise ChildProcessError(words.decode(errors="replace") or "the shim ended at once")
+            call.answer(answer)
+            return 0
+        os.close(told)
+    try:
+        _settle(kind, options, group, listener, request)
+    except BaseException as exc:
+        Path(address.removeprefix("unix://")).unlink(missing_ok=True)
+        if not call.forks:
+            raise
+        os.write(tell, str(exc).encode())
+        os._exit(1)
+    _be_silent()
+    if call.forks:
+        os.write(tell, _READY)
+        os.close(tell)
+    else:
         call.answer(answer)
-        return 0
+    options.debug |= request.debug
+    # The one that was started has nobody to return to.
+    os._exit(_serve(kind, options, listener, log))
+
+
+def _settle(
+    kind: type[Container],
+    options: argparse.Namespace,
+    group: str,
+    listener: socket.socket,
+    request: StartRequest,
+) -> None:
+    """Become the process that serves, where it is to be. Raises OSError, TaskdError."""
+    from setproctitle import setproctitle
+
+    from taskd import inherited
+
+    inherited.take()
     # Who connects is told that its peer is the process that listened last.
-    listener.listen(_BACKLOG)
+    listener.listen(BACKLOG)
+    placement.join_cgroup(request)
     kind.begin()
     os.setsid()
     setproctitle(_title(options, group))
-    _set_up_log(options.debug or request.debug)
     if group:
         # The bundle of the first container is not to be in use for as long as the last one is.
         os.chdir("/")
-    _join_cgroup(request)
-    _adjust_oom_score()
-    if request.params.containerd_ttrpc_address:
-        os.environ["TTRPC_ADDRESS"] = request.params.containerd_ttrpc_address
-    if not call.forks:
-        call.answer(answer)
-    # The one that was started has nobody to return to.
-    os._exit(_serve(kind, options, listener))
+    placement.adjust_oom_score()
+    if request.ttrpc_address:
+        os.environ["TTRPC_ADDRESS"] = request.ttrpc_address
+
+
+def _be_silent() -> None:
+    """Let go of the caller's streams, which it reads to their end."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in range(3):
+        os.dup2(null, descriptor)
+    os.close(null)
 
 
 def _title(options: argparse.Namespace, group: str) -> str:
@@ -198,8 +239,9 @@ def _bootstrap(address: str, request: StartRequest) -> bytes:
     """What ``start`` prints: a message or JSON if the daemon knows them, or else the address."""
     version = min(3, max(2, int(os.environ.get("MAX_SHIM_VERSION") or 2)))
     if request.takes_message:
-        result = BootstrapResult(version=version, address=address, protocol="ttrpc")
-        return encode(result)
+        # ``BootstrapResult``.
+        texts = bytes_field(2, address.encode()) + bytes_field(3, b"ttrpc")
+        return _numbers(version) + texts
     if not os.environ.get("MAX_SHIM_VERSION"):
         return address.encode()
     return json.dumps({"version": version, "address": address, "protocol": "ttrpc"}).encode()
@@ -223,6 +265,8 @@ def _address(
 
     `folder` is the one that the daemon wants, if it does.
     """
+    import hashlib
+
     name = f"{options.address}/{options.namespace}/{group or options.id}"
     if folder is None:
         folder = Path("/run/containerd/s")
@@ -248,19 +292,24 @@ def _listener(address: str) -> socket.socket | None:
 
 def _removed_if_dead(address: str) -> bool:
     """Remove the socket of somebody who has been killed; False if somebody listens."""
-    path = address.removeprefix("unix://")
+    path = Path(address.removeprefix("unix://"))
+    if not path.exists():
+        return True
+    import socket
+
     with (
         socket.socket(socket.AF_UNIX) as probe,
         suppress(ConnectionRefusedError, FileNotFoundError),
     ):
-        probe.connect(path)
+        probe.connect(str(path))
         return False
-    with suppress(FileNotFoundError):
-        Path(path).unlink()
+    path.unlink(missing_ok=True)
     return True
 
 
 def _bound(address: str) -> socket.socket:
+    import socket
+
     path = Path(address.removeprefix("unix://"))
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if os.geteuid() != 0 and path.parent.stat().st_uid != os.geteuid():
@@ -274,70 +323,9 @@ def _bound(address: str) -> socket.socket:
         raise
     finally:
         os.umask(mask)
-    listener.listen(_BACKLOG)
+    listener.listen(BACKLOG)
     listener.setblocking(False)
     return listener
-
-
-def _join_cgroup(request: StartRequest) -> None:
-    """Enter the cgroup that runc's options name for the shim, if they do."""
-    given = request.of_type("containerd.runc.v1.Options")
-    if given is None:
-        return
-    try:
-        options = decode(Options, given)
-    except MalformedMessage:
-        return
-    if options.shim_cgroup:
-        name = options.shim_cgroup.lstrip("/")
-        root = Path("/sys/fs/cgroup")
-        unified = (root / "cgroup.controllers").exists()
-        folders = [root / name] if unified else [each / name for each in root.iterdir()]
-        for folder in folders:
-            if (folder / "cgroup.procs").exists():
-                (folder / "cgroup.procs").write_text(str(os.getpid()))
-
-
-def _adjust_oom_score() -> None:
-    """Be killed before the daemon is, when memory is short (containerd: ``AdjustOOMScore``)."""
-    with suppress(OSError):
-        parent = int(Path(f"/proc/{os.getppid()}/oom_score_adj").read_text())
-        Path("/proc/self/oom_score_adj").write_text(str(min(parent + 1, 1000)))
-
-
-# --- serve ----------------------------------------------------------------------------------
-
-
-def _serve(kind: type[Container], options: argparse.Namespace, listener: socket.socket) -> int:
-    # Nothing of what there is now becomes garbage; looking at it would copy its pages.
-    gc.freeze()
-    # The process ends with it, so it is not closed.
-    asyncio.new_event_loop().run_until_complete(_serving(kind, options, listener))
-    return 0
-
-
-async def _serving(
-    kind: type[Container], options: argparse.Namespace, listener: socket.socket
-) -> None:
-    reaper = Reaper()
-    reaper.install()
-    address = os.environ.get("TTRPC_ADDRESS") or f"{options.address}.ttrpc"
-    publisher = Publisher(address, options.namespace)
-    service = TaskService(kind, options.namespace, reaper, publisher)
-    socket_path = listener.getsockname()
-    publishing = asyncio.get_running_loop().create_task(publisher.run())
-    async with ttrpc.Server(service.services()) as server:
-        await server.start(listener)
-        log.info("serving %s", options.id)
-        await service.stopped.wait()
-        await publisher.drained(_FLUSH_SECONDS)
-        with suppress(FileNotFoundError):
-            os.unlink(socket_path)  # noqa: PTH108
-        await server.aclose(grace=_GRACE_SECONDS)
-    await service.aclose()
-    publishing.cancel()
-    await asyncio.wait([publishing])
-    await publisher.aclose()
 
 
 def _ignore_ends() -> None:
@@ -348,40 +336,24 @@ def _ignore_ends() -> None:
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:
-    log.info("ignoring signal %d", number)
+    import logging
+
+    logging.getLogger(__name__).info("ignoring signal %d", number)
 
 
-class _LogFifo(logging.Handler):
-    """Writes to the bundle's FIFO; what nobody takes is dropped, for a shim must not wait."""
+def _serve(
+    kind: type[Container], options: argparse.Namespace, listener: socket.socket, log: Path
+) -> int:
+    from taskd.shim.serving import serve
 
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        # With both ends open it does not matter whether a daemon reads.
-        self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        with suppress(OSError):
-            os.write(self._fd, f"{self.format(record)}\n".encode())
-
-
-def _set_up_log(debug: bool) -> None:
-    null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in range(3):
-        os.dup2(null, descriptor)
-    os.close(null)
-    root = logging.getLogger()
-    root.setLevel(logging.DEBUG if debug else logging.INFO)
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
-    with suppress(OSError):
-        handler = _LogFifo(Path("log"))
-        handler.setFormatter(logging.Formatter(_LOG_FORMAT))
-        root.handlers = [handler]
+    serve(kind, options, listener, log)
+    return 0
 
 
 # --- delete ---------------------------------------------------------------------------------
 
 
-def _delete(kind: type[Container], options: argparse.Namespace) -> DeleteResponse:
+def _delete(kind: type[Container], options: argparse.Namespace) -> bytes:
     # containerd calls it in the bundle; the flag's path may be of a folder that is gone.
     bundle = Path.cwd().parent / options.id
     with suppress(OSError):
@@ -389,6 +361,18 @@ def _delete(kind: type[Container], options: argparse.Namespace) -> DeleteRespons
     mounts.unmount_below(bundle / "rootfs")
     with suppress(OSError):
         _removed_if_dead((bundle / "address").read_text())
-    return DeleteResponse(
-        pid=leftovers.init_pid(bundle), exit_status=_KILLED, exited_at=timestamp(time.time_ns())
+    return _killed(leftovers.init_pid(bundle), time.time_ns())
+
+
+def _killed(pid: int, at: int) -> bytes:
+    """``containerd.task.v3.DeleteResponse``, without the modules of its messages."""
+    seconds, nanos = divmod(at, 10**9)
+    when = _numbers(seconds, nanos)
+    return _numbers(pid, _KILLED) + bytes_field(3, when)
+
+
+def _numbers(*values: int) -> bytes:
+    """The first fields of a message."""
+    return b"".join(
+        varint(tag(number, VARINT)) + varint(value) for number, value in enumerate(values, 1)
     )

@@ -2,17 +2,17 @@
 
 The SDK around it keeps the state of each process, refuses what cannot be done in it, and tells the
 daemon what happens; a container only does what it is told.
+
+What only a process that serves has need of is imported where it is used: see `taskd.shim.command`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import enum
 import fcntl
 import json
 import os
 import signal
-import subprocess
 import termios
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -20,17 +20,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from taskd import cgroups
 from taskd.errors import FailedPrecondition, InvalidArgument, NotFound, Unimplemented, Unknown
 from taskd.shim import leftovers
-from taskd.shim.console import Console, ConsoleSocket, open_terminal
-from taskd.shim.reaper import Completed, Ended, Reaper
-from taskd.shim.stdio import Pipes, Stdio, Streams
-from taskd.types import TypedValue
-from taskd.wellknown import GO_ZERO
 
 if TYPE_CHECKING:
+    import asyncio
+
     import betterproto2
+
+    from taskd import cgroups
+    from taskd.shim.console import Console
+    from taskd.shim.reaper import Completed, Ended, Reaper
+    from taskd.shim.stdio import Pipes, Stdio, Streams
+    from taskd.types import TypedValue
 
 __all__ = ["Container", "Process", "Status"]
 
@@ -54,6 +56,10 @@ class Process:
     """One process of a container: its init, or an exec."""
 
     def __init__(self, id: str, spec: Mapping[str, Any], stdio: Stdio) -> None:  # noqa: A002
+        import asyncio
+
+        from taskd.wellknown import GO_ZERO
+
         self.id = id
         """The exec's id; empty for the init process."""
         self.spec = spec
@@ -100,6 +106,8 @@ class Process:
 
     def attach(self, master: int) -> None:
         """From now on, copy between a terminal's `master` and the client."""
+        from taskd.shim.console import Console
+
         assert self.streams is not None
         try:
             self.console, self.streams = Console(master, self.streams), None
@@ -277,12 +285,15 @@ class Container:
 
         Returns its pid. Raises `Unknown` if there is no such program.
         """
+        from taskd import inherited
+        from taskd.shim.console import open_terminal
+
         master, descriptors, take_terminal = -1, process.descriptors, None
         if process.stdio.terminal:
             master, slave = open_terminal()
             descriptors, take_terminal = (slave, slave, slave), _take_terminal
         try:
-            started = subprocess.Popen(  # noqa: ASYNC220 - as fast as the fork itself
+            started = inherited.popen(
                 command,
                 stdin=descriptors[0],
                 stdout=descriptors[1],
@@ -307,6 +318,8 @@ class Container:
 
     def console_socket(self) -> Any:
         """``async with container.console_socket() as socket``: where a runtime sends a terminal."""
+        from taskd.shim.console import ConsoleSocket
+
         return ConsoleSocket.listening()
 
     @cached_property
@@ -315,11 +328,15 @@ class Container:
 
         It is asked for when the process is there first: in the end, nobody can tell.
         """
+        from taskd import cgroups
+
         return cgroups.of(self.init.pid)
 
     @property
     def owns_cgroup(self) -> bool:
         """Whether the container has a cgroup that is not the shim's. Raises OSError."""
+        from taskd import cgroups
+
         return self.cgroup != cgroups.of(os.getpid())
 
     def end(self, pid: int) -> asyncio.Future[Ended]:

@@ -10,11 +10,12 @@ import asyncio
 import ctypes
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+from taskd import inherited
 
 __all__ = ["Completed", "Ended", "Reaper"]
 
@@ -113,7 +114,7 @@ class Reaper:
         """
         with _memory_file(stdin) as given, _memory_file() as out, _memory_file() as err:
             with self.starting():
-                process = subprocess.Popen(  # noqa: ASYNC220 - as fast as the fork itself
+                process = inherited.popen(
                     command,
                     stdin=stdio[0] if stdio else given,
                     stdout=stdio[1] if stdio else out,

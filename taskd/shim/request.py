@@ -8,22 +8,32 @@ the command line names. Source: containerd's ``pkg/shim/compat.go`` (2.4).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import os
 from pathlib import Path
+from typing import NamedTuple
 
-from taskd.codec import MalformedMessage, decode
-from taskd.proto.containerd.runtime.bootstrap.v1 import BootstrapParams, LogLevel
-from taskd.proto.google.protobuf import Any
+from taskd.wire import MalformedMessage, fields, signed
 
 __all__ = ["StartRequest"]
 
+# Fields of `BootstrapParams`, of `google.protobuf.Any`, and the one of an `Extension`.
+_ID, _NAMESPACE, _LOG_LEVEL, _TTRPC_ADDRESS, _EXTENSIONS, _SOCKET_DIR = 1, 2, 3, 5, 8, 9
+_TYPE_URL, _VALUE = 1, 2
+_EXTENSION = 1
+_DEBUG = -4
+"""``LogLevel``; what says more is below."""
 
-@dataclass(frozen=True, slots=True)
-class StartRequest:
-    options: tuple[Any, ...] = ()
-    """The runtime's options, of whatever type."""
-    params: BootstrapParams = field(default_factory=BootstrapParams)
-    """Empty if the daemon is older than they are."""
+
+class StartRequest(NamedTuple):
+    options: tuple[tuple[str, bytes], ...] = ()
+    """The runtime's options, of whatever type: its name, and the options serialised."""
+    takes_message: bool = False
+    """Whether the daemon reads a ``BootstrapResult`` in answer."""
+    debug: bool = False
+    ttrpc_address: str = ""
+    """Where the daemon takes events, if it says so."""
+    socket_folder: Path | None = None
+    """Where the daemon wants the shim's socket, if it says so."""
 
     @classmethod
     def parse(cls, given: bytes, id: str, namespace: str) -> StartRequest:  # noqa: A002
@@ -32,33 +42,48 @@ class StartRequest:
         What is neither form counts as nothing, as it does for containerd 1.7.
         """
         try:
-            params = decode(BootstrapParams, given)
-        except MalformedMessage:
-            params = BootstrapParams()
-        if given and (params.instance_id, params.namespace) == (id, namespace):
-            found = (extension.value for extension in params.extensions)
-            return cls(tuple(value for value in found if value is not None), params)
-        try:
-            options = decode(Any, given)
+            found = _fields(given)
+            if (_text(found, _ID), _text(found, _NAMESPACE)) != (id, namespace):
+                return cls(_options(given))
+            extensions = (_fields(_bytes(each)) for each in found.get(_EXTENSIONS, ()))
+            values = (_bytes(each) for one in extensions for each in one.get(_EXTENSION, ())[-1:])
+            level = found.get(_LOG_LEVEL, [0])[-1]
+            folder = _text(found, _SOCKET_DIR)
+            return cls(
+                tuple(option for value in values for option in _options(value)),
+                takes_message=True,
+                debug=isinstance(level, int) and signed(level, 32) <= _DEBUG,
+                ttrpc_address=_text(found, _TTRPC_ADDRESS),
+                socket_folder=Path(folder) if folder else None,
+            )
         except MalformedMessage:
             return cls()
-        return cls((options,) if options.type_url else ())
-
-    @property
-    def takes_message(self) -> bool:
-        """Whether the daemon reads a ``BootstrapResult`` in answer."""
-        return bool(self.params.instance_id)
-
-    @property
-    def debug(self) -> bool:
-        return self.params.log_level <= LogLevel.DEBUG
-
-    @property
-    def socket_folder(self) -> Path | None:
-        """Where the daemon wants the shim's socket, if it says so."""
-        return Path(self.params.socket_dir) if self.params.socket_dir else None
 
     def of_type(self, name: str) -> bytes | None:
         """The options of the message type `name`, serialised."""
-        found = (each.value for each in self.options if each.type_url.rpartition("/")[2] == name)
+        found = (value for url, value in self.options if url.rpartition("/")[2] == name)
         return next(found, None)
+
+
+def _options(message: bytes) -> tuple[tuple[str, bytes], ...]:
+    found = _fields(message)
+    url = _text(found, _TYPE_URL)
+    return ((url, _bytes(found.get(_VALUE, [b""])[-1])),) if url else ()
+
+
+def _fields(message: bytes) -> dict[int, list[int | bytes]]:
+    """Values by number. It is read by hand: the modules of messages take long to import."""
+    found: dict[int, list[int | bytes]] = {}
+    for key, value, _, _ in fields(message):
+        found.setdefault(key >> 3, []).append(value)
+    return found
+
+
+def _text(found: dict[int, list[int | bytes]], number: int) -> str:
+    return os.fsdecode(_bytes(found.get(number, [b""])[-1]))
+
+
+def _bytes(value: int | bytes) -> bytes:
+    if isinstance(value, int):
+        raise MalformedMessage("a number where there should be bytes")
+    return value

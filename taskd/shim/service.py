@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import betterproto2
 
 from taskd import mounts
-from taskd.codec import decode, encode
+from taskd.codec import encode
 from taskd.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -42,7 +42,7 @@ from taskd.shim.publisher import Publisher
 from taskd.shim.reaper import Ended, Reaper
 from taskd.shim.stdio import Stdio, Streams
 from taskd.shim.task import Task, refuse
-from taskd.ttrpc import CallContext, Handler, Service
+from taskd.ttrpc import CallContext, Handler, Service, unmarshal
 from taskd.wellknown import from_any, pack, timestamp, to_any
 
 __all__ = ["TaskService"]
@@ -509,7 +509,7 @@ def _unary(
 ) -> Handler:
     async def handler(context: CallContext, payload: bytes) -> bytes:
         try:
-            return encode(await function(decode(request_type, payload)))
+            return encode(await function(unmarshal(request_type, payload)))
         except TaskdError as exc:
             words = exc.message
             if len(words) <= _WORDS:

@@ -21,9 +21,11 @@ import sys
 import traceback
 from typing import Any, NoReturn
 
+from taskd import inherited
+
 # What every shim needs as soon as it is forked.
 from taskd.plugins import executable, installed
-from taskd.shim import command
+from taskd.shim import command, serving  # noqa: F401 - what serves is imported before the fork
 from taskd.shim.command import Call, main
 from taskd.shim.container import Container
 from taskd.shim.rehearsal import rehearse
@@ -39,6 +41,7 @@ MAX_REQUEST = 1 << 20
 
 def serve(control: socket.socket) -> None:
     """Fork for each call that comes, until the daemon hangs up."""
+    inherited.take()
     shims = _load()
     rehearse()
     control.send(json.dumps([str(path) for path in shims]).encode())

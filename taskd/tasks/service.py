@@ -15,7 +15,7 @@ from typing import TypeVar
 import anyio
 
 from taskd import filters, identifiers, moves
-from taskd.errors import InvalidArgument, NotFound, TaskdError, Unknown
+from taskd.errors import InvalidArgument, NotFound, TaskdError, Unimplemented, Unknown
 from taskd.metadata.containers import Container, ContainerStore
 from taskd.metadata.images import Descriptor
 from taskd.qos import Qos
@@ -240,7 +240,7 @@ class TaskService:
         A task whose shim fails or is slower than the state timeout is left out.
         """
         try:
-            matches = filters.compile(filter_expressions)
+            matches = await filters.prepare(filter_expressions)
         except InvalidArgument as exc:
             raise Unknown(str(exc)) from None  # as containerd has it
 
@@ -308,8 +308,12 @@ async def _ask_all(shims: list[Shim], ask: Callable[[Shim], Awaitable[T]]) -> li
             answers[shim] = await ask(shim)
         except NotFound:
             pass  # deleted in the meantime
-        except (TaskdError, TimeoutError) as exc:
-            log.error("asking shim %s/%s: %s", shim.namespace, shim.id, exc or "timed out")
+        except Unimplemented:
+            pass  # a shim need not know; it would be said at each scrape
+        except TimeoutError:
+            log.error("asking shim %s/%s: no answer in time", shim.namespace, shim.id)
+        except TaskdError as exc:
+            log.error("asking shim %s/%s: %s", shim.namespace, shim.id, exc)
 
     # Not a task group: of its tasks each costs a tenth of a question, and no question fails.
     await asyncio.gather(*(one(shim) for shim in shims))

@@ -7,6 +7,7 @@
 from taskd.ttrpc.client import Client, ClientStream, Metadata
 from taskd.ttrpc.connection import ConnectionClosed, StreamClosed
 from taskd.ttrpc.frames import MAX_PAYLOAD, ProtocolError
+from taskd.ttrpc.payload import unmarshal
 from taskd.ttrpc.server import CallContext, Handler, Server, ServerStream, Service, Streaming
 
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
     "Service",
     "StreamClosed",
     "Streaming",
+    "unmarshal",
 ]

@@ -2,8 +2,9 @@
 
 Whoever owns the socket hands what it reads to `Connection.receive_data`, acts on the events that
 this returns, and writes what `Connection.data_to_send` returns. A peer that breaks the protocol
-gets its own error where only one stream is concerned, as in Go; otherwise the last event is a
-`ConnectionEnded` with the reason. Nothing that arrives makes a receiving method raise.
+gets its own error where only one stream is concerned, as in Go: for a client that is whatever makes
+up a frame. Otherwise the last event is a `ConnectionEnded` with the reason. Nothing that arrives
+makes a receiving method raise.
 
 Source: ttrpc's ``PROTOCOL.md``, ``server.go`` and ``client.go``.
 """
@@ -11,6 +12,7 @@ Source: ttrpc's ``PROTOCOL.md``, ``server.go`` and ``client.go``.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Final
 
 from taskd.errors import (
@@ -86,32 +88,34 @@ class StreamClosed(FailedPrecondition):
 class Connection:
     """What both roles have in common."""
 
-    def __init__(self) -> None:
+    def __init__(self, decoder: Decoder) -> None:
         self.closed = False
         # Streams that are not finished.
         self.streams: dict[int, StreamState] = {}
-        self._decoder = Decoder()
+        self._decoder = decoder
         # Frames that `data_to_send` has not handed over yet.
         self._outgoing: list[bytes] = []
 
-    def receive_data(self, data: bytes) -> list[Event]:
-        """What `data` amounts to."""
-        events: list[Event] = []
+    def receive_data(self, data: bytes) -> Iterator[Event]:
+        """Yield what `data` amounts to; the iterator must be exhausted.
+
+        Each event is to be acted on before the next is asked for: an answer that is given to one
+        frame decides what the next one is.
+        """
         if self.closed:
-            return events
+            return
         try:
             for frame in self._decoder.feed(data):
-                if not frame.stream_id & 1:
-                    raise ProtocolError(f"malformed header: even stream id {frame.stream_id}")
                 if isinstance(frame, Frame):
                     event = self._receive(frame)
                 else:
                     event = self._receive_oversized(frame)
                 if event is not None:
-                    events.append(event)
+                    yield event
+                    if self.closed:
+                        return
         except ProtocolError as exc:
-            events.append(self._end(exc))
-        return events
+            yield self._end(exc)
 
     def receive_eof(self) -> list[Event]:
         """What it amounts to that no more bytes arrive."""
@@ -164,7 +168,7 @@ class ClientConnection(Connection):
     """The side that calls."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(Decoder())
         self._next_stream_id = 1
 
     def send_request(self, request: Request, state: StreamState = StreamState.UNARY) -> int:
@@ -207,9 +211,13 @@ class ClientConnection(Connection):
 
     def _receive(self, frame: Frame) -> Event | None:
         stream_id = frame.stream_id
-        state = self._expect(frame)
+        state = self.streams.get(stream_id)
         if state is None:
+            _pass_over(frame)
             return None
+        if frame.type == _REQUEST:
+            self.forget(stream_id)
+            return StreamFailed(stream_id, ProtocolError("request received from a server"))
         if frame.type == _RESPONSE:
             del self.streams[stream_id]
             try:
@@ -228,26 +236,18 @@ class ClientConnection(Connection):
         return DataReceived(stream_id, payload, end)
 
     def _receive_oversized(self, frame: OversizedFrame) -> Event | None:
-        if self._expect(frame) is None:
+        if frame.stream_id not in self.streams:
+            _pass_over(frame)
             return None
         self.forget(frame.stream_id)
         return StreamFailed(frame.stream_id, oversized(frame.length))
-
-    def _expect(self, frame: Frame | OversizedFrame) -> StreamState | None:
-        """State of the frame's stream; None if nobody waits there, as after a call given up."""
-        if frame.type == _REQUEST:
-            raise ProtocolError(f"request from a server, on stream {frame.stream_id}")
-        state = self.streams.get(frame.stream_id)
-        if state is None:
-            logger.debug("ignored a message on stream %d: nobody waits for it", frame.stream_id)
-        return state
 
 
 class ServerConnection(Connection):
     """The side that is called."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(Decoder(any_type=True))
         self._last_stream_id = 0
 
     def send_response(self, stream_id: int, response: Response) -> None:
@@ -281,15 +281,25 @@ class ServerConnection(Connection):
         self._outgoing.append(encode(stream_id, _RESPONSE, 0, response.encode()))
 
     def _receive(self, frame: Frame) -> Event | None:
-        if frame.type == _REQUEST:
+        if not frame.stream_id & 1:
+            message = "StreamID must be odd for client initiated streams"
+            self._refuse(frame.stream_id, Code.INVALID_ARGUMENT, message)
+        elif frame.type == _REQUEST:
             return self._receive_request(frame)
-        if frame.type == _DATA:
+        elif frame.type == _DATA:
             return self._receive_message(frame)
-        raise ProtocolError(f"response from a client, on stream {frame.stream_id}")
+        else:
+            _pass_over(frame)
+        return None
 
     def _receive_request(self, frame: Frame) -> Event | None:
         stream_id = frame.stream_id
-        self._claim(stream_id)
+        if stream_id <= self._last_stream_id:
+            # A call that is under way there goes on, and is answered as well.
+            message = "StreamID cannot be re-used and must increment"
+            self._refuse(stream_id, Code.INVALID_ARGUMENT, message)
+            return None
+        self._last_stream_id = stream_id
         try:
             request = Request.decode(frame.payload)
         except ProtocolError as exc:
@@ -324,24 +334,18 @@ class ServerConnection(Connection):
         return DataReceived(stream_id, payload, end)
 
     def _receive_oversized(self, frame: OversizedFrame) -> Event | None:
-        if frame.type == _RESPONSE:
-            raise ProtocolError(f"response from a client, on stream {frame.stream_id}")
-        if frame.type == _REQUEST:
-            self._claim(frame.stream_id)
         error = oversized(frame.length)
         self._refuse(frame.stream_id, error.code, error.message)
         if self.streams.pop(frame.stream_id, None) is None:
             return None
         return StreamFailed(frame.stream_id, error)
 
-    def _claim(self, stream_id: int) -> None:
-        if stream_id <= self._last_stream_id:
-            raise ProtocolError(
-                f"stream id {stream_id} does not grow: {self._last_stream_id} was used before"
-            )
-        self._last_stream_id = stream_id
-
     def _abort(self, stream_id: int, message: str) -> StreamFailed:
         error = InvalidArgument(message, verbatim=True)
         self.fail(stream_id, error)
         return StreamFailed(stream_id, error)
+
+
+def _pass_over(frame: Frame | OversizedFrame) -> None:
+    """Nobody waits for it, as after a call given up, or it is of no use here."""
+    logger.debug("ignored a message of type %d, on stream %d", frame.type, frame.stream_id)

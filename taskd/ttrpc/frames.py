@@ -58,7 +58,7 @@ class FrameType(enum.IntEnum):
 
 @dataclass(slots=True)
 class Frame:
-    """One frame; `type` is a `FrameType`, kept as an int because it is read on every call."""
+    """One frame; `type` is an int, and not a `FrameType`, because it is read on every call."""
 
     stream_id: int
     type: int
@@ -96,9 +96,14 @@ def encode(stream_id: int, frame_type: int, flags: int, payload: bytes = b"") ->
 
 
 class Decoder:
-    """Cuts a stream of bytes into frames, however the bytes are chunked."""
+    """Cuts a stream of bytes into frames, however the bytes are chunked.
 
-    def __init__(self) -> None:
+    With `any_type`, frames need not be of a `FrameType`: what a server gets of a type that it does
+    not know, it passes over.
+    """
+
+    def __init__(self, *, any_type: bool = False) -> None:
+        self._any_type = any_type
         # Start of a frame whose rest has not arrived yet.
         self._buffer = bytearray()
         # How long the buffer must be before there is something to do.
@@ -133,7 +138,7 @@ class Decoder:
                 self._wanted = _HEADER.size
                 break
             length, stream_id, frame_type, flags = _HEADER.unpack_from(source, position)
-            if not FrameType.REQUEST <= frame_type <= FrameType.DATA:
+            if not (self._any_type or FrameType.REQUEST <= frame_type <= FrameType.DATA):
                 raise ProtocolError(f"malformed header: unknown message type {frame_type}")
             start = position + _HEADER.size
             if length > MAX_PAYLOAD:

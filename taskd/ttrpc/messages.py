@@ -32,19 +32,19 @@ class Request:
     service: str
     method: str
     payload: bytes = b""
-    # Time that is left to the call in ns; 0: no limit; negative: it is over.
+    # Time that is left to the call in ns; 0 or less: no limit.
     timeout_nano: int = 0
     metadata: tuple[KeyValue, ...] = ()
 
     def encode(self) -> bytes:
-        encoded = _route(self.service, self.method)
+        parts = [_route(self.service, self.method)]
         if self.payload:
-            encoded += bytes_field(3, self.payload)
+            parts.append(bytes_field(3, self.payload))
         if self.timeout_nano:
-            encoded += _varint_field(4, self.timeout_nano)
+            parts.append(_varint_field(4, self.timeout_nano))
         for key, value in self.metadata:
-            encoded += bytes_field(5, _text_field(1, key) + _text_field(2, value))
-        return encoded
+            parts.append(bytes_field(5, _text_field(1, key) + _text_field(2, value)))
+        return b"".join(parts)
 
     @classmethod
     def decode(cls, data: bytes) -> Request:

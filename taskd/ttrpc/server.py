@@ -258,7 +258,9 @@ class _Session(Endpoint):
             if stream is not None:
                 self._deliver(stream._inbox, event.payload, event.end)
         elif type(event) is StreamFailed:
-            _cancel(self._calls[event.stream_id])
+            task = self._calls.get(event.stream_id)
+            if task is not None:  # else it was cancelled because the server closes
+                _cancel(task)
 
     def _begin(self, event: RequestReceived) -> None:
         request, stream_id = event.request, event.stream_id
@@ -266,9 +268,7 @@ class _Session(Endpoint):
             raise Unavailable("ttrpc: server closed", verbatim=True)
         handler = self._server._find(request.service, request.method)
         deadline = None
-        if request.timeout_nano:
-            if request.timeout_nano < 0:
-                raise DeadlineExceeded
+        if request.timeout_nano > 0:
             deadline = self._loop.time() + request.timeout_nano / 1e9
         metadata = _by_key(request.metadata) if request.metadata else _NO_METADATA
         context = CallContext(request.service, request.method, metadata, deadline)
@@ -348,8 +348,7 @@ def _cancel(task: asyncio.Task[None]) -> None:
 
 
 def _by_key(metadata: Iterable[KeyValue]) -> Mapping[str, tuple[str, ...]]:
-    values: dict[str, tuple[str, ...]] = {}
+    values: dict[str, list[str]] = {}
     for key, value in metadata:
-        key = key.lower()
-        values[key] = (*values.get(key, ()), value)
-    return values
+        values.setdefault(key.lower(), []).append(value)
+    return {key: tuple(found) for key, found in values.items()}

@@ -13,7 +13,7 @@ import pytest
 from harness.containers import make_rootfs
 
 ADDRESS = os.environ["TASKD_ADDRESS"]
-NATS = os.environ["TASKD_NATS"]
+CONFIG = Path(__file__).with_name("taskd.toml")
 SHARED = Path("/shared")
 
 STEPS = ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"]
@@ -61,7 +61,7 @@ def test_what_happens_is_on_the_bus(namespace: str, rootfs: Path) -> None:
     assert [event["topic"] for event in journal] == STEPS
     deadline = time.monotonic() + 20
     while True:
-        fleet = events("--nats", NATS, *filters)
+        fleet = events("--config", str(CONFIG), *filters)
         if len(fleet) >= len(STEPS) or time.monotonic() > deadline:
             break
         time.sleep(0.1)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 from harness.containers import spec
 from harness.daemons import Daemon, client
+from harness.databases import copied
 
 from taskd.proto.containerd.events import TaskCreate, TaskDelete, TaskExit, TaskStart
 from taskd.proto.containerd.services.containers.v1 import (
@@ -100,7 +99,7 @@ class Fleet:
 
 def told(root: Path, namespace: str) -> dict[str, list[str]]:
     """The steps of each container's tasks, in the order in which the journal has them."""
-    with closing(sqlite3.connect(f"file:{root / 'events.db'}?mode=ro", uri=True)) as connection:
+    with copied(root / "events.db") as connection:
         rows = connection.execute(
             "SELECT topic, value FROM events WHERE namespace = ? ORDER BY position", (namespace,)
         ).fetchall()

@@ -6,11 +6,10 @@ import asyncio
 import json
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import anyio
@@ -21,6 +20,7 @@ from grpclib.const import Cardinality, Status
 from grpclib.exceptions import GRPCError
 from harness.containers import spec
 from harness.daemons import Taskd, client
+from harness.databases import copied
 from harness.leaks import leaving_nothing
 from harness.load import publish_as_shims
 from harness.mounts import tmpfs
@@ -215,7 +215,7 @@ async def test_the_disk_is_full(cramped: Taskd, namespace: str, rootfs: Path) ->
     steps = told(daemon.root, namespace)
     assert {name: each for name, each in steps.items() if not whole(each)} == {}
     for file in ("events.db", "metadata.db"):
-        with closing(sqlite3.connect(daemon.root / file)) as connection:
+        with copied(daemon.root / file) as connection:
             assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
@@ -243,7 +243,7 @@ async def fill_journal(channel: object) -> None:
 
 
 def exits(root: Path, namespace: str) -> list[TaskExit]:
-    with closing(sqlite3.connect(f"file:{root / 'events.db'}?mode=ro", uri=True)) as connection:
+    with copied(root / "events.db") as connection:
         rows = connection.execute(
             "SELECT value FROM events WHERE namespace = ? AND topic = '/tasks/exit'"
             " ORDER BY position",

@@ -6,7 +6,6 @@ import asyncio
 import os
 import random
 import signal
-import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 from faults.lifecycles import Fleet, steps, told, whole
 from harness.daemons import Taskd
+from harness.databases import copied
 from harness.leaks import leaving_nothing, traces
 from harness.nats import NatsServer, positions, settings, stored
 from harness.real import BOTH_SHIMS, need
@@ -135,13 +135,13 @@ def check(daemon: Taskd, namespace: str, fleet: Fleet) -> None:
     steps = told(daemon.root, namespace)
     assert set(steps) <= set(fleet.ids)
     assert {name: each for name, each in steps.items() if not whole(each)} == {}
-    with sqlite3.connect(daemon.root / "events.db") as connection:
+    with copied(daemon.root / "events.db") as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
 async def check_stream(nats: NatsServer, daemon: Taskd, namespace: str) -> None:
     """A consumer has seen what the journal has: no more, no less, in the same order."""
-    with sqlite3.connect(daemon.root / "events.db") as connection:
+    with copied(daemon.root / "events.db") as connection:
         [(newest,)] = connection.execute("SELECT max(position) FROM events")
     found: list[int] = []
     for _ in range(100):

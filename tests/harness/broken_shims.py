@@ -11,7 +11,7 @@ from typing import Any
 import betterproto2
 from taskd_process import HostProcess
 
-from harness.fake_shim import write_executable
+from harness.executables import write_executable
 from taskd.errors import TaskdError
 from taskd.proto.containerd import events
 from taskd.proto.containerd.task import v3 as api
@@ -176,13 +176,13 @@ def forgets_terminal_size() -> None:
 
 
 def deletes_what_runs() -> None:
-    refuse = service._refuse
+    refuse = service.refuse
 
     def changed(process: Process, doing: str, *states: Any, **rest: Any) -> None:
         if doing != "delete":
             refuse(process, doing, *states, **rest)
 
-    service._refuse = changed
+    service.refuse = changed
 
 
 FAULTS: dict[str, Callable[[], None]] = {

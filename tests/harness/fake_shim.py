@@ -18,12 +18,13 @@ from typing import Any
 from grpclib.exceptions import GRPCError
 from grpclib.server import Server as GrpcServer
 
+from harness.executables import write_executable
 from taskd import ttrpc
 from taskd.errors import from_status
 from taskd.proto.containerd.task import v3
 from taskd.proto.google.protobuf import Empty, Timestamp
 
-__all__ = ["Handlers", "Task", "install", "main", "methods", "write_executable"]
+__all__ = ["Handlers", "Task", "install", "main", "methods"]
 
 Handlers = dict[str, Callable[[Any, bytes], Awaitable[bytes]]]
 
@@ -32,18 +33,6 @@ def install(folder: Path, *, protocol: str = "ttrpc", version: int = 2, bare: bo
     """Write an executable of this shim; returns its path, which serves as a runtime's name."""
     name = f"containerd-shim-fake-{protocol}{version}{'bare' if bare else ''}"
     return write_executable(folder / name, __name__, f"run({protocol!r}, {version}, {bare})")
-
-
-def write_executable(path: Path, module: str, call: str) -> Path:
-    """Write an executable that calls a function of a module of these tests; returns its path."""
-    tests = Path(__file__).parents[1]
-    path.write_text(
-        f"#!{sys.executable}\n"
-        f"import sys\nsys.path[:0] = [{str(tests)!r}, {str(tests.parent)!r}]\n"
-        f"from {module} import run\n{call}\n"
-    )
-    path.chmod(0o755)
-    return path
 
 
 class Task(v3.TaskBase):

@@ -7,7 +7,8 @@ import os
 import sys
 from pathlib import Path
 
-from harness.fake_shim import Handlers, Task, main, methods, write_executable
+from harness.executables import write_executable
+from harness.fake_shim import Handlers, Task, main, methods
 from taskd.ttrpc.frames import Decoder, Frame, FrameType, encode
 from taskd.ttrpc.messages import Request, Response
 

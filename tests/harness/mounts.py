@@ -14,6 +14,7 @@ __all__ = ["tmpfs"]
 def tmpfs(path: Path, options: str) -> Iterator[Path]:
     """A small file system of its own, as long as the context is open."""
     path.mkdir()
+    options = f"mode=755,{options}"
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path)], check=True)
     try:
         yield path

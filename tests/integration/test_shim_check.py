@@ -102,7 +102,7 @@ BROKEN = {
     "cleans up nothing": "death and delete: kill -9 of the shim, and delete: a container that runs",
     "never ends": "death and delete: Shutdown of a shim that never had a container",
     "ends too early": "death and delete: Shutdown is ignored while there is a container",
-    "falls over garbage": "malformed ttrpc: a frame of an unknown type",
+    "falls over garbage": "malformed ttrpc: half a frame, and the end",
     "forgets terminal size": "stdio: ResizePty is seen by the process in the terminal",
     "deletes what runs": "container by state: running: Delete",
 }

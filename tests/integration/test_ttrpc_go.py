@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
 import betterproto2
 import pytest
 from harness.containers import spec
+from harness.generations import GENERATIONS
 from harness.real import need
 
 from taskd import ttrpc
@@ -20,7 +23,11 @@ from taskd.codec import decode, encode
 from taskd.errors import DeadlineExceeded, NotFound, ResourceExhausted, Unimplemented
 from taskd.proto.containerd.services.events.ttrpc.v1 import ForwardRequest
 from taskd.proto.containerd.task import v2 as api
+from taskd.ttrpc import frames
+from taskd.ttrpc.address import dial
+from taskd.ttrpc.messages import Request, Response
 
+SHIM = "containerd-shim-runc-v2"
 TASK = "containerd.task.v2.Task"
 
 
@@ -40,10 +47,10 @@ class Events:
 
 @asynccontextmanager
 async def shim(
-    folder: Path, namespace: str, rootfs: Path
+    folder: Path, namespace: str, rootfs: Path, program: str = SHIM
 ) -> AsyncIterator[tuple[ttrpc.Client, Events, Path]]:
     """A real shim, started as a daemon would."""
-    need("containerd-shim-runc-v2", "runc")
+    need(SHIM, "runc")
     bundle = folder / "bundle"
     (bundle / "rootfs").mkdir(parents=True)
     (bundle / "config.json").write_bytes(spec(rootfs, ["/bin/sleep", "1000"]).value)
@@ -56,7 +63,7 @@ async def shim(
     flags = ["-namespace", namespace, "-id", "one", "-address", str(folder / "d.sock")]
     started = await asyncio.to_thread(
         subprocess.run,
-        ["containerd-shim-runc-v2", *flags, "-publish-binary", "/bin/true", "start"],
+        [program, *flags, "-publish-binary", "/bin/true", "start"],
         cwd=bundle,
         env=os.environ | {"TTRPC_ADDRESS": str(folder / "d.sock.ttrpc")},
         capture_output=True,
@@ -130,3 +137,69 @@ async def test_an_oversized_request_and_a_deadline_leave_the_connection(
         await client.call(TASK, "Kill", encode(api.KillRequest(id="one", signal=9)), timeout=5)
         await client.call(TASK, "Wait", encode(api.WaitRequest(id="one")), timeout=5)
         await client.call(TASK, "Delete", encode(api.DeleteRequest(id="one")), timeout=5)
+
+
+_, _RECENT, _ = GENERATIONS
+
+STATE = Request(TASK, "State", encode(api.StateRequest(id="nobody")))
+
+
+@pytest.mark.parametrize(
+    ("calls", "answers"),
+    [
+        pytest.param([(1, 1, replace(STATE, payload=b"\xff" * 9))], 1, id="no payload"),
+        pytest.param([(1, 1, replace(STATE, payload=b"\x0a\x02x"))], 1, id="half a payload"),
+        pytest.param([(1, 1, None)], 1, id="no request"),
+        pytest.param([(2, 1, STATE), (0, 1, STATE)], 2, id="even ids"),
+        pytest.param([(3, 1, STATE), (3, 1, STATE), (1, 1, STATE)], 3, id="ids that do not grow"),
+        pytest.param([(1, 2, STATE), (1, 7, STATE)], 0, id="what a client does not send"),
+        pytest.param([(1, 1, replace(STATE, timeout_nano=-1))], 1, id="a negative timeout"),
+        pytest.param([(1, 1, replace(STATE, method="Fly"))], 1, id="an unknown method"),
+        pytest.param([(1, 1, replace(STATE, service="no.such"))], 1, id="an unknown service"),
+    ],
+)
+async def test_our_server_answers_as_gos(
+    folder: Path,
+    namespace: str,
+    rootfs: Path,
+    calls: list[tuple[int, int, Request | None]],
+    answers: int,
+) -> None:
+    """The next call is answered too, on the same connection."""
+    last = (99, 1, STATE)
+    wire = b"".join(
+        frames.encode(stream_id, kind, 0, b"\xff" if request is None else request.encode())
+        for stream_id, kind, request in (*calls, last)
+    )
+
+    async def state(context: ttrpc.CallContext, payload: bytes) -> bytes:
+        ttrpc.unmarshal(api.StateRequest, payload)
+        raise NotFound("container not created")
+
+    address = str(folder / "ours")
+    async with ttrpc.Server([ttrpc.Service(TASK, {"State": state})]) as server:
+        await server.start(address)
+        ours = await _answers(address, wire, answers + 1)
+    # 1.6's takes an id that is lower than the last.
+    program = str((_RECENT.binaries() or Path()) / SHIM)
+    async with shim(folder, namespace, rootfs, program) as (_, _, bundle):
+        assert ours == await _answers((bundle / "address").read_text(), wire, answers + 1)
+
+
+async def _answers(address: str, wire: bytes, count: int) -> list[tuple[int, int, str]]:
+    """Stream, status and message of each answer, but for the words of a parser."""
+    reader, writer = await asyncio.open_unix_connection(sock=await dial(address, timeout=5))
+    writer.write(wire)
+    decoder = frames.Decoder()
+    found: list[tuple[int, int, str]] = []
+    async with asyncio.timeout(10):
+        while len(found) < count:
+            data = await reader.read(1 << 16)
+            assert data, f"the connection ended after {found}"
+            for frame in decoder.feed(data):
+                assert isinstance(frame, frames.Frame)
+                response = Response.decode(frame.payload)
+                words = re.sub("(error( unmarshalling payload)?): .*", r"\1", response.message)
+                found.append((frame.stream_id, response.code, words))
+    writer.close()
+    return sorted(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sysconfig
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -127,6 +129,50 @@ def test_the_shim_is_killed(ctr: Ctr, rootfs: Path, runtime: str) -> None:
     until(lambda: ctr.tasks() == [], "the task is gone")
     until(lambda: not Path("/proc", pid).exists(), "its process is gone")
     ctr("containers", "rm", "one")
+
+
+@pytest.mark.parametrize("containerd", GENERATIONS[:1], ids=str, indirect=True)
+def test_the_shim_of_many_containers_is_killed(ctr: Ctr, rootfs: Path) -> None:
+    """containerd runs as many `delete` at once, and gives each five seconds."""
+    options = ["--runtime", RUNC, "--annotation", "io.containerd.runc.v2.group=many"]
+
+    def run(number: int) -> None:
+        ctr("run", "-d", *options, "--rootfs", str(rootfs), f"c{number}", "/bin/sleep", "1000")
+
+    run(0)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(run, range(1, 16)))
+    pids = [pid for _, pid, _ in ctr.tasks()]
+    (shim,) = {parent(pid) for pid in pids}
+    told = ctr.daemon.folder / "events"
+    with told.open("w") as file:
+        command = ctr.daemon.ctr_command("events", namespace=ctr.namespace)
+        events = subprocess.Popen(command, stdout=file)
+
+    def exits() -> list[dict[str, int]]:
+        lines = (line for line in told.read_text().splitlines() if "/tasks/exit" in line)
+        return [json.loads(line[line.index("{") :]) for line in lines]
+
+    def hears() -> bool:
+        ctr("containers", "label", "c0", "a=b")
+        return "/containers/update" in told.read_text()
+
+    try:
+        until(hears, "it hears of events")
+        os.kill(shim, signal.SIGKILL)
+        until(lambda: len(exits()) == len(pids), "all exits are told")
+    finally:
+        events.kill()
+        events.wait()
+    assert {each["exit_status"] for each in exits()} == {137}
+    assert {str(each["pid"]) for each in exits()} == set(pids)
+    until(lambda: not any(Path("/proc", pid).exists() for pid in pids), "all processes are gone")
+    for number in range(16):
+        ctr("containers", "rm", f"c{number}")
+
+
+def parent(pid: str) -> int:
+    return int(Path("/proc", pid, "stat").read_text().rpartition(") ")[2].split()[1])
 
 
 def test_a_terminal(ctr: Ctr, rootfs: Path) -> None:

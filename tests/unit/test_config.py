@@ -21,7 +21,7 @@ def test_everything_can_be_set(file: Path) -> None:
         'shutdown_timeout = "1m30s"\n'
         'blockio_config_file = "/b"\nrdt_config_file = "/c"\nresctrl_path = "/d"\n'
         '[timeouts]\n"io.containerd.timeout.task.state" = "500ms"\n'
-        "[gc]\npause_threshold = 0.9\ndeletion_threshold = 5\nmutation_threshold = 0\n"
+        "[gc]\npause_threshold = 0.5\ndeletion_threshold = 5\nmutation_threshold = 0\n"
         'schedule_delay = "20ms"\nstartup_delay = "1h"\n'
     )
     loaded = config.load(file)
@@ -63,6 +63,8 @@ def test_the_socket_follows_the_state_folder() -> None:
         ("[gc]\npause = 1", "gc: pause: unknown key"),
         ('[gc]\npause_threshold = "1"', "gc: pause_threshold: '1' is not a share"),
         ("[gc]\npause_threshold = nan", "gc: pause_threshold: nan is not a share"),
+        ("[gc]\npause_threshold = 0.9", "gc: pause_threshold: 0.9 is more than 0.5"),
+        ("[gc]\npause_threshold = inf", "gc: pause_threshold: inf is more than 0.5"),
         ("[gc]\npause_threshold = -0.1", "gc: pause_threshold: -0.1 is not a share"),
         ("[gc]\ndeletion_threshold = -1", "gc: deletion_threshold: -1 is not a number"),
         ("[gc]\nmutation_threshold = 1.5", "gc: mutation_threshold: 1.5 is not a number"),
@@ -76,6 +78,50 @@ def test_what_is_wrong_is_named(file: Path, text: str, words: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         config.load(file)
     assert caught.value.message.startswith(f"{file}: {words}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[events.nats]\nservers = "nats://u:secret@h"',
+        '[events.nats]\nservers = ["u:secret@h:4222"]',
+        '[events.nats]\nservers = ["nats://ok", "http://u:secret@h"]',
+        '[events.nats]\nservers = [["nats://u:secret@h"]]',
+        '[events.nats]\nservers = {a = "nats://u:se@secret@h"}',
+        '[tracing]\nendpoint = "ftp://u:secret@h"',
+    ],
+)
+def test_what_is_wrong_is_named_without_its_password(file: Path, text: str) -> None:
+    file.write_text(text)
+    with pytest.raises(InvalidArgument, match="h") as caught:
+        config.load(file)
+    assert "secret" not in caught.value.message
+
+
+def test_what_is_given_counts(file: Path) -> None:
+    file.write_text('root = "/r"\nstate = "/s"\n')
+    loaded = config.load(file, state=Path("/given"))
+    assert (loaded.root, loaded.state) == (Path("/r"), Path("/given"))
+    assert config.load(None, root=Path("/given")).root == Path("/given")
+
+
+def test_users_have_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: Path
+) -> None:
+    for name in ("XDG_RUNTIME_DIR", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert (Config().root, Config().state) == (Path("/var/lib/taskd"), Path("/run/taskd"))
+    monkeypatch.setattr("os.geteuid", lambda: 4_000_000)
+    monkeypatch.setenv("HOME", "/home/somebody")
+    with pytest.raises(InvalidArgument, match="user 4000000 has no runtime folder"):
+        Config()
+    assert Config(state=Path("/s")).root == Path("/home/somebody/.local/share/taskd")
+    file.write_text('state = "/s"\n')
+    assert config.load(file).socket == Path("/s/taskd.sock")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("XDG_DATA_HOME", "/data")
+    assert (Config().root, Config().state) == (Path("/data/taskd"), tmp_path / "taskd")
 
 
 def test_a_file_that_is_not_there_is_named(file: Path) -> None:

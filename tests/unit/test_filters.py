@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
 
@@ -133,13 +134,84 @@ def test_refuses_in_containerds_words(expression: str, message: str) -> None:
     assert caught.value.message == f"filters: parse error: {message}: invalid argument"
 
 
-@pytest.mark.parametrize("pattern", ["/(/", "(?=a)", "a**", '"\\xff"'])
+@pytest.mark.parametrize(
+    "pattern",
+    ["/(/", "(?=a)", "a**", '"\\xff"', r"\C", r'"a\\\\\\C"', r'"\\Qa\\E\\C"', r'"[\\C]"'],
+)
 def test_a_bad_regular_expression_is_logged_and_matches_nothing(
     pattern: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.ERROR):
         assert matching(f"name~={pattern}") == []
     assert "error compiling regexp" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("pattern", "value"),
+    [
+        (r"^\\pL{1,500}$", "é" * 500),
+        (r"^[[:^space:]]{1,1000}$", "x" * 1000),
+        (r"^\\\\C$", r"\C"),
+        (r"^\\Q\\C\\E$", r"\C"),
+        (r"^\\Q\\C", r"\C"),
+    ],
+)
+def test_what_go_takes_is_taken(pattern: str, value: str) -> None:
+    matches = filters.compile([f'name~="{pattern}"']).match
+    assert matches(lambda _: (value, True))
+    assert not matches(lambda _: (f" {value}", True))
+
+
+@pytest.mark.parametrize(
+    ("expressions", "words"),
+    [
+        (["name"] * 1025, "more than 1024 selectors"),
+        ([""] * 1025, "more than 1024 selectors"),
+        ([",".join(["name"] * 600), ",".join(["id"] * 600)], "more than 1024 selectors"),
+        (["a" * (1 << 16) + "b"], "more than 65536 characters"),
+        (['name=="' + r"\x41" * (1 << 14) + '"'], "more than 65536 characters"),
+        (["x" * (1 << 15)] * 3, "more than 65536 characters"),
+        ([".".join(["a"] * 65)], "field path of more than 64 parts"),
+        (["name~=/[^a]{1000}/"] * 300, "regular expressions too large"),
+    ],
+)
+async def test_limits(expressions: list[str], words: str) -> None:
+    with pytest.raises(InvalidArgument, match=f"^filters: {words}: invalid argument$"):
+        filters.compile(expressions)
+    with pytest.raises(InvalidArgument, match=f"^filters: {words}: invalid argument$"):
+        await filters.prepare(expressions)
+
+
+def test_a_regular_expression_that_is_too_large_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(filters, "_PATTERN_MEMORY", 1 << 20)
+    with pytest.raises(InvalidArgument, match="^filters: regular expressions too large: "):
+        filters.compile([r"name~=\pL{100}"])
+
+
+@pytest.mark.parametrize(
+    "expressions",
+    [
+        ["name"] * 1024,
+        ["a" * (1 << 16)],
+        [".".join(["a"] * 64)],
+        ['name=="' + r"\x41" * 16000 + '"'],
+        ["name~=/[^a]{1000}/"] * 100,
+    ],
+)
+async def test_what_is_within_the_limits(expressions: list[str]) -> None:
+    assert await filters.prepare(expressions) == filters.compile(expressions)
+
+
+async def test_the_event_loop_goes_on_while_a_large_expression_is_compiled() -> None:
+    preparing = asyncio.create_task(filters.prepare([r'name~="^\\pL{1,99}$"']))
+    turns = 0
+    while not preparing.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns > 10
+    assert (await preparing).match(lambda _: ("é", True))
 
 
 def test_regular_expressions_are_re2s_and_linear() -> None:

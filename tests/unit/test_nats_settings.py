@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskd.nats.settings import Subjects
+from taskd.nats.settings import NatsConfig, Subjects, without_credentials
 
 USUAL = "taskd.{node}.{namespace}.{topic}"
 
@@ -58,3 +60,39 @@ def test_wildcards() -> None:
 def test_bad_template(template: str) -> None:
     with pytest.raises(ValueError, match="'"):
         Subjects(template)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("nats://h:4222", "nats://h:4222"),
+        ("nats://u:p@h:4222", "nats://h:4222"),
+        ("tls://token@h", "tls://h"),
+        ("nats://u:p@q@h", "nats://h"),
+        ("nats://u:p/q@h", "nats://h"),
+        ("u:p@h", "h"),
+        (
+            "no server at nats://u:p@h, ws://v:q@i: refused",
+            "no server at nats://h, ws://i: refused",
+        ),
+        ("['nats://u:p@h', \"tls://v@i\"]", "['nats://h', \"tls://i\"]"),
+    ],
+)
+def test_credentials_are_not_shown(text: str, shown: str) -> None:
+    assert without_credentials(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("settings", "secure"),
+    [
+        (NatsConfig(("nats://h",)), False),
+        (NatsConfig(("ws://h",)), False),
+        (NatsConfig(("tls://h",)), True),
+        (NatsConfig(("wss://h",)), True),
+        (NatsConfig(("nats://h", "tls://i")), True),
+        (NatsConfig(("nats://h",), tls_ca=Path("/ca")), True),
+        (NatsConfig(("ws://h",), tls_cert=Path("/mine")), True),
+    ],
+)
+def test_what_is_encrypted(settings: NatsConfig, secure: bool) -> None:
+    assert settings.is_secure == secure

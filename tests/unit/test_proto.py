@@ -164,6 +164,17 @@ def test_googles_runtime_reads_and_writes_the_same(name: str) -> None:
 TYPES = sorted(messages())
 
 
+@pytest.mark.parametrize("name", TYPES)
+def test_one_message_after_another_is_merged_as_google_does(name: str) -> None:
+    google = message_factory.GetMessageClass(POOL.FindMessageTypeByName(name))
+    theirs = google()
+    fill(theirs)
+    twice = theirs.SerializeToString() * 2
+    assert google.FromString(codec.encode(codec.decode(python_type(name), twice))) == (
+        google.FromString(twice)
+    )
+
+
 @given(st.data())
 def test_damaged_bytes_are_refused_or_mean_the_same_to_google(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(TYPES))
@@ -210,6 +221,10 @@ def test_what_google_refuses_of_a_cut_off_message_is_refused(name: str) -> None:
 def test_a_message_in_parts_is_put_together() -> None:
     parts = b"R\x02\x08\x01R\x02\x10\x02"
     assert codec.decode(StateResponse, parts).exited_at == Timestamp(seconds=1, nanos=2)
+    unknown = b"R\x03\xfa\x3f\x00" * 2
+    assert codec.encode(codec.decode(StateResponse, unknown)) == b"R\x06" + b"\xfa\x3f\x00" * 2
+    with pytest.raises(codec.MalformedMessage, match="truncated number"):
+        codec.decode(StateResponse, b"R\x01\x08R\x01\x01")
 
 
 def python_type(name: str) -> type[betterproto2.Message]:

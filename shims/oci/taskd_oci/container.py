@@ -2,35 +2,33 @@
 
 Sources: containerd's ``pkg/process/init.go``, ``exec.go``, ``utils.go`` and
 ``runtime/v2/runc/container.go``, v1.7.24, whose errors these are, word by word.
+
+What only a process that serves has need of is imported where it is used: see `taskd.shim.command`.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
-
-import betterproto2
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from taskd import moves
-from taskd.codec import MalformedMessage, decode
 from taskd.errors import FailedPrecondition, NotFound, TaskdError, Unknown
-from taskd.proto.containerd.runc.v1 import CheckpointOptions, Options
-from taskd.shim import Completed, Container, Pipes, Process, Status
-from taskd.types import TypedValue
+from taskd.shim import Container, Process, Status
 from taskd_oci.runtime import ROOT, Failed, Runtime
 
-__all__ = ["Oci"]
+if TYPE_CHECKING:
+    import betterproto2
 
-log = logging.getLogger(__name__)
+    from taskd.proto.containerd.runc.v1 import Options
+    from taskd.shim import Completed, Pipes
+    from taskd.types import TypedValue
+
+__all__ = ["Oci"]
 
 _OPTIONS = "containerd.runc.v1.Options"
 _SETTINGS = "options.json"
@@ -53,6 +51,9 @@ class Oci(Container):
     @cached_property
     def settings(self) -> Options:
         """Raises `Unknown` for options of another type."""
+        from taskd.codec import MalformedMessage, decode
+        from taskd.proto.containerd.runc.v1 import Options
+
         if self.options is None or not self.options.value:
             return Options()
         name = self.options.type_url.rpartition("/")[2]
@@ -80,6 +81,8 @@ class Oci(Container):
         And what a runtime that fails says on its standard error, which is the process's, is not
         the container's output.
         """
+        from taskd.shim import Pipes
+
         return Pipes(self.settings.io_uid, self.settings.io_gid)
 
     # --- lifecycle ------------------------------------------------------------------------
@@ -117,6 +120,8 @@ class Oci(Container):
         return int(pid_file.read_text())
 
     async def exec(self, process: Process) -> int:
+        import tempfile
+
         pid_file = self.bundle / f"{process.id}.pid"
         with tempfile.NamedTemporaryFile("w", prefix="runc-process", suffix=".json") as spec:
             json.dump(process.spec, spec)
@@ -196,6 +201,11 @@ class Oci(Container):
             raise Unknown(str(exc)) from exc
 
     async def checkpoint_to(self, path: str, options: TypedValue | None) -> None:
+        import shutil
+
+        from taskd.codec import decode
+        from taskd.proto.containerd.runc.v1 import CheckpointOptions
+
         given = decode(CheckpointOptions, options.value) if options else CheckpointOptions()
         work = given.work_path or str(self.bundle / "work" / "criu-work")
         flags = [
@@ -225,9 +235,7 @@ class Oci(Container):
         except (OSError, ValueError):
             settings = {"binary": "runc", "root": str(Path(ROOT, namespace))}
         runtime = Runtime(settings["binary"], Path(settings["root"]), bundle / "log.json")
-        with suppress(TaskdError):
-            command = runtime.command("delete", "--force", id)
-            subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
+        runtime.remove(id)
 
     # --- calling the runtime --------------------------------------------------------------
 

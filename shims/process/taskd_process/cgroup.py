@@ -45,7 +45,7 @@ class Cgroup:
     def add(self, pid: int) -> None:
         """Raises OSError."""
         for folder in self._folders.values():
-            (folder / "cgroup.procs").write_text(str(pid))
+            _put(folder / "cgroup.procs", pid)
 
     def pids(self) -> list[int]:
         for folder in self._folders.values():
@@ -56,10 +56,10 @@ class Cgroup:
     def freeze(self, yes: bool) -> bool:
         """Whether it could be done."""
         if self._unified:
-            (self._folders[""] / "cgroup.freeze").write_text(str(int(yes)))
+            _put(self._folders[""] / "cgroup.freeze", int(yes))
         elif "freezer" in self._folders:
             state = "FROZEN" if yes else "THAWED"
-            (self._folders["freezer"] / "freezer.state").write_text(state)
+            _put(self._folders["freezer"] / "freezer.state", state)
         else:
             return False
         return True
@@ -73,7 +73,7 @@ class Cgroup:
     def _write(self, controller: str, file: str, value: object) -> None:
         folder = self._folders.get("" if self._unified else controller)
         if folder is not None:
-            (folder / file).write_text(str(value))
+            _put(folder / file, value)
 
     def _limit_memory(self, memory: Mapping[str, Any]) -> None:
         if (limit := memory.get("limit")) is not None:
@@ -121,6 +121,15 @@ class Cgroup:
 
 def _is_unified() -> bool:
     return (_ROOT / "cgroup.controllers").exists()
+
+
+def _put(file: Path, value: object) -> None:
+    """Write a value into a file of a cgroup. Raises OSError, with the file's name."""
+    try:
+        file.write_text(str(value))
+    except OSError as exc:
+        # What is refused is the write, of which the system does not say the name.
+        raise OSError(exc.errno, exc.strerror, str(file)) from exc
 
 
 def _places(path: str) -> dict[str, Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
@@ -11,17 +10,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import betterproto2
+from typing import TYPE_CHECKING, Any
 
 from taskd import moves
 from taskd.errors import FailedPrecondition, NotFound, Unknown
-from taskd.proto.io.containerd.cgroups.v2 import CpuStat, MemoryStat, Metrics, PidsStat
 from taskd.shim import Container, Process, Status, leftovers
-from taskd.shim.console import open_terminal
 from taskd_process.cgroup import Cgroup
-from taskd_process.launch import Launch
+
+if TYPE_CHECKING:
+    import betterproto2
+
+    from taskd_process.launch import Launch
 
 __all__ = ["HostProcess"]
 
@@ -57,7 +56,7 @@ class HostProcess(Container):
         except BaseException as exc:
             await self.delete()
             if isinstance(exc, OSError):
-                raise Unknown(f"{exc.filename}: {(exc.strerror or str(exc)).lower()}") from exc
+                raise Unknown(_said(exc)) from exc
             raise
         return self._launch.pid
 
@@ -72,6 +71,9 @@ class HostProcess(Container):
         return launch.pid
 
     async def _prepared(self, process: Process) -> Launch:
+        from taskd.shim.console import open_terminal
+        from taskd_process.launch import Launch
+
         if not process.stdio.terminal:
             launch = await Launch.prepare(process.spec, process.descriptors, terminal=False)
         else:
@@ -109,6 +111,8 @@ class HostProcess(Container):
                 os.kill(pid, signal.SIGKILL)
 
     async def delete(self) -> None:
+        import asyncio
+
         if self._launch is not None:
             self._launch.close()
             if self.init.status is Status.CREATED:
@@ -155,6 +159,8 @@ class HostProcess(Container):
                     os.kill(pid, number)
 
     async def stats(self) -> betterproto2.Message:
+        from taskd.proto.io.containerd.cgroups.v2 import CpuStat, MemoryStat, Metrics, PidsStat
+
         if self._own is not None:
             return self.cgroup.stats()
         members = set(await self.pids())
@@ -177,7 +183,12 @@ class HostProcess(Container):
         try:
             self._own.limit(resources)
         except OSError as exc:
-            raise Unknown(f"{exc.filename}: {(exc.strerror or str(exc)).lower()}") from exc
+            raise Unknown(_said(exc)) from exc
+
+
+def _said(exc: OSError) -> str:
+    about = f"{exc.filename}: " if exc.filename else ""
+    return f"{about}{(exc.strerror or str(exc)).lower()}"
 
 
 def _descendants() -> Iterator[tuple[int, int]]:

@@ -19,14 +19,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from taskd import inherited
 from taskd.errors import Unknown
 
 __all__ = ["Launch", "program"]
 
 _PR_SET_NO_NEW_PRIVS = 38
 _READY = b"\0"
-_RESET = (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE, signal.SIGXFSZ)
-"""Signals that Python, or the shim, handles or ignores."""
 
 
 def program(spec: Mapping[str, Any]) -> str:
@@ -129,28 +128,33 @@ def _become(
     failure: int,
 ) -> NoReturn:
     """Get ready, wait, and be the program. This is in the forked process."""
+    doing = "making a session"
     try:
         os.setsid()
-        for each in _RESET:
-            signal.signal(each, signal.SIG_DFL)
+        inherited.restore()
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        doing = "taking the standard streams"
         for number, descriptor in enumerate(descriptors):
             os.dup2(descriptor, number)
         _close_others(gate, failure)
         if terminal:
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        doing = "setting limits"
         _limit(spec)
+        doing = "entering the working folder"
         os.chdir(spec.get("cwd") or "/")
+        doing = "becoming the user"
         _be_user(spec.get("user") or {})
         if spec.get("noNewPrivileges"):
             ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        doing = "waiting for the start"
         os.write(failure, _READY)
         if not os.read(gate, 1):
             os._exit(0)  # it was given up
         os.execve(path, [str(each) for each in spec["args"]], environment(spec))  # noqa: S606
     except OSError as exc:
-        name = f"{exc.filename}: " if exc.filename else ""
-        os.write(failure, f"{name}{(exc.strerror or str(exc)).lower()}".encode())
+        what = exc.filename or doing
+        os.write(failure, f"{what}: {(exc.strerror or str(exc)).lower()}".encode())
     except Exception as exc:
         os.write(failure, str(exc).encode())
     os._exit(1)

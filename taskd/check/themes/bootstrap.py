@@ -6,21 +6,26 @@ Source: containerd's ``runtime/v2/README.md`` and ``runtime/v2/shim/shim.go``.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from taskd.check import differences
 from taskd.check.case import Case
-from taskd.check.registry import Failed, Missing, Theme
+from taskd.check.registry import Difference, Failed, Missing, Theme
 from taskd.check.shim import Task
 from taskd.codec import MalformedMessage, decode
 from taskd.proto.containerd.types import RuntimeInfo
+from taskd.runtime.bundle import Bundle
+from taskd.runtime.request import Form, is_message
 
 theme = Theme("bootstrap")
+
+_NO_OLD = differences.NO_OLD_DAEMONS
 
 
 async def _starts(case: Case, max_version: str, newest: int) -> None:
     bundle = case.bundle(command="exit 3")
-    shim = await case.start_shim(bundle, max_version=max_version)
+    shim = await case.start_shim(bundle, max_version=max_version, form=Form.OPTIONS)
     if shim.bootstrap.version > newest:
         case.true(
             shim.bootstrap.version == 3,
@@ -49,6 +54,48 @@ async def _(case: Case) -> None:
 @theme.check("start for a daemon that knows version 3 (MAX_SHIM_VERSION=3)")
 async def _(case: Case) -> None:
     await _starts(case, "3", 3)
+
+
+async def _start_two(
+    case: Case, given: Callable[[Bundle], bytes], refusal: str, refuses: Difference
+) -> None:
+    """Start shims for two containers, which are to be two, and know their containers' ids."""
+    shims = []
+    for id in ("one", "two"):  # noqa: A001
+        bundle = case.bundle(id)
+        done = await case.start(bundle, given(bundle))
+        if done.returncode and refusal in (done.stdout + done.stderr).decode(errors="replace"):
+            case.known(refuses)
+            return
+        shims.append(await case.shim_at(bundle, case.bootstrap(done)))
+    one, two = shims
+    if one is two:
+        case.true(is_message(done.stdout), "start for two containers", "two shims", "one for both")
+        case.known(differences.OPTIONS_FOR_PARAMETERS)
+    for shim in {one, two}:
+        await shim.shut_down()
+        case.true(await shim.ends(), "Shutdown", "the end of the shim", "none")
+
+
+@theme.check("start with options, as daemons before containerd 2.3 give them")
+async def _(case: Case) -> None:
+    options = case.subject.options_input()
+    await _start_two(case, lambda bundle: options, "built against the new", _NO_OLD)
+
+
+@theme.check("start with nothing to read, as they do without options")
+async def _(case: Case) -> None:
+    await _start_two(case, lambda bundle: b"", "built against the new", _NO_OLD)
+
+
+@theme.check("start with parameters, as containerd 2.3 and later give them")
+async def _(case: Case) -> None:
+    await _start_two(
+        case,
+        lambda bundle: case.start_input(bundle, Form.PARAMETERS),
+        "type with url",
+        differences.NO_NEW_DAEMONS,
+    )
 
 
 @theme.check("start notes the address in the bundle, for a daemon that comes back")
@@ -127,7 +174,7 @@ async def _(case: Case) -> None:
 
 @theme.check("-info tells about the runtime (containerd 2.x)", about="-info")
 async def _(case: Case) -> None:
-    done = await case.run(case.bundle(), "-info", stdin=case.subject.start_input())
+    done = await case.run(case.bundle(), "-info", stdin=case.subject.options_input())
     if done.returncode:
         raise Missing("-info")
     try:

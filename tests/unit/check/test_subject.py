@@ -32,7 +32,7 @@ def test_what_is_no_shim(name: str) -> None:
 
 
 def test_options() -> None:
-    assert runtime_options([]) is None
+    assert runtime_options([]) == Options()
     given = ["BinaryName=crun", "Root=/run/x=y", "SystemdCgroup=true", "io_uid=7"]
     assert runtime_options(given) == Options(
         binary_name="crun", root="/run/x=y", systemd_cgroup=True, io_uid=7

@@ -69,7 +69,7 @@ async def test_write_and_read(store: ContentStore, root: Path) -> None:
     assert info == Info(DIGEST, len(HELLO), {"a": "1"}, at, at)
     assert await get(store, "ns", DIGEST) == HELLO
     file = root / "blobs" / "sha256" / DIGEST.removeprefix("sha256:")
-    assert (file.read_bytes(), file.stat().st_mode & 0o777) == (HELLO, 0o444)
+    assert (file.read_bytes(), file.stat().st_mode & 0o777) == (HELLO, 0o400)
     assert ingests(root) == []
     with pytest.raises(NotFound, match=r"^reference ref: not found$"):
         await store.status("ns", "ref")

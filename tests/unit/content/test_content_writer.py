@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 from taskd import digests
-from taskd.content import ContentStore, files, locks
+from taskd.content import ContentStore, files
 from taskd.errors import Unavailable, Unknown
 from taskd.metadata import Database
 
@@ -22,8 +22,7 @@ HELLO = b"hello, world\n"
 DIGEST = digests.of(HELLO)
 
 
-async def test_one_writer_at_a_time(store: ContentStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locks, "PATIENCE", 0.05)
+async def test_one_writer_at_a_time(store: ContentStore) -> None:
     async with store.writer("ns", "ref", 0, "") as writer:
         text = r"^ref ns/1/ref locked for [\d.e-]+s \(since \d{4}-.* UTC\): unavailable$"
         with pytest.raises(Unavailable, match=text):
@@ -36,17 +35,26 @@ async def test_one_writer_at_a_time(store: ContentStore, monkeypatch: pytest.Mon
         assert writer.status.offset == 13
 
 
-async def test_the_next_writer_waits_a_moment(store: ContentStore) -> None:
-    offsets = []
+async def test_a_locked_write_is_refused_at_once(store: ContentStore) -> None:
+    async def write() -> bool:
+        try:
+            async with store.writer("ns", "ref", 0, ""):
+                await asyncio.sleep(0.1)
+        except Unavailable:
+            return False
+        return True
 
-    async def write() -> None:
-        async with store.writer("ns", "ref", 0, "") as writer:
-            offsets.append(writer.status.offset)
-            await writer.write(b"x")
-            await asyncio.sleep(0.02)
+    assert sorted(await asyncio.gather(*[write() for _ in range(5)])) == [False] * 4 + [True]
+    assert await write()
 
-    await asyncio.gather(*[write() for _ in range(5)])
-    assert offsets == [0, 1, 2, 3, 4]
+
+@pytest.mark.parametrize("ref", ["a\rb", "a\r\nb", "\n", "a\x85b\u2028c", " ", "é\0"])
+async def test_a_write_is_resumed_whatever_its_name(store: ContentStore, ref: str) -> None:
+    async with store.writer("ns", ref, 0, "") as writer:
+        await writer.write(HELLO)
+    async with store.writer("ns", ref, 0, "") as writer:
+        assert writer.status.offset == len(HELLO)
+    assert [status.ref for status in await store.statuses("ns")] == [ref]
 
 
 async def test_a_full_disk(store: ContentStore, monkeypatch: pytest.MonkeyPatch) -> None:

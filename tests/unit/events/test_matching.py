@@ -3,7 +3,15 @@ from __future__ import annotations
 import pytest
 
 from taskd.events import Envelope, matching
-from taskd.proto.containerd.events import ContainerCreate, ContainerCreateRuntime, TaskExit, TaskOom
+from taskd.proto.containerd.events import (
+    ContainerCreate,
+    ContainerCreateRuntime,
+    NamespaceCreate,
+    TaskCreate,
+    TaskExit,
+    TaskIo,
+    TaskOom,
+)
 from taskd.types import TypedValue
 from taskd.wellknown import pack
 
@@ -13,6 +21,15 @@ CREATE = Envelope(
     "ns",
     "/containers/create",
     pack(ContainerCreate(id="one", runtime=ContainerCreateRuntime(name="io.containerd.runc.v2"))),
+)
+
+IO, PIPES = (
+    Envelope(3, "ns", "/tasks/create", pack(TaskCreate(io=TaskIo(stdin="/in", terminal=terminal))))
+    for terminal in (True, False)
+)
+NO_IO = Envelope(3, "ns", "/tasks/create", pack(TaskCreate()))
+LABELS = Envelope(
+    4, "ns", "/namespaces/create", pack(NamespaceCreate(labels={"a.b": "c", "empty": ""}))
 )
 
 
@@ -33,6 +50,20 @@ CREATE = Envelope(
         (CREATE, "event.id==one", True),
         (CREATE, "event.runtime.name==io.containerd.runc.v2", True),
         (CREATE, "event.runtime.nothing", False),
+        (EXIT, "event.id.rest==two", True),
+        (EXIT, "namespace.rest==ns", True),
+        (EXIT, "event.__module__", False),
+        (EXIT, "event.is_set", False),
+        (IO, "event.io.terminal", True),
+        (IO, "event.io.terminal==true", True),
+        (IO, "event.io.terminal==false", False),
+        (IO, 'event.io.stdin=="/in"', True),
+        (IO, "event.io", False),
+        (PIPES, "event.io.terminal==false", True),
+        (NO_IO, "event.io.terminal", False),
+        (LABELS, "event.labels.a.b==c", True),
+        (LABELS, "event.labels.empty", True),
+        (LABELS, "event.labels.nothing", False),
     ],
 )
 def test_fields(envelope: Envelope, expression: str, expected: bool) -> None:

@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sqlite3
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -145,3 +147,21 @@ async def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     path = tmp_path / "missing" / "metadata.db"
     with pytest.raises(FailedPrecondition, match=str(path)):
         Database(path)
+
+
+@pytest.mark.parametrize("statement", ["SELECT * FROM namespaces", "BEGIN EXCLUSIVE"])
+async def test_other_processes_do_not_get_hold_of_it(tmp_path: Path, statement: str) -> None:
+    """Nobody can hold up the daemon with a lock, nor with one on the log's index."""
+    path = tmp_path / "it's a % #1 ?.db"
+    program = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0).execute(sys.argv[2])"
+
+    def other() -> str:
+        command = [sys.executable, "-c", program, str(path), statement]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stderr
+
+    with Database(path) as database:
+        await NamespaceStore(database).create("a", {})
+        assert "database is locked" in other()
+        assert {each.name for each in tmp_path.iterdir()} == {path.name, f"{path.name}-wal"}
+        await NamespaceStore(database).create("b", {})
+    assert not other()

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from taskd.codec import decode
 from taskd.errors import TaskdError, Unimplemented, Unknown
 from taskd.proto.containerd.runtime.bootstrap.v1 import BootstrapResult
 from taskd.proto.containerd.task.v2 import DeleteResponse
-from taskd.proto.google.protobuf import Timestamp
+from taskd.proto.google.protobuf import Any, Timestamp
 from taskd.runtime.binary import Bootstrap, ShimBinary, parse_bootstrap, resolve
 from taskd.runtime.bundle import Bundle
 from taskd.runtime.types import CreateOptions
@@ -96,7 +97,8 @@ async def test_start_is_called_as_containerd_calls_it(tmp_path: Path, bundle: Bu
     ]
     assert said["cwd"].strip() == str(bundle.path)
     assert said["env"].split() == ["/d.sock.ttrpc", "/d.sock", "ns", "2", "2"]
-    assert (bundle.path / "stdin").read_bytes() == b"\x0a\x06a.Type\x12\x07options"
+    given = (bundle.path / "stdin").read_bytes()
+    assert decode(Any, given) == Any(type_url="a.Type", value=b"options")
 
 
 async def test_a_failure_is_told_in_the_shims_words(tmp_path: Path, bundle: Bundle) -> None:

@@ -236,6 +236,38 @@ def test_delete_after_a_shim_that_was_killed(shims: Shims) -> None:
     assert (done.returncode, decode(api.DeleteResponse, done.stdout).pid) == (0, 0)
 
 
+@pytest.mark.parametrize("action", ["delete", "start"])
+@pytest.mark.parametrize("shim", ["taskd_oci:Oci", "taskd_process:HostProcess"])
+def test_what_the_command_line_does_without(folder: Path, shim: str, action: str) -> None:
+    """A daemon waits for it, and calls as many at once as there are containers in a group."""
+    module, _, kind = shim.partition(":")
+    script = folder / "shim.py"
+    script.write_text(
+        f"import sys\nfrom taskd.shim import command\nfrom {module} import {kind}\n"
+        "command.os._exit = lambda status: print(*sys.modules, file=sys.stderr)\n"
+        f"command.run({kind}, 'io.example.thing.v1')\n"
+    )
+    bundle = folder / "one"
+    bundle.mkdir()
+    (bundle / "config.json").write_text("{}")
+    flags = ["-namespace", "testing", "-id", "one", "-address", str(folder / "daemon.sock")]
+    done = subprocess.run(
+        [sys.executable, str(script), *flags, action],
+        cwd=bundle,
+        env=os.environ | {"PATH": "/none", "XDG_RUNTIME_DIR": str(folder)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=30,
+        check=True,
+    )
+    if action == "start":
+        end(done.stdout.decode())
+    imported = set(done.stderr.decode().split())
+    assert {"taskd.shim.container", "taskd.mounts"} <= imported
+    heavy = {"asyncio", "betterproto2", "grpclib", "dataclasses", "inspect", "logging"}
+    assert not imported & {*heavy, "subprocess", "shutil", "tempfile", "taskd.proto"}
+
+
 def test_errors_are_told(shims: Shims) -> None:
     bundle = shims.bundle("one")
     (bundle / "config.json").unlink()

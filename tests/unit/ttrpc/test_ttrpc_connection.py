@@ -75,6 +75,10 @@ def sent(connection: Connection) -> list[Frame]:
     return [frame for frame in frames if isinstance(frame, Frame)]
 
 
+def received(connection: Connection, data: bytes) -> list[Event]:
+    return list(connection.receive_data(data))
+
+
 def client(*states: StreamState) -> ClientConnection:
     """A client with streams 1, 3, … in these states."""
     connection = ClientConnection()
@@ -88,7 +92,7 @@ def server(*flags: int) -> ServerConnection:
     """A server that has received requests with these flags on streams 1, 3, …"""
     connection = ServerConnection()
     for number, flag in enumerate(flags):
-        connection.receive_data(encode(2 * number + 1, 1, flag, REQUEST.encode()))
+        received(connection, encode(2 * number + 1, 1, flag, REQUEST.encode()))
     return connection
 
 
@@ -121,14 +125,14 @@ def test_server_survives_whatever_comes(wire: bytes, size: int) -> None:
 def check(make: Callable[[], Connection], wire: bytes, size: int) -> None:
     def run(parts: list[bytes]) -> tuple[list[str], bytes, dict[int, StreamState]]:
         connection = make()
-        events = [event for part in parts for event in connection.receive_data(part)]
+        events = [event for part in parts for event in received(connection, part)]
         streams = dict(connection.streams)
         events += connection.receive_eof()
         assert isinstance(events[-1], ConnectionEnded)
         assert sum(isinstance(event, ConnectionEnded) for event in events) == 1
         assert connection.closed
         assert not connection.streams
-        assert connection.receive_data(wire) == connection.receive_eof() == []
+        assert received(connection, wire) == connection.receive_eof() == []
         # Errors have no equality.
         return [repr(event) for event in events], b"".join(connection.data_to_send()), streams
 
@@ -151,7 +155,7 @@ class TestClient:
         connection = client(StreamState.UNARY, StreamState.UNARY)
         second, first = Response(payload=b"second"), Response(5, "gone")
         wire = encode(3, 2, 0, second.encode()) + encode(1, 2, 0, first.encode())
-        assert connection.receive_data(wire) == [
+        assert received(connection, wire) == [
             ResponseReceived(3, second),
             ResponseReceived(1, first),
         ]
@@ -164,16 +168,16 @@ class TestClient:
         assert sent(connection) == [Frame(1, 3, 0, b"up"), Frame(1, 3, END, b"")]
         with pytest.raises(StreamClosed, match="ttrpc: stream closed"):
             connection.send_data(1, b"more")
-        assert connection.receive_data(encode(1, 3, 0, b"a") + encode(1, 3, 0)) == [
+        assert received(connection, encode(1, 3, 0, b"a") + encode(1, 3, 0)) == [
             DataReceived(1, b"a", False),
             DataReceived(1, b"", False),
         ]
-        assert connection.receive_data(encode(1, 3, END)) == [DataReceived(1, None, True)]
+        assert received(connection, encode(1, 3, END)) == [DataReceived(1, None, True)]
         assert not connection.streams
 
     def test_last_message_may_come_with_the_end(self) -> None:
         connection = client(StreamState.HALF_CLOSED)
-        assert connection.receive_data(encode(1, 3, REMOTE_CLOSED, b"a")) == [
+        assert received(connection, encode(1, 3, REMOTE_CLOSED, b"a")) == [
             DataReceived(1, b"a", True)
         ]
 
@@ -185,19 +189,19 @@ class TestClient:
         assert not connection.streams
         assert bool(sent(connection)) == (state is StreamState.OPEN)
         late = encode(1, 3, 0, b"a") + encode(1, 2, 0, b"\xff") + encode(99, 2, 0)
-        assert connection.receive_data(late + header(MAX_PAYLOAD + 1, 1, 2)) == []
+        assert received(connection, late + header(MAX_PAYLOAD + 1, 1, 2)) == []
         assert not connection.closed
 
     def test_data_on_a_unary_stream_fails_the_call(self) -> None:
         connection = client(StreamState.UNARY)
-        (event,) = connection.receive_data(encode(1, 3, 0, b"a"))
+        (event,) = received(connection, encode(1, 3, 0, b"a"))
         assert isinstance(event, StreamFailed)
         assert isinstance(event.error, ProtocolError)
         assert not connection.streams
 
     def test_garbage_fails_the_call_alone(self) -> None:
         connection = client(StreamState.UNARY, StreamState.UNARY)
-        (event,) = connection.receive_data(encode(1, 2, 0, b"\xff"))
+        (event,) = received(connection, encode(1, 2, 0, b"\xff"))
         assert isinstance(event, StreamFailed)
         assert isinstance(event.error, ProtocolError)
         assert list(connection.streams) == [3]
@@ -205,11 +209,28 @@ class TestClient:
     @pytest.mark.parametrize("state", StreamState)
     def test_oversized_answer_fails_the_call_alone(self, state: StreamState) -> None:
         connection = client(state, StreamState.UNARY)
-        connection.receive_data(header(MAX_PAYLOAD + 5, 1, 2))
+        received(connection, header(MAX_PAYLOAD + 5, 1, 2))
         assert list(connection.streams) == [1, 3]
-        (event,) = connection.receive_data(bytes(MAX_PAYLOAD + 5))
+        (event,) = received(connection, bytes(MAX_PAYLOAD + 5))
         assert isinstance(event, StreamFailed)
         assert isinstance(event.error, ResourceExhausted)
+        assert list(connection.streams) == [3]
+
+    @pytest.mark.parametrize("stream_id", [0, 2, 99])
+    @pytest.mark.parametrize("kind", [1, 2, 3])
+    def test_what_comes_on_a_stream_that_there_is_not_is_ignored(
+        self, stream_id: int, kind: int
+    ) -> None:
+        connection = client(StreamState.UNARY)
+        assert received(connection, encode(stream_id, kind, 0, b"a")) == []
+        assert received(connection, encode(1, 2, 0)) == [ResponseReceived(1, Response())]
+
+    @pytest.mark.parametrize("state", StreamState)
+    def test_a_request_fails_the_call_alone(self, state: StreamState) -> None:
+        connection = client(state, StreamState.UNARY)
+        (event,) = received(connection, encode(1, 1, 0, REQUEST.encode()))
+        assert isinstance(event, StreamFailed)
+        assert event.error.message == "request received from a server"
         assert list(connection.streams) == [3]
 
     def test_oversized_request_is_not_sent(self) -> None:
@@ -229,15 +250,13 @@ class TestClient:
     @pytest.mark.parametrize(
         ("wire", "reason"),
         [
-            (encode(2, 2, 0), "malformed header: even stream id 2"),
-            (encode(0, 2, 0), "malformed header: even stream id 0"),
-            (encode(1, 1, 0), "request from a server, on stream 1"),
             (header(0, 1, 7), "malformed header: unknown message type 7"),
+            (header(0, 2, 0), "malformed header: unknown message type 0"),
         ],
     )
     def test_ends(self, wire: bytes, reason: str) -> None:
         connection = client(StreamState.UNARY)
-        assert ended(connection.receive_data(wire)) == reason
+        assert ended(received(connection, wire)) == reason
         with pytest.raises(ConnectionClosed, match="ttrpc: closed"):
             connection.send_request(REQUEST)
         with pytest.raises(ConnectionClosed):
@@ -248,7 +267,7 @@ class TestClient:
 
     def test_truncated(self) -> None:
         connection = client(StreamState.UNARY)
-        connection.receive_data(b"\0")
+        received(connection, b"\0")
         assert ended(connection.receive_eof()) == "truncated frame"
 
     def test_hang_up(self) -> None:
@@ -268,7 +287,7 @@ class TestServer:
     )
     def test_request(self, flags: int, state: StreamState) -> None:
         connection = ServerConnection()
-        assert connection.receive_data(encode(5, 1, flags, REQUEST.encode())) == [
+        assert received(connection, encode(5, 1, flags, REQUEST.encode())) == [
             RequestReceived(5, REQUEST, state)
         ]
         assert connection.streams == {5: state}
@@ -298,11 +317,11 @@ class TestServer:
     def test_client_stream(self) -> None:
         connection = server(REMOTE_OPEN)
         wire = encode(1, 3, 0, b"a") + encode(1, 3, NO_DATA) + encode(1, 3, END)
-        assert connection.receive_data(wire) == [
+        assert received(connection, wire) == [
             DataReceived(1, b"a", False),
             DataReceived(1, None, True),
         ]
-        assert connection.receive_data(encode(1, 3, END)) == []
+        assert received(connection, encode(1, 3, END)) == []
         assert connection.streams == {1: StreamState.HALF_CLOSED}
 
     def test_data_on_an_unknown_or_finished_stream(self) -> None:
@@ -310,7 +329,7 @@ class TestServer:
         connection.send_response(1, Response())
         connection.data_to_send()
         for stream_id in (1, 99):
-            assert connection.receive_data(encode(stream_id, 3, 0, b"a")) == []
+            assert received(connection, encode(stream_id, 3, 0, b"a")) == []
             assert refusal(connection) == (
                 stream_id,
                 Code.INVALID_ARGUMENT,
@@ -334,7 +353,7 @@ class TestServer:
         self, flags: int, data: bytes, message: str
     ) -> None:
         connection = server(flags)
-        (event,) = connection.receive_data(data)
+        (event,) = received(connection, data)
         assert isinstance(event, StreamFailed)
         assert refusal(connection) == (1, Code.INVALID_ARGUMENT, message)
         assert not connection.streams
@@ -342,33 +361,33 @@ class TestServer:
 
     def test_garbage_for_a_request(self) -> None:
         connection = ServerConnection()
-        assert connection.receive_data(encode(1, 1, 0, b"\x0a")) == []
+        assert received(connection, encode(1, 1, 0, b"\x0a")) == []
         assert refusal(connection) == (
             1,
             Code.INVALID_ARGUMENT,
             "unmarshal request error: malformed message: truncated number",
         )
         assert not connection.streams
-        assert len(connection.receive_data(call(3))) == 1
+        assert len(received(connection, call(3))) == 1
 
     @pytest.mark.parametrize("kind", [1, 3])
     def test_oversized(self, kind: int) -> None:
         connection = ServerConnection()
         length = MAX_PAYLOAD + 1
-        assert connection.receive_data(header(length, 1, kind)) == []
+        assert received(connection, header(length, 1, kind)) == []
         assert connection.data_to_send() == []
-        assert connection.receive_data(bytes(length)) == []
+        assert received(connection, bytes(length)) == []
         assert refusal(connection) == (
             1,
             Code.RESOURCE_EXHAUSTED,
             "message length 4194305 exceed maximum message size of 4194304",
         )
-        assert len(connection.receive_data(call(3))) == 1
+        assert len(received(connection, call(3))) == 1
 
     def test_oversized_data_fails_its_stream(self) -> None:
         connection = server(REMOTE_OPEN)
         length = MAX_PAYLOAD + 1
-        (event,) = connection.receive_data(header(length, 1, 3) + bytes(length))
+        (event,) = received(connection, header(length, 1, 3) + bytes(length))
         assert isinstance(event, StreamFailed)
         assert refusal(connection)[1] == Code.RESOURCE_EXHAUSTED
         assert not connection.streams
@@ -387,30 +406,75 @@ class TestServer:
         connection.fail(1, NotFound("\udcff" * MAX_PAYLOAD))
         assert refusal(connection)[1] == Code.NOT_FOUND
 
-    @pytest.mark.parametrize(
-        ("wire", "reason"),
-        [
-            (call(2), "malformed header: even stream id 2"),
-            (call(0), "malformed header: even stream id 0"),
-            (call(3), "stream id 3 does not grow: 3 was used before"),
-            (call(1), "stream id 1 does not grow: 3 was used before"),
-            (
-                header(MAX_PAYLOAD + 1, 3, 1) + bytes(MAX_PAYLOAD + 1),
-                "stream id 3 does not grow: 3 was used before",
-            ),
-            (encode(3, 2, 0), "response from a client, on stream 3"),
-            (
-                header(MAX_PAYLOAD + 1, 3, 2) + bytes(MAX_PAYLOAD + 1),
-                "response from a client, on stream 3",
-            ),
-            (header(0, 5, 0), "malformed header: unknown message type 0"),
-        ],
-    )
-    def test_ends(self, wire: bytes, reason: str) -> None:
+    @pytest.mark.parametrize("stream_id", [0, 2, 100])
+    @pytest.mark.parametrize("kind", [0, 1, 2, 3, 4, 255])
+    def test_an_even_stream_id_is_refused(self, stream_id: int, kind: int) -> None:
+        connection = server(0)
+        assert received(connection, encode(stream_id, kind, 0, REQUEST.encode())) == []
+        assert refusal(connection) == (
+            stream_id,
+            Code.INVALID_ARGUMENT,
+            "StreamID must be odd for client initiated streams",
+        )
+        assert len(received(connection, call(3))) == 1
+
+    @pytest.mark.parametrize("stream_id", [1, 3])
+    def test_a_stream_id_that_does_not_grow_is_refused(self, stream_id: int) -> None:
+        connection = server(0, 0)
+        assert received(connection, call(stream_id)) == []
+        assert refusal(connection) == (
+            stream_id,
+            Code.INVALID_ARGUMENT,
+            "StreamID cannot be re-used and must increment",
+        )
+        # What is under way goes on.
+        connection.send_response(1, Response())
+        connection.send_response(3, Response())
+        assert len(received(connection, call(5))) == 1
+
+    @pytest.mark.parametrize("kind", [0, 2, 4, 255])
+    def test_what_a_client_does_not_send_is_ignored(self, kind: int) -> None:
+        connection = server(0)
+        assert received(connection, encode(1, kind, 0, b"a") + encode(3, kind, 0, b"a")) == []
+        assert sent(connection) == []
+        assert list(connection.streams) == [1]
+        assert len(received(connection, call(3))) == 1
+
+    @pytest.mark.parametrize("kind", [0, 2, 4])
+    def test_what_a_client_does_not_send_has_a_limit_too(self, kind: int) -> None:
         connection = ServerConnection()
-        connection.receive_data(call(3))
-        assert ended(connection.receive_data(wire)) == reason
+        length = MAX_PAYLOAD + 1
+        assert received(connection, header(length, 2, kind) + bytes(length)) == []
+        assert refusal(connection)[:2] == (2, Code.RESOURCE_EXHAUSTED)
+        assert len(received(connection, call(1))) == 1
+
+    @pytest.mark.parametrize("wire", [b"\0", call(5)[:-1], header(MAX_PAYLOAD + 1, 5, 1)])
+    def test_ends(self, wire: bytes) -> None:
+        connection = ServerConnection()
+        received(connection, call(3))
+        received(connection, wire)
+        assert ended(connection.receive_eof()) == "truncated frame"
         with pytest.raises(ConnectionClosed):
             connection.send_response(3, Response())
         connection.fail(3, NotFound())
         assert connection.data_to_send() == []
+
+    def test_what_an_answer_decides_about_the_next_frame(self) -> None:
+        connection = ServerConnection()
+        codes = []
+        for event in connection.receive_data(call(1) + encode(1, 3, 0, b"a") + call(3)):
+            assert isinstance(event, RequestReceived)
+            connection.fail(event.stream_id, NotFound())
+        for frame in sent(connection):
+            codes.append((frame.stream_id, Response.decode(frame.payload).code))
+        assert codes == [
+            (1, Code.NOT_FOUND),
+            (1, Code.INVALID_ARGUMENT),
+            (3, Code.NOT_FOUND),
+        ]
+
+    def test_what_comes_after_the_end_is_left_alone(self) -> None:
+        connection = ServerConnection()
+        for number, _ in enumerate(connection.receive_data(call(1) + call(3))):
+            assert number == 0
+            connection.close()

@@ -1,0 +1,90 @@
+"""The process that a shim's ``start`` leaves behind: it serves until its last container is gone."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+from taskd import stacks, ttrpc
+from taskd.shim.container import Container
+from taskd.shim.publisher import Publisher
+from taskd.shim.reaper import Reaper
+from taskd.shim.service import TaskService
+
+__all__ = ["serve"]
+
+log = logging.getLogger("taskd.shim")
+
+_FLUSH_SECONDS = 5.0
+_GRACE_SECONDS = 1.0
+
+
+def serve(
+    kind: type[Container], options: argparse.Namespace, listener: socket.socket, log_fifo: Path
+) -> None:
+    """Serve containers of `kind` on `listener`, until the daemon wants an end and none is left."""
+    _set_up_log(log_fifo, options.debug)
+    # Nothing of what there is now becomes garbage; looking at it would copy its pages.
+    gc.freeze()
+    # The process ends with it, so it is not closed.
+    asyncio.new_event_loop().run_until_complete(_serving(kind, options, listener))
+
+
+async def _serving(
+    kind: type[Container], options: argparse.Namespace, listener: socket.socket
+) -> None:
+    reaper = Reaper()
+    reaper.install()
+    address = os.environ.get("TTRPC_ADDRESS") or f"{options.address}.ttrpc"
+    publisher = Publisher(address, options.namespace)
+    service = TaskService(kind, options.namespace, reaper, publisher)
+    socket_path = listener.getsockname()
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _LogFifo):
+            stacks.show_on(signal.SIGUSR1, handler.fileno())
+    publishing = asyncio.get_running_loop().create_task(publisher.run())
+    async with ttrpc.Server(service.services()) as server:
+        await server.start(listener)
+        log.info("serving %s", options.id)
+        await service.stopped.wait()
+        await publisher.drained(_FLUSH_SECONDS)
+        with suppress(FileNotFoundError):
+            os.unlink(socket_path)  # noqa: PTH108
+        await server.aclose(grace=_GRACE_SECONDS)
+    await service.aclose()
+    publishing.cancel()
+    await asyncio.wait([publishing])
+    await publisher.aclose()
+
+
+class _LogFifo(logging.Handler):
+    """Writes to the bundle's FIFO; what nobody takes is dropped, for a shim must not wait."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        # With both ends open it does not matter whether a daemon reads.
+        self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError):
+            os.write(self._fd, f"{self.format(record)}\n".encode())
+
+
+def _set_up_log(fifo: Path, debug: bool) -> None:
+    root = logging.getLogger()
+    root.setLevel(logging.DEBUG if debug else logging.INFO)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    with suppress(OSError):
+        handler = _LogFifo(fifo)
+        handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+        root.handlers = [handler]
