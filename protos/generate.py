@@ -82,15 +82,19 @@ def generate(target: Path) -> None:
 
 
 def lazy(module: str) -> str:
-    """The text of a generated module, with messages that are made when they are first used."""
+    """The text of a generated module, whose messages are made, and stubs, when they are used."""
     # A slip of the compiler's, which the class of that name below it makes good.
     module = module.replace("from google.protobuf.descriptor import Descriptor\n", "")
     module = module.replace("from dataclasses import dataclass\n", "")
     module = module.replace("@dataclass(eq=False, repr=False)\n", "")
     module = module.replace("(betterproto2.Message):\n", "(Message):\n")
-    return re.sub(
-        r"\n(from \.+message_pool import)", r"\nfrom taskd.message import Message\n\n\1", module
-    )
+    imports = "from taskd.message import Message\n"
+    if "betterproto2_grpclib" in module:
+        module = module.replace("import grpclib\n", "", 1)
+        module = module.replace("from betterproto2 import grpclib as betterproto2_grpclib\n", "")
+        module = module.replace("(betterproto2_grpclib.", "(")
+        imports += "from taskd.stubs import ServiceBase, ServiceStub, grpclib\n"
+    return re.sub(r"\n(from \.+message_pool import)", rf"\n{imports}\n\1", module)
 
 
 def files(folder: Path) -> set[Path]:

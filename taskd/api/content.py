@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, suppress
-from typing import Any, TypeVar
 
 from taskd import digests
 from taskd.api import request
@@ -24,8 +23,6 @@ from taskd.proto.google.protobuf import Empty
 from taskd.wellknown import nanoseconds, pack, timestamp
 
 __all__ = ["Content"]
-
-M = TypeVar("M")
 
 
 _BATCH = 100  # infos in one message of List
@@ -126,17 +123,6 @@ class Content(v1.ContentBase):
                     break
                 yield await session.answer(message)
         yield session.response
-
-    async def _call_rpc_handler_server_stream(
-        self, handler: Callable[[Any], AsyncGenerator[M]], stream: Any, message: Any
-    ) -> None:
-        """The generated base's, which leaves the end of a generator to the garbage collector.
-
-        A write must have been left when its call has ended, for its writer to come again.
-        """
-        async with aclosing(handler(message)) as responses:
-            async for response in responses:
-                await stream.send_message(response)
 
 
 class _Session:

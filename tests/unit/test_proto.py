@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import betterproto2
+import betterproto2.grpclib
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.descriptor import FieldDescriptor
@@ -22,7 +24,7 @@ from hypothesis import strategies as st
 import taskd.message
 import taskd.proto
 from taskd import codec
-from taskd.proto.containerd.services.tasks.v1 import GetResponse, ListTasksResponse
+from taskd.proto.containerd.services.tasks.v1 import GetResponse, ListTasksResponse, TasksStub
 from taskd.proto.containerd.task.v2 import StateResponse
 from taskd.proto.containerd.v1.types import Process
 from taskd.proto.google.protobuf import Timestamp
@@ -69,6 +71,28 @@ def test_a_message_is_made_once_whoever_uses_it_first() -> None:
     with ThreadPoolExecutor(threads) as pool:
         made = list(pool.map(use, range(threads)))
     assert made == [b"\x0a\x02it\x12\x01" + bytes([number]) for number in range(threads)]
+
+
+@pytest.mark.parametrize(
+    "module", ["containerd.services.tasks.v1", "containerd.task.v2", "taskd.v1"]
+)
+def test_whoever_needs_messages_alone_does_not_load_grpclib(module: str) -> None:
+    """A shim's start is mostly imports."""
+    source = (
+        f"import sys, taskd.proto.{module}, taskd.shim\n"
+        "print(*({'grpclib', 'h2', 'hpack', 'multidict'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == ("", "")
+
+
+def test_a_stub_is_betterproto2s_when_it_is_made() -> None:
+    channel: Any = object()
+    stub = TasksStub(channel, timeout=3)
+    assert isinstance(stub, betterproto2.grpclib.ServiceStub)
+    assert (stub.channel, stub.timeout) == (channel, 3)
+    assert type(TasksStub(channel)) is type(stub)
+    assert type(type(stub)(channel)) is type(stub)
 
 
 def test_what_a_message_consists_of_is_known_before_its_first_use() -> None:

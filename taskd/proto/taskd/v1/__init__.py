@@ -16,10 +16,9 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import betterproto2
-import grpclib
-from betterproto2 import grpclib as betterproto2_grpclib
 
 from taskd.message import Message
+from taskd.stubs import ServiceBase, ServiceStub, grpclib
 
 from ...message_pool import default_message_pool
 
@@ -126,7 +125,7 @@ class ReadResponse(Message):
 default_message_pool.register_message("taskd.v1", "ReadResponse", ReadResponse)
 
 
-class JournalStub(betterproto2_grpclib.ServiceStub):
+class JournalStub(ServiceStub):
     """
     The event journal: what containerd's Events service tells to those who are there, for those who
     were not. Positions are numbered from 1 without gaps, and never used again.
@@ -189,7 +188,7 @@ from ...containerd import types as __containerd__types__
 from ...google import protobuf as __google__protobuf__
 
 
-class JournalBase(betterproto2_grpclib.ServiceBase):
+class JournalBase(ServiceBase):
     """
     The event journal: what containerd's Events service tells to those who are there, for those who
     were not. Positions are numbered from 1 without gaps, and never used again.

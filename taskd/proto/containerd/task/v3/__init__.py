@@ -37,10 +37,9 @@ __all__ = (
 from typing import TYPE_CHECKING
 
 import betterproto2
-import grpclib
-from betterproto2 import grpclib as betterproto2_grpclib
 
 from taskd.message import Message
+from taskd.stubs import ServiceBase, ServiceStub, grpclib
 
 from ....message_pool import default_message_pool
 
@@ -375,7 +374,7 @@ class WaitResponse(Message):
 default_message_pool.register_message("containerd.task.v3", "WaitResponse", WaitResponse)
 
 
-class TaskStub(betterproto2_grpclib.ServiceStub):
+class TaskStub(ServiceStub):
     """
     What a shim serves, version 3 of the task API. An empty exec_id means the init process.
     """
@@ -716,7 +715,7 @@ from ... import types as __types__
 from ...v1 import types as __v1__types__
 
 
-class TaskBase(betterproto2_grpclib.ServiceBase):
+class TaskBase(ServiceBase):
     """
     What a shim serves, version 3 of the task API. An empty exec_id means the init process.
     """

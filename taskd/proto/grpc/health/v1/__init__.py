@@ -15,10 +15,9 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import betterproto2
-import grpclib
-from betterproto2 import grpclib as betterproto2_grpclib
 
 from taskd.message import Message
+from taskd.stubs import ServiceBase, ServiceStub, grpclib
 
 from ....message_pool import default_message_pool
 
@@ -60,7 +59,7 @@ class HealthCheckResponse(Message):
 default_message_pool.register_message("grpc.health.v1", "HealthCheckResponse", HealthCheckResponse)
 
 
-class HealthStub(betterproto2_grpclib.ServiceStub):
+class HealthStub(ServiceStub):
     """
     gRPC's own protocol for asking a server whether it works.
     """
@@ -106,7 +105,7 @@ class HealthStub(betterproto2_grpclib.ServiceStub):
             yield response
 
 
-class HealthBase(betterproto2_grpclib.ServiceBase):
+class HealthBase(ServiceBase):
     """
     gRPC's own protocol for asking a server whether it works.
     """

@@ -20,10 +20,9 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from typing import TYPE_CHECKING
 
 import betterproto2
-import grpclib
-from betterproto2 import grpclib as betterproto2_grpclib
 
 from taskd.message import Message
+from taskd.stubs import ServiceBase, ServiceStub, grpclib
 
 from ....message_pool import default_message_pool
 
@@ -180,7 +179,7 @@ class ServiceResponse(Message):
 default_message_pool.register_message("grpc.reflection.v1alpha", "ServiceResponse", ServiceResponse)
 
 
-class ServerReflectionStub(betterproto2_grpclib.ServiceStub):
+class ServerReflectionStub(ServiceStub):
     """
     gRPC's own protocol for asking a server for its interface.
     """
@@ -206,7 +205,7 @@ class ServerReflectionStub(betterproto2_grpclib.ServiceStub):
             yield response
 
 
-class ServerReflectionBase(betterproto2_grpclib.ServiceBase):
+class ServerReflectionBase(ServiceBase):
     """
     gRPC's own protocol for asking a server for its interface.
     """

@@ -24,10 +24,9 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import betterproto2
-import grpclib
-from betterproto2 import grpclib as betterproto2_grpclib
 
 from taskd.message import Message
+from taskd.stubs import ServiceBase, ServiceStub, grpclib
 
 from .....message_pool import default_message_pool
 
@@ -226,7 +225,7 @@ default_message_pool.register_message(
 )
 
 
-class ContainersStub(betterproto2_grpclib.ServiceStub):
+class ContainersStub(ServiceStub):
     """
     The records from which tasks are made. They hold no running state.
     """
@@ -350,7 +349,7 @@ class ContainersStub(betterproto2_grpclib.ServiceStub):
 from .....google import protobuf as ____google__protobuf__
 
 
-class ContainersBase(betterproto2_grpclib.ServiceBase):
+class ContainersBase(ServiceBase):
     """
     The records from which tasks are made. They hold no running state.
     """

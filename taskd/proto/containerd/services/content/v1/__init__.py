@@ -31,10 +31,9 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from typing import TYPE_CHECKING
 
 import betterproto2
-import grpclib
-from betterproto2 import grpclib as betterproto2_grpclib
 
 from taskd.message import Message
+from taskd.stubs import ServiceBase, ServiceStub, grpclib
 
 from .....message_pool import default_message_pool
 
@@ -300,7 +299,7 @@ default_message_pool.register_message(
 )
 
 
-class ContentStub(betterproto2_grpclib.ServiceStub):
+class ContentStub(ServiceStub):
     """
     Blobs, by the digest of their bytes.
     """
@@ -496,7 +495,7 @@ class ContentStub(betterproto2_grpclib.ServiceStub):
 from .....google import protobuf as ____google__protobuf__
 
 
-class ContentBase(betterproto2_grpclib.ServiceBase):
+class ContentBase(ServiceBase):
     """
     Blobs, by the digest of their bytes.
     """

@@ -9,10 +9,9 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import betterproto2
-import grpclib
-from betterproto2 import grpclib as betterproto2_grpclib
 
 from taskd.message import Message
+from taskd.stubs import ServiceBase, ServiceStub, grpclib
 
 from .....message_pool import default_message_pool
 
@@ -58,7 +57,7 @@ default_message_pool.register_message(
 )
 
 
-class EventsStub(betterproto2_grpclib.ServiceStub):
+class EventsStub(ServiceStub):
     """
     Everything that happens, to whoever wants to know.
     """
@@ -132,7 +131,7 @@ from .....google import protobuf as ____google__protobuf__
 from .... import types as ___types__
 
 
-class EventsBase(betterproto2_grpclib.ServiceBase):
+class EventsBase(ServiceBase):
     """
     Everything that happens, to whoever wants to know.
     """

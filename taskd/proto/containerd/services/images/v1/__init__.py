@@ -24,10 +24,9 @@ __all__ = (
 from typing import TYPE_CHECKING
 
 import betterproto2
-import grpclib
-from betterproto2 import grpclib as betterproto2_grpclib
 
 from taskd.message import Message
+from taskd.stubs import ServiceBase, ServiceStub, grpclib
 
 from .....message_pool import default_message_pool
 
@@ -200,7 +199,7 @@ default_message_pool.register_message(
 )
 
 
-class ImagesStub(betterproto2_grpclib.ServiceStub):
+class ImagesStub(ServiceStub):
     """
     Names for blobs that are images.
     """
@@ -300,7 +299,7 @@ from .....google import protobuf as ____google__protobuf__
 from .... import types as ___types__
 
 
-class ImagesBase(betterproto2_grpclib.ServiceBase):
+class ImagesBase(ServiceBase):
     """
     Names for blobs that are images.
     """

@@ -18,10 +18,9 @@ __all__ = (
 from typing import TYPE_CHECKING
 
 import betterproto2
-import grpclib
-from betterproto2 import grpclib as betterproto2_grpclib
 
 from taskd.message import Message
+from taskd.stubs import ServiceBase, ServiceStub, grpclib
 
 from .....message_pool import default_message_pool
 
@@ -148,7 +147,7 @@ default_message_pool.register_message(
 )
 
 
-class IntrospectionStub(betterproto2_grpclib.ServiceStub):
+class IntrospectionStub(ServiceStub):
     """
     What the daemon is made of.
     """
@@ -225,7 +224,7 @@ from .....google import rpc as ____google__rpc__
 from .... import types as ___types__
 
 
-class IntrospectionBase(betterproto2_grpclib.ServiceBase):
+class IntrospectionBase(ServiceBase):
     """
     What the daemon is made of.
     """

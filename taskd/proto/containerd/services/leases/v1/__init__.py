@@ -22,10 +22,9 @@ __all__ = (
 from typing import TYPE_CHECKING
 
 import betterproto2
-import grpclib
-from betterproto2 import grpclib as betterproto2_grpclib
 
 from taskd.message import Message
+from taskd.stubs import ServiceBase, ServiceStub, grpclib
 
 from .....message_pool import default_message_pool
 
@@ -162,7 +161,7 @@ class Resource(Message):
 default_message_pool.register_message("containerd.services.leases.v1", "Resource", Resource)
 
 
-class LeasesStub(betterproto2_grpclib.ServiceStub):
+class LeasesStub(ServiceStub):
     """
     A lease keeps the resources that are added to it from being collected as garbage.
     """
@@ -285,7 +284,7 @@ class LeasesStub(betterproto2_grpclib.ServiceStub):
 from .....google import protobuf as ____google__protobuf__
 
 
-class LeasesBase(betterproto2_grpclib.ServiceBase):
+class LeasesBase(ServiceBase):
     """
     A lease keeps the resources that are added to it from being collected as garbage.
     """

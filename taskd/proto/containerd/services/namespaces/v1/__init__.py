@@ -21,10 +21,9 @@ __all__ = (
 from typing import TYPE_CHECKING
 
 import betterproto2
-import grpclib
-from betterproto2 import grpclib as betterproto2_grpclib
 
 from taskd.message import Message
+from taskd.stubs import ServiceBase, ServiceStub, grpclib
 
 from .....message_pool import default_message_pool
 
@@ -138,7 +137,7 @@ default_message_pool.register_message(
 )
 
 
-class NamespacesStub(betterproto2_grpclib.ServiceStub):
+class NamespacesStub(ServiceStub):
     """
     Namespaces keep the containers of one client apart from those of another.
     """
@@ -243,7 +242,7 @@ class NamespacesStub(betterproto2_grpclib.ServiceStub):
 from .....google import protobuf as ____google__protobuf__
 
 
-class NamespacesBase(betterproto2_grpclib.ServiceBase):
+class NamespacesBase(ServiceBase):
     """
     Namespaces keep the containers of one client apart from those of another.
     """

@@ -38,10 +38,9 @@ __all__ = (
 from typing import TYPE_CHECKING
 
 import betterproto2
-import grpclib
-from betterproto2 import grpclib as betterproto2_grpclib
 
 from taskd.message import Message
+from taskd.stubs import ServiceBase, ServiceStub, grpclib
 
 from .....message_pool import default_message_pool
 
@@ -428,7 +427,7 @@ class WaitResponse(Message):
 default_message_pool.register_message("containerd.services.tasks.v1", "WaitResponse", WaitResponse)
 
 
-class TasksStub(betterproto2_grpclib.ServiceStub):
+class TasksStub(ServiceStub):
     """
     Runs, watches, and removes the tasks of containers. An empty exec_id means the init process.
     """
@@ -787,7 +786,7 @@ from .... import types as ___types__
 from ....v1 import types as ___v1__types__
 
 
-class TasksBase(betterproto2_grpclib.ServiceBase):
+class TasksBase(ServiceBase):
     """
     Runs, watches, and removes the tasks of containers. An empty exec_id means the init process.
     """

@@ -8,10 +8,9 @@ __all__ = ("VersionBase", "VersionResponse", "VersionStub")
 from typing import TYPE_CHECKING
 
 import betterproto2
-import grpclib
-from betterproto2 import grpclib as betterproto2_grpclib
 
 from taskd.message import Message
+from taskd.stubs import ServiceBase, ServiceStub, grpclib
 
 from .....message_pool import default_message_pool
 
@@ -35,7 +34,7 @@ default_message_pool.register_message(
 )
 
 
-class VersionStub(betterproto2_grpclib.ServiceStub):
+class VersionStub(ServiceStub):
     """
     Which daemon this is.
     """
@@ -65,7 +64,7 @@ class VersionStub(betterproto2_grpclib.ServiceStub):
 from .....google import protobuf as ____google__protobuf__
 
 
-class VersionBase(betterproto2_grpclib.ServiceBase):
+class VersionBase(ServiceBase):
     """
     Which daemon this is.
     """

@@ -31,10 +31,9 @@ __all__ = (
 from typing import TYPE_CHECKING
 
 import betterproto2
-import grpclib
-from betterproto2 import grpclib as betterproto2_grpclib
 
 from taskd.message import Message
+from taskd.stubs import ServiceBase, ServiceStub, grpclib
 
 from ......message_pool import default_message_pool
 
@@ -315,7 +314,7 @@ default_message_pool.register_message(
 )
 
 
-class ShimStub(betterproto2_grpclib.ServiceStub):
+class ShimStub(ServiceStub):
     """
     What containerd-shim serves.
     """
@@ -629,7 +628,7 @@ from ..... import types as ____types__
 from .....v1 import types as ____v1__types__
 
 
-class ShimBase(betterproto2_grpclib.ServiceBase):
+class ShimBase(ServiceBase):
     """
     What containerd-shim serves.
     """

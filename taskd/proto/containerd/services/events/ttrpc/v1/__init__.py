@@ -8,10 +8,9 @@ __all__ = ("EventsBase", "EventsStub", "ForwardRequest")
 from typing import TYPE_CHECKING
 
 import betterproto2
-import grpclib
-from betterproto2 import grpclib as betterproto2_grpclib
 
 from taskd.message import Message
+from taskd.stubs import ServiceBase, ServiceStub, grpclib
 
 from ......message_pool import default_message_pool
 
@@ -35,7 +34,7 @@ default_message_pool.register_message(
 )
 
 
-class EventsStub(betterproto2_grpclib.ServiceStub):
+class EventsStub(ServiceStub):
     """
     Where shims send their events.
     """
@@ -63,7 +62,7 @@ from ......google import protobuf as _____google__protobuf__
 from ..... import types as ____types__
 
 
-class EventsBase(betterproto2_grpclib.ServiceBase):
+class EventsBase(ServiceBase):
     """
     Where shims send their events.
     """
