@@ -25,7 +25,7 @@ types: $(VENV)/.installed-dev
 	$(BIN)/mypy taskd shims/*/taskd_*
 
 tests: $(VENV)/.installed-dev
-	@.ci/need -n $(SHIM) containerd:containerd ctr:containerd crun:crun dockerd:docker.io ps:procps losetup:mount nats-server:nats-server
+	@.ci/need -n $(SHIM) containerd:containerd ctr:containerd crun:crun dockerd:docker.io ps:procps losetup:mount nats-server:nats-server h2load:nghttp2-client
 	$(BIN)/pytest --numprocesses 3 --dist worksteal $(PYTEST)
 
 parity: $(VENV)/.installed-dev

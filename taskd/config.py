@@ -23,6 +23,9 @@ node = "machine-7"               # among others; the host's name if none is give
 [events.nats]                    # where they go as well
 servers = ["nats://10.0.0.1:4222"]
 
+[grpc]
+engine = "h2"                    # instead of ngh2
+
 [metrics]                        # Prometheus
 address = "127.0.0.1:1338"
 
@@ -92,6 +95,12 @@ class ShimsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class GrpcConfig:
+    engine: Literal["", "h2", "ngh2"] = ""
+    """What carries HTTP/2; without one, ngh2 where it is installed, and else h2."""
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     root: Path = field(default_factory=lambda: _usual_root())
     state: Path = field(default_factory=lambda: _usual_state())
@@ -113,6 +122,7 @@ class Config:
     """Host and port on which Prometheus is answered."""
     tracing: TracingConfig | None = None
     shims: ShimsConfig = field(default_factory=ShimsConfig)
+    grpc: GrpcConfig = field(default_factory=GrpcConfig)
 
     @property
     def socket(self) -> Path:
@@ -328,6 +338,16 @@ def _shims(value: object) -> ShimsConfig:
     return ShimsConfig(**_table(value, {"warm": _switch, "shared": _switch}))
 
 
+def _grpc(value: object) -> GrpcConfig:
+    return GrpcConfig(**_table(value, {"engine": _engine}))
+
+
+def _engine(value: object) -> str:
+    if value not in ("h2", "ngh2"):
+        raise ValueError(f'{value!r} is not one of "h2", "ngh2"')
+    return str(value)
+
+
 def _switch(value: object) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"{value!r} is neither true nor false")
@@ -385,4 +405,5 @@ _PARSERS = {
     "metrics": _metrics,
     "tracing": _tracing,
     "shims": _shims,
+    "grpc": _grpc,
 }

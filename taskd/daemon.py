@@ -32,11 +32,13 @@ from taskd.api.tasks import Tasks
 from taskd.api.version import Version
 from taskd.config import Config
 from taskd.content import ContentStore
-from taskd.errors import ResourceExhausted
+from taskd.errors import FailedPrecondition, ResourceExhausted
 from taskd.events import Bus, Journal
 from taskd.extras import missing
 from taskd.gc.collector import Collector
 from taskd.gc.scheduler import Scheduler
+from taskd.grpc import engine
+from taskd.grpc.engine import Engine
 from taskd.grpc.server import Servable
 from taskd.metadata import ContainerStore, Database, ImageStore, LeaseStore, NamespaceStore
 from taskd.nats.settings import CURSOR
@@ -109,6 +111,7 @@ async def running(config: Config) -> AsyncIterator[None]:
     and leaves containers running. Raises `FailedPrecondition` if another daemon uses one of the
     folders or the sockets, what `folders.own` raises besides, and what `Qos.load` raises.
     """
+    _select_engine(config)
     with (
         folders.own(config.root, config.state),
         Database(config.root / "metadata.db") as database,
@@ -268,6 +271,16 @@ def _services(
         Tasks(tasks),
         Version(),
     ]
+
+
+def _select_engine(config: Config) -> None:
+    """Raises `FailedPrecondition` for an engine that is not installed."""
+    chosen = config.grpc.engine
+    try:
+        engine.select(Engine(chosen) if chosen else None)
+    except ImportError as exc:
+        raise FailedPrecondition(f"[grpc] engine: {exc}", verbatim=True) from exc
+    log.debug("HTTP/2 is %s's", engine.chosen())
 
 
 async def _nats_sink(config: Config, journal: Journal, bus: Bus) -> NatsSink | None:

@@ -83,7 +83,9 @@ def runc_shim(request: pytest.FixtureRequest) -> Iterator[None]:
     It is containerd's, unless a test says `harness.real.BOTH_SHIMS`.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Taskd, "own_shim", getattr(request, "param", "") == "own-shim")
+        own = getattr(request, "param", "") == "own-shim"
+        patch.setattr(Taskd, "own_shim", own)
+        patch.setattr(Taskd, "engine", "h2" if own else "")
         yield
 
 

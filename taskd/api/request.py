@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from taskd import identifiers
 from taskd.errors import FailedPrecondition, InvalidArgument
 from taskd.grpc import NAMESPACE_HEADER
 
 if TYPE_CHECKING:
-    import grpclib.server
+    from taskd.grpc.calls import StreamingCall, UnaryCall
 
-    Stream = grpclib.server.Stream[Any, Any]
+    Stream = UnaryCall | StreamingCall
 
 __all__ = ["LEASE_HEADER", "NAMESPACE_HEADER", "current", "lease", "namespace", "subject"]
 

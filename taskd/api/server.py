@@ -6,19 +6,18 @@ domain's errors become statuses, here and nowhere else.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import anyio
 from grpclib.const import Handler, Status
-from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
+from grpclib.exceptions import GRPCError, StreamTerminatedError
 
 from taskd.api import request
 from taskd.api.reflection import Late
-from taskd.errors import Code, DeadlineExceeded, TaskdError, Unavailable, words
-from taskd.grpc.server import Servable, Server, has_gone
+from taskd.errors import Cancelled, Code, DeadlineExceeded, TaskdError, Unavailable, words
+from taskd.grpc.server import Servable, Server
 from taskd.observe import Instrument
 
 __all__ = ["ApiServer"]
@@ -92,58 +91,41 @@ class ApiServer:
             if self._draining:
                 raise GRPCError(Status.UNAVAILABLE, "taskd is shutting down")
             request.current.set(stream)
-            scope = anyio.CancelScope()
-            if stream.deadline is not None:
-                scope.deadline = anyio.current_time() + stream.deadline.time_remaining()
+            scope = stream.scope
             self._calls[scope] = method
-            work = self._call(method, handler, stream, scope)
-            call = asyncio.get_running_loop().create_task(work)
-            call.add_done_callback(_take_exception)
             try:
-                await asyncio.shield(call)
-            except asyncio.CancelledError:
-                # grpclib cancels a task outright when its client has gone. Passed on through the
-                # scope, cancellation respects what the domain has shielded: a clean-up, a commit.
-                scope.cancel()
-                await asyncio.wait((call,))
-                raise
+                await self._call(method, handler, stream)
+            finally:
+                del self._calls[scope]
+                if not self._calls:
+                    self._idle.set()
 
         return guarded
 
-    async def _call(
-        self, method: str, handler: _Function, stream: request.Stream, scope: anyio.CancelScope
-    ) -> None:
+    async def _call(self, method: str, handler: _Function, stream: request.Stream) -> None:
         try:
-            with scope:
+            with stream.scope as scope:
                 await handler(stream)
             if scope.cancelled_caught:
-                raise (
-                    Unavailable("taskd is shutting down") if self._draining else DeadlineExceeded()
-                )
+                raise self._ending(stream)
         except TaskdError as exc:
-            worth_a_line = method in _BEGINNINGS or exc.code in _FAILURES
+            # Whoever has gone away does not miss anything.
+            worth_a_line = not stream.gone and (method in _BEGINNINGS or exc.code in _FAILURES)
             about = f" ({subject})" if (subject := request.subject.get()) else ""
             level = logging.WARNING if worth_a_line else logging.DEBUG
             log.log(level, "%s%s: %s: %s", method, about, exc.code.name, exc)
             raise GRPCError(Status(exc.code), exc.message) from exc
-        except (GRPCError, ProtocolError, StreamTerminatedError):
+        except (GRPCError, StreamTerminatedError):
             raise
         except Exception as exc:
-            if isinstance(exc, RuntimeError) and has_gone(stream):
-                # uvloop's way to say that the client went away while it was written to
-                raise StreamTerminatedError("Connection lost") from exc
             log.exception("%s failed", method)
             raise GRPCError(Status.UNKNOWN, words(exc)) from exc
-        finally:
-            del self._calls[scope]
-            if not self._calls:
-                self._idle.set()
 
-
-def _take_exception(call: asyncio.Task[None]) -> None:
-    """There may be nobody left to hear of it."""
-    if not call.cancelled():
-        call.exception()
+    def _ending(self, stream: request.Stream) -> TaskdError:
+        """Why a call was ended."""
+        if stream.gone:
+            return Cancelled()
+        return Unavailable("taskd is shutting down") if self._draining else DeadlineExceeded()
 
 
 _Function = Callable[["request.Stream"], Awaitable[None]]

@@ -11,6 +11,7 @@ from grpclib.events import SendRequest, listen
 
 from taskd.grpc import NAMESPACE_HEADER
 from taskd.grpc.codecs import Messages
+from taskd.grpc.connection import Protocol
 
 __all__ = ["Channel"]
 
@@ -31,6 +32,9 @@ class Channel(grpclib.client.Channel):
                 event.metadata[NAMESPACE_HEADER] = namespace
 
             listen(self, SendRequest, in_namespace)
+
+    def _protocol_factory(self) -> Protocol:
+        return Protocol(grpclib.client.Handler(), self._config, self._h2_config)
 
     async def connect(self) -> None:
         """Connect, unless it is connected. Raises OSError."""

@@ -119,12 +119,16 @@ class Taskd(Daemon):
 
     own_shim: ClassVar[bool] = False
     """Its own shim runs the containers of ``io.containerd.runc.v2``, instead of containerd's."""
+    engine: ClassVar[str] = ""
+    """What carries HTTP/2, if it is not to be what taskd takes by itself."""
 
     def __init__(self, folder: Path, *options: str, path: str = "", settings: str = "") -> None:
         if self.own_shim and not path:
             path = f"{own_shim(folder / 'shims')}:{os.environ['PATH']}"
         super().__init__(folder, path=path)
         config = folder / "taskd.toml"
+        if self.engine:
+            settings += f'\n[grpc]\nengine = "{self.engine}"\n'
         config.write_text(settings)
         self.options = ("--config", str(config), *options)
 

@@ -12,7 +12,10 @@ __all__ = ["AS_NOBODY", "BOTH_SHIMS", "NOBODY", "need"]
 BOTH_SHIMS = pytest.mark.parametrize(
     "runc_shim", ["containerd-shim", "own-shim"], indirect=True, scope="module"
 )
-"""A test of real containers is run with containerd's shim, and with taskd's own."""
+"""A test of real containers is run with containerd's shim, and with taskd's own.
+
+And, since that is twice, once on each of the engines that carry HTTP/2.
+"""
 
 NOBODY = 65534
 AS_NOBODY = (
