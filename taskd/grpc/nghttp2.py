@@ -210,10 +210,10 @@ class Connection:
         """Bytes that may be sent now. Raises h2's `StreamClosedError`."""
         native = self._native
         try:
-            own: int = native.stream_remote_window_size(stream_id)
-            return min(own, native.remote_window_size)
+            room: int = min(native.remote_window_size, native.stream_remote_window_size(stream_id))
         except ngh2.NGH2Error as exc:
             raise _error(exc, stream_id) from exc
+        return room
 
     # What the engine says, in h2's words
 
