@@ -6,8 +6,8 @@ import functools
 import os
 import sqlite3
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence, Set
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence, Set
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -154,6 +154,20 @@ class ContentStore:
             if file is not None:
                 with anyio.CancelScope(shield=True):
                     await run_sync(os.close, file)
+
+    @contextmanager
+    def opened(self, namespace: str, digest: str) -> Iterator[int]:
+        """A descriptor of a blob's file, at its beginning. Raises `NotFound`."""
+        self.info(namespace, digest)
+        path = self._files.blob(digest)
+        try:
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise NotFound(f"blob {digest} expected at {path}: blob not found") from None
+        try:
+            yield file
+        finally:
+            os.close(file)
 
     async def status(self, namespace: str, ref: str) -> Status:
         """How far a write has come. Raises `NotFound`, `Unknown`."""

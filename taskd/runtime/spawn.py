@@ -28,24 +28,25 @@ async def run(
     *,
     cwd: Path,
     env: Mapping[str, str],
-    stdin: bytes = b"",
+    stdin: bytes | int = b"",
     merge: bool = False,
 ) -> Completed:
     """Run `command` in a process group of its own and wait for its end.
 
-    With `merge`, standard error goes to where standard output goes. If the caller is cancelled,
-    the group is killed and reaped before the cancellation goes on. Raises OSError if the command
-    cannot be started.
+    It reads `stdin`, which is bytes or a descriptor. With `merge`, standard error goes to where
+    standard output goes. If the caller is cancelled, the group is killed and reaped before the
+    cancellation goes on. Raises OSError if the command cannot be started.
 
     Output goes to memory files, not pipes: a shim's ``start`` leaves a daemon behind, and one
     that keeps its parent's standard output open must not hold up its caller.
     """
-    with _memory_file(stdin) as source, _memory_file() as out, _memory_file() as err:
+    given = b"" if isinstance(stdin, int) else stdin
+    with _memory_file(given) as source, _memory_file() as out, _memory_file() as err:
         process = inherited.popen(
             command,
             cwd=cwd,
             env=dict(env),
-            stdin=source,
+            stdin=stdin if isinstance(stdin, int) else source,
             stdout=out,
             stderr=out if merge else err,
             process_group=0,

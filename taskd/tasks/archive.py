@@ -5,28 +5,31 @@ Source: containerd's ``services/tasks/local.go``, ``Create`` and ``Checkpoint``.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tarfile
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from contextlib import aclosing, suppress
-from io import BufferedReader, RawIOBase
-from pathlib import Path, PurePosixPath
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from io import RawIOBase
+from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING
 
 import anyio
 from anyio import from_thread, to_thread
 
+from taskd import archives
+from taskd.archives import Limits
 from taskd.codec import encode
 from taskd.content import ContentStore
-from taskd.errors import AlreadyExists, InvalidArgument, Unknown
+from taskd.errors import AlreadyExists, TaskdError, Unknown
 from taskd.metadata.images import Descriptor
 from taskd.proto.google.protobuf import Any
 from taskd.types import TypedValue
 from taskd.wellknown import to_any
 
 if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer, WriteableBuffer
+    from _typeshed import ReadableBuffer
 
 __all__ = ["CHECKPOINT", "CONFIG", "Checkpoints"]
 
@@ -36,6 +39,9 @@ CONFIG = "application/vnd.containerd.container.checkpoint.config.v1+proto"
 """containerd's media type of the specification of the container that a checkpoint is of."""
 
 _CHUNK = 1 << 20
+
+_BYTES_PER_SECOND = 10 << 20
+"""What any disk copies: a checkpoint may be as large as the memory of its container."""
 
 Sink = Callable[[bytes], Coroutine[object, object, None]]
 
@@ -83,15 +89,21 @@ class Checkpoints:
         """What makes a folder of a checkpoint.
 
         Raises `Unknown` for what is none, `NotFound` for a blob that there is not; and the
-        function `InvalidArgument`, for one that is not a tar of plain files.
+        function `InvalidArgument`, for one that is not a tar of plain files, and
+        `ResourceExhausted`, for one with too much in it.
         """
         if checkpoint.media_type != CHECKPOINT:
             raise Unknown(f'unsupported checkpoint type "{checkpoint.media_type}"')
         self._content.info(namespace, checkpoint.digest)
 
         async def unpack(folder: Path) -> None:
-            async with aclosing(self._content.read(namespace, checkpoint.digest)) as pieces:
-                await to_thread.run_sync(_unpack, pieces, checkpoint.digest, folder)
+            with self._content.opened(namespace, checkpoint.digest) as blob:
+                size = os.fstat(blob).st_size
+                limits = Limits(seconds=60 + size / _BYTES_PER_SECOND, bytes=size)
+                try:
+                    await archives.unpack(blob, folder, limits)
+                except TaskdError as exc:
+                    raise exc.within(f"checkpoint {checkpoint.digest}") from exc
 
         return unpack
 
@@ -117,21 +129,6 @@ def _pack(folder: Path, sink: Sink) -> None:
             archive.add(path, path.relative_to(folder), recursive=False)
 
 
-def _unpack(pieces: AsyncGenerator[bytes], digest: str, folder: Path) -> None:
-    folder.mkdir()
-    try:
-        with tarfile.open(fileobj=BufferedReader(_Reader(pieces)), mode="r|") as archive:
-            for member in archive:
-                path = PurePosixPath(member.name)
-                # Whoever can write content can write such a tar.
-                plain = member.isreg() or member.isdir()
-                if path.is_absolute() or ".." in path.parts or not plain:
-                    raise InvalidArgument(f"checkpoint {digest}: {member.name}: not a plain file")
-                archive.extract(member, folder, set_attrs=False)
-    except (tarfile.TarError, FileExistsError) as exc:
-        raise InvalidArgument(f"checkpoint {digest}: {exc}") from exc
-
-
 class _Writer(RawIOBase):
     """A file that a thread writes to, and the event loop gets the bytes of."""
 
@@ -144,25 +141,3 @@ class _Writer(RawIOBase):
     def write(self, data: ReadableBuffer, /) -> int:
         from_thread.run(self._sink, bytes(data))
         return memoryview(data).nbytes
-
-
-class _Reader(RawIOBase):
-    """A file that a thread reads from, and the event loop has the bytes of."""
-
-    def __init__(self, pieces: AsyncGenerator[bytes]) -> None:
-        self._pieces = pieces
-        self._left = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: WriteableBuffer, /) -> int:
-        if not self._left:
-            self._left = memoryview(from_thread.run(self._next))
-        target = memoryview(buffer)
-        size = min(len(target), len(self._left))
-        target[:size], self._left = self._left[:size], self._left[size:]
-        return size
-
-    async def _next(self) -> bytes:
-        return await anext(self._pieces, b"")

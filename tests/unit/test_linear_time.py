@@ -26,7 +26,7 @@ from taskd.wire import VARINT, bytes_field, tag, varint
 
 SIZE = 1 << 13
 FACTOR = 8
-LIMIT = 24
+LIMIT = 16
 TRIES = 10
 
 GROUP = varint(99 << 3 | 3) + varint(99 << 3 | 4)
