@@ -1,8 +1,8 @@
 """What a process of ours was started with, and gives to what it starts in turn.
 
 As Go has it, the soft limit of open files is raised to the hard one, and children get the old one.
-Other than in Go, what was ignored when we began (``nohup``, a shell's ``&``) is not ignored in
-children, or a container could not be interrupted for the way in which the daemon was started.
+And what was ignored when we began (``nohup``, a shell's ``&``) is not ignored in children, or a
+container could not be interrupted for the way in which the daemon was started.
 """
 
 from __future__ import annotations
