@@ -9,8 +9,10 @@ import ctypes
 import errno
 import os
 from collections.abc import Iterable
-from contextlib import chdir, nullcontext
+from contextlib import AbstractContextManager, chdir, nullcontext
 from pathlib import Path
+
+from taskd import procfs, rooted
 
 __all__ = ["mount", "mounts_below", "unmount_all", "unmount_below"]
 
@@ -61,9 +63,12 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def mount(kind: str, source: str, target: Path, options: Iterable[str]) -> None:
+def mount(
+    kind: str, source: str, target: Path, options: Iterable[str], *, inside: str = ""
+) -> None:
     """Mount as mount(8) would with ``-o options``. Raises OSError.
 
+    With `inside`, on that path in the root filesystem `target`, whose links lead nowhere else.
     What needs more than the system call (loop devices, file systems in user space) is left to
     mount(8).
     """
@@ -74,8 +79,14 @@ def mount(kind: str, source: str, target: Path, options: Iterable[str]) -> None:
 
         from taskd import inherited
 
-        command = ["mount", "-t", kind, "-o", ",".join(options), source, str(target)]
-        with inherited.popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        with (
+            _place(target, inside) as place,
+            inherited.popen(
+                ["mount", "-t", kind, "-o", ",".join(options), "--", source, str(place)],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+            ) as process,
+        ):
             _, words = process.communicate()
         if process.returncode:
             raise OSError(errno.EINVAL, words.decode(errors="replace").strip())
@@ -94,19 +105,25 @@ def mount(kind: str, source: str, target: Path, options: Iterable[str]) -> None:
         data = ",".join(rest)
     with chdir(folder) if folder else nullcontext():
         if not flags & _REMOUNT or data:
-            _mount(source, target, kind, flags & ~_PROPAGATION, data)
+            _mount(source, target, inside, kind, flags & ~_PROPAGATION, data)
     if flags & _PROPAGATION:
-        _mount("", target, "", flags & (_PROPAGATION | _REC), "")
+        _mount("", target, inside, "", flags & (_PROPAGATION | _REC), "")
     if flags & _BIND and flags & _RDONLY:
         # A bind mount takes no other flags when it is made.
-        _mount("", target, "", flags & ~_PROPAGATION | _REMOUNT, "")
+        _mount("", target, inside, "", flags & ~_PROPAGATION | _REMOUNT, "")
 
 
-def _mount(source: str, target: Path, kind: str, flags: int, data: str) -> None:
-    names = (os.fsencode(each) for each in (source, target, kind))
-    if _libc.mount(*names, ctypes.c_ulong(flags), os.fsencode(data) or None) != 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error), str(target))
+def _mount(source: str, target: Path, inside: str, kind: str, flags: int, data: str) -> None:
+    # Looked up anew each time: what has been mounted there is on top.
+    with _place(target, inside) as place:
+        names = (os.fsencode(each) for each in (source, place, kind))
+        if _libc.mount(*names, ctypes.c_ulong(flags), os.fsencode(data) or None) != 0:
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error), str(target))
+
+
+def _place(target: Path, inside: str) -> AbstractContextManager[Path]:
+    return rooted.opened(target, inside) if inside else nullcontext(target)
 
 
 def _shortened(options: list[str]) -> tuple[list[str], str]:
@@ -152,10 +169,6 @@ def unmount_all(target: Path, *, lazy: bool = False) -> None:
 def mounts_below(folder: Path) -> list[Path]:
     """The mount points at or below `folder`, innermost first."""
     prefix = str(folder).rstrip("/") + "/"
-    found = []
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        # Octal escapes stand for white space and backslashes: proc(5).
-        point = line.split(" ")[4].encode().decode("unicode_escape").encode("latin-1").decode()
-        if f"{point}/".startswith(prefix):
-            found.append(Path(point))
+    points = (each.point for each in procfs.mounts())
+    found = [point for point in points if f"{point}/".startswith(prefix)]
     return sorted(found, key=lambda point: len(point.parts), reverse=True)

@@ -3,16 +3,17 @@
 The first move in a while waits some ten milliseconds, until all processors have taken note of it
 (``cgroup_threadgroup_rwsem``, in the kernel's ``kernel/cgroup/cgroup.c``): a third of what a
 ``runc create`` takes. Those that follow soon do not wait. So whoever knows that a container is to
-be made moves itself to where it is already, again and again for a moment, while the rest of what is
-needed goes on.
+be made moves a thread of its own to where it is already, again and again for a moment, while the
+rest of what is needed goes on.
 """
 
 from __future__ import annotations
 
 import _thread
-import os
 import time
 from pathlib import Path
+
+from taskd import procfs
 
 __all__ = ["expect"]
 
@@ -36,9 +37,9 @@ def expect() -> None:
 def _move() -> None:
     global _moving
     try:
-        place = _own_place()
         while time.monotonic() < _expected_until:
-            place.write_text(str(os.getpid()))
+            # Only this thread, which soon ends: who moves the process meanwhile has moved it.
+            _own_threads().write_text(str(_thread.get_native_id()))
             time.sleep(_PAUSE_SECONDS)
     except (OSError, StopIteration):
         pass
@@ -46,9 +47,10 @@ def _move() -> None:
         _moving = False
 
 
-def _own_place() -> Path:
-    """``cgroup.procs`` of a cgroup in which this process is."""
-    lines = Path("/proc/self/cgroup").read_text().splitlines()
-    number, controllers, path = next(line.split(":", 2) for line in lines)
-    folder = Path("/sys/fs/cgroup", "" if number == "0" else controllers.removeprefix("name="))
-    return folder / path.lstrip("/") / "cgroup.procs"
+def _own_threads() -> Path:
+    """The file of a cgroup's threads, of one in which this thread is."""
+    number, controllers, path = next(procfs.cgroups("thread-self"))
+    if number == "0":
+        return Path("/sys/fs/cgroup", path.lstrip("/"), "cgroup.threads")
+    hierarchy = ",".join(controllers).removeprefix("name=")
+    return Path("/sys/fs/cgroup", hierarchy, path.lstrip("/"), "tasks")

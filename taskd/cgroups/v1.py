@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from taskd import procfs
 from taskd.proto.io.containerd.cgroups.v1 import (
     BlkIoEntry,
     BlkIoStat,
@@ -72,9 +73,8 @@ class Cgroup:
         """Raises OSError if there is no such process."""
         mounts = dict(_mounts())
         folders = {}
-        for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            for controller in controllers.split(","):
+        for _, controllers, path in procfs.cgroups(pid):
+            for controller in controllers:
                 if controller in mounts:
                     folders[controller] = mounts[controller] / path.lstrip("/")
         return cls(folders)
@@ -134,12 +134,10 @@ class Cgroup:
 
 def _mounts() -> Iterator[tuple[str, Path]]:
     """Each controller and where its hierarchy is mounted."""
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        before, _, after = line.partition(" - ")
-        kind, _, options = after.split(" ", 2)
-        if kind == "cgroup":
-            for option in options.split(","):
-                yield option, Path(before.split(" ")[4])
+    for each in procfs.mounts():
+        if each.kind == "cgroup":
+            for option in each.options:
+                yield option, each.point
 
 
 def _number(file: Path) -> int:

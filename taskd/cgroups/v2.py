@@ -14,6 +14,7 @@ from pathlib import Path
 
 import betterproto2
 
+from taskd import procfs
 from taskd.proto.io.containerd.cgroups.v2 import (
     CpuStat,
     HugeTlbStat,
@@ -45,9 +46,9 @@ class Cgroup:
     @classmethod
     def of(cls, pid: int) -> Cgroup:
         """Raises OSError if there is no such process."""
-        for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
-            if line.startswith("0::"):
-                return cls(ROOT / line[3:].lstrip("/"))
+        for number, _, path in procfs.cgroups(pid):
+            if number == "0":
+                return cls(ROOT / path.lstrip("/"))
         raise FileNotFoundError(f"process {pid} is in no cgroup of version 2")
 
     def __eq__(self, other: object) -> bool:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from taskd import procfs
 from taskd.check.container import MARK
 from taskd.mounts import mounts_below, unmount_all
 
@@ -109,10 +110,9 @@ def _has_mark(folder: Path, marks: list[bytes]) -> bool:
 def alive(pid: int) -> bool:
     """Whether there is such a process that has not ended."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2]
+        return procfs.stat(pid).state not in ("Z", "X")
     except OSError:
         return False
-    return state[:1] not in ("Z", "X")
 
 
 def cgroups(namespace: str) -> list[Path]:

@@ -1,11 +1,18 @@
-"""The processes that a shim had started, for the one that cleans up after it was killed."""
+"""The processes that a shim had started, for the one that cleans up after it was killed.
+
+Each leads a session, whose number is its own. While the session has members nobody else gets that
+number, so that those who have outlived their leader are found by it.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+
+from taskd import procfs
 
 __all__ = ["init_pid", "kill", "note", "note_init"]
 
@@ -28,24 +35,40 @@ def init_pid(bundle: Path) -> int:
 
 def note(bundle: Path, pid: int) -> None:
     """Write down a process that leads a session."""
-    with (bundle / _STARTED).open("a") as file:
-        file.write(f"{pid} {_started_at(pid)}\n")
+    with suppress(OSError), (bundle / _STARTED).open("a") as file:
+        file.write(f"{pid} {procfs.stat(pid).started}\n")
 
 
 def kill(bundle: Path) -> None:
-    """Kill the process groups of all that were noted and still are."""
-    with suppress(OSError):
-        for line in (bundle / _STARTED).read_text().splitlines():
-            pid, _, started = line.partition(" ")
-            # Its number may be another's by now.
-            if started and _started_at(int(pid)) == started:
-                with suppress(ProcessLookupError):
-                    os.killpg(int(pid), signal.SIGKILL)
+    """Kill all members of the sessions that were noted."""
+    leaders = _noted(bundle)
+    killed: set[int] = set()
+    # Whoever is killed forks no more, but may have done so since the members were looked up.
+    while leaders and (found := set(_members(leaders)) - killed):
+        for pid in found:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        killed |= found
 
 
-def _started_at(pid: int) -> str:
-    """When a process was started, in the kernel's ticks since boot; empty if it is gone."""
+def _members(leaders: Mapping[int, int]) -> Iterator[int]:
+    """Who is in the sessions of `leaders`, as `_noted` has them."""
+    found = [each for each in procfs.processes() if each.session in leaders]
+    # A number may be another's by now, who was started later than the one that was noted.
+    others = {
+        each.pid
+        for each in found
+        if each.pid == each.session and each.started != leaders[each.session]
+    }
+    for each in found:
+        if each.session not in others and each.started >= leaders[each.session]:
+            yield each.pid
+
+
+def _noted(bundle: Path) -> dict[int, int]:
+    """When each leader was started, by its pid."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[19]
+        lines = (bundle / _STARTED).read_text().splitlines()
     except OSError:
-        return ""
+        return {}
+    return dict(tuple(map(int, line.split())) for line in lines)  # type: ignore[misc]

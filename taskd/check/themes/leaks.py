@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from taskd import procfs
 from taskd.check import differences
 from taskd.check.case import Case
 from taskd.check.registry import NotApplicable, Theme, running
@@ -86,15 +87,7 @@ async def _(case: Case) -> None:
 
 
 def _zombies(parent: int) -> list[int]:
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (folder / "stat").read_text().rpartition(") ")[2].split()
-        except OSError:
-            continue
-        if fields[0] == "Z" and int(fields[1]) == parent:
-            found.append(int(folder.name))
-    return found
+    return [each.pid for each in procfs.processes() if each.state == "Z" and each.parent == parent]
 
 
 @theme.check("a whole life: no process, mount, socket, file or cgroup is left")

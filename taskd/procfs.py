@@ -1,0 +1,87 @@
+"""What ``/proc`` tells, of processes and mounts: proc(5).
+
+Names in it are whatever somebody's program or file is called, which need not be UTF-8.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+__all__ = ["Mount", "Stat", "cgroups", "mounts", "processes", "stat"]
+
+_ESCAPE = re.compile(rb"\\([0-7]{3})")
+
+
+class Stat(NamedTuple):
+    """A process, from ``/proc/PID/stat``."""
+
+    pid: int
+    state: str
+    """One letter: ``Z`` for a zombie."""
+    parent: int
+    group: int
+    session: int
+    started: int
+    """In the kernel's ticks since boot: tells it from another that had its number."""
+    ticks: int
+    """Of processors' time."""
+    pages: int
+    """In memory."""
+
+
+def stat(pid: int) -> Stat:
+    """Raises OSError if there is no such process."""
+    # The name, in parentheses, may be anything.
+    fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2].split()
+    return Stat(
+        pid,
+        fields[0].decode(),
+        parent=int(fields[1]),
+        group=int(fields[2]),
+        session=int(fields[3]),
+        started=int(fields[19]),
+        ticks=int(fields[11]) + int(fields[12]),
+        pages=int(fields[21]),
+    )
+
+
+def processes() -> Iterator[Stat]:
+    """Every process that can be seen, zombies too."""
+    for name in os.listdir("/proc"):  # noqa: PTH208
+        if name.isdecimal():
+            with suppress(OSError):
+                yield stat(int(name))
+
+
+def cgroups(pid: int | str) -> Iterator[tuple[str, list[str], str]]:
+    """Number, controllers and path of each hierarchy that a process (or ``self``) is in.
+
+    Raises OSError if there is no such process.
+    """
+    for line in Path(f"/proc/{pid}/cgroup").read_bytes().split(b"\n")[:-1]:
+        number, controllers, path = os.fsdecode(line).split(":", 2)
+        yield number, controllers.split(","), path
+
+
+class Mount(NamedTuple):
+    """A line of ``mountinfo``."""
+
+    point: Path
+    kind: str
+    options: list[str]
+    """The file system's own."""
+
+
+def mounts() -> Iterator[Mount]:
+    """All that is mounted for this process, in the order of mounting."""
+    for line in Path("/proc/self/mountinfo").read_bytes().split(b"\n")[:-1]:
+        before, _, after = line.partition(b" - ")
+        # Octal escapes stand for white space and backslashes.
+        point = _ESCAPE.sub(lambda found: bytes((int(found[1], 8),)), before.split(b" ")[4])
+        kind, _, options = os.fsdecode(after).split(" ", 2)
+        yield Mount(Path(os.fsdecode(point)), kind, options.split(","))
