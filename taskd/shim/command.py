@@ -36,10 +36,12 @@ if TYPE_CHECKING:
 
     from taskd.shim.container import Container
 
-__all__ = ["BACKLOG", "Call", "main", "rehearse", "run"]
+__all__ = ["BACKLOG", "FEATURES", "Call", "main", "rehearse", "run"]
 
 BACKLOG = 128
 """Connections that may wait to be accepted."""
+FEATURES = "types.containerd.io/opencontainers/runtime-spec/1/features/Features"
+"""Name of what a runtime's features are sent as, in JSON."""
 _READY = b"\0"
 _KILLED = 128 + signal.SIGKILL
 
@@ -77,13 +79,13 @@ def main(kind: type[Container], name: str, call: Call) -> int:
     if options.v:
         print(f"{name}:\n  Version:  {taskd.__version__}\n  Python:   {sys.version.split()[0]}")
         return 0
-    if options.info:
-        call.answer(_info(name, call.stdin()))
-        return 0
-    if not options.namespace:
+    if not options.namespace and not options.info:
         print(f"{name}: shim namespace cannot be empty", file=sys.stderr)
         return 1
     try:
+        if options.info:
+            call.answer(_info(kind, name, call.stdin()))
+            return 0
         match options.action:
             case "start":
                 return _start(kind, options, call)
@@ -141,12 +143,25 @@ def _print(answer: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
-def _info(name: str, request: bytes) -> bytes:
-    from taskd.codec import encode
+def _info(kind: type[Container], name: str, request: bytes) -> bytes:
+    """What there is to know before a container is made, from the runtime's options, or nothing."""
+    from taskd.codec import decode, encode
     from taskd.proto.containerd.types import RuntimeInfo, RuntimeVersion
+    from taskd.proto.google.protobuf import Any
+    from taskd.wellknown import from_any
 
-    # The request, a RuntimeRequest, asks for a runtime's features, of which a shim knows nothing.
-    return encode(RuntimeInfo(name=name, version=RuntimeVersion(version=taskd.__version__)))
+    options = decode(Any, request) if request else None
+    features = kind.features(from_any(options))
+    return encode(
+        RuntimeInfo(
+            name=name,
+            version=RuntimeVersion(version=taskd.__version__, revision=taskd.__revision__),
+            options=options,
+            features=None
+            if features is None
+            else Any(type_url=FEATURES, value=json.dumps(features).encode()),
+        )
+    )
 
 
 # --- start ----------------------------------------------------------------------------------

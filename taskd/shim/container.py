@@ -12,15 +12,14 @@ import enum
 import fcntl
 import json
 import os
-import signal
 import termios
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from taskd.errors import FailedPrecondition, InvalidArgument, NotFound, Unimplemented, Unknown
+from taskd import rooted
+from taskd.errors import InvalidArgument, NotFound, Unimplemented, Unknown
 from taskd.shim import leftovers
 
 if TYPE_CHECKING:
@@ -192,6 +191,15 @@ class Container:
     def begin(cls) -> None:
         """A process has begun that will serve containers. By default nothing."""
 
+    @classmethod
+    def features(cls, options: TypedValue | None) -> Mapping[str, Any] | None:
+        """What the runtime can do: "Features" of the OCI specification (features.md).
+
+        Asked for in a process of its own, before a container is made of a specification that not
+        every runtime understands. By default nothing is known.
+        """
+        return None
+
     async def create(self, init: Process) -> int:
         """Prepare the container; the pid of its init process if there is one already, or 0.
 
@@ -208,14 +216,10 @@ class Container:
         raise Unimplemented("exec")
 
     async def kill(self, process: Process, signal: int, everyone: bool) -> None:
-        """Send `signal` to a process, or to all of the container's.
+        """Send `signal` to a process, or to all of the container's. The process has not ended.
 
         By default: to the process, or its process group.
         """
-        if not process.pid:
-            raise FailedPrecondition("process not created")
-        if process.status is Status.STOPPED:
-            raise NotFound("process already finished")
         try:
             (os.killpg if everyone else os.kill)(process.pid, signal)
         except ProcessLookupError:
@@ -233,8 +237,6 @@ class Container:
 
         Its exit is told to the daemon after those of all execs.
         """
-        with suppress(ProcessLookupError):
-            os.killpg(self.init.pid, signal.SIGKILL)
         leftovers.kill(self.bundle)
 
     async def pause(self) -> None:
@@ -280,9 +282,11 @@ class Container:
         *,
         env: Mapping[str, str] | None = None,
         cwd: str | os.PathLike[str] | None = None,
+        pass_fds: Sequence[int] = (),
     ) -> int:
         """Start a program as `process`, in a session of its own, with its streams or a terminal.
 
+        It has the descriptors `pass_fds` as well, under their numbers.
         Returns its pid. Raises `Unknown` if there is no such program.
         """
         from taskd import inherited
@@ -300,6 +304,7 @@ class Container:
                 stderr=descriptors[2],
                 env=env,
                 cwd=cwd,
+                pass_fds=pass_fds,
                 start_new_session=True,
                 preexec_fn=take_terminal,
             )
@@ -315,6 +320,13 @@ class Container:
         if master >= 0:
             process.attach(master)
         return started.pid
+
+    def open_file(self, path: str) -> int:
+        """A descriptor to read a regular file of the root filesystem. Raises OSError.
+
+        Links in it lead nowhere else, as if it were the root of everything.
+        """
+        return rooted.open_file(self.rootfs, path)
 
     def console_socket(self) -> Any:
         """``async with container.console_socket() as socket``: where a runtime sends a terminal."""

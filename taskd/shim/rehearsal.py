@@ -58,12 +58,11 @@ class _Pretence(Container):
         return os.getpid()
 
     async def kill(self, process: Process, signal: int, everyone: bool) -> None:
-        pass
+        self._end.set_result(Ended(0, 0))
 
     def end(self, pid: int) -> asyncio.Future[Ended]:
-        future = asyncio.get_running_loop().create_future()
-        future.set_result(Ended(0, 0))
-        return future
+        self._end: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
+        return self._end
 
 
 def rehearse(*, again: bool = False) -> None:

@@ -284,6 +284,10 @@ class TaskService:
         async with process.lock:
             if process.status is Status.DELETED:
                 raise NotFound("cannot kill a deleted process")
+            if not process.pid:
+                raise FailedPrecondition("process not created")
+            if process.status is Status.STOPPED:
+                raise NotFound("process already finished")
             await task.container.kill(process, request.signal, request.all)
         return Empty()
 
@@ -327,7 +331,9 @@ class TaskService:
                 resources = json.loads(request.resources.value if request.resources else b"")
             except ValueError as exc:
                 raise Unknown(f"the resources are not JSON: {exc}") from exc
-            await task.container.update(resources, request.annotations)
+            if not isinstance(resources, dict | None):
+                raise Unknown(f"the resources are no JSON object: {type(resources).__name__}")
+            await task.container.update(_without_nulls(resources or {}), request.annotations)
         return Empty()
 
     async def checkpoint(self, request: api.CheckpointTaskRequest) -> Empty:
@@ -496,11 +502,21 @@ class TaskService:
     async def _mount(self, rootfs: list[Mount], target: Path) -> None:
         for each in rootfs:
             try:
-                mounts.mount(each.type, each.source, target / each.target.lstrip("/"), each.options)
+                mounts.mount(each.type, each.source, target, each.options, inside=each.target)
             except OSError as exc:
                 raise Unknown(
                     f"failed to mount rootfs component: {(exc.strerror or str(exc)).lower()}"
                 ) from exc
+
+
+def _without_nulls(given: Any) -> Any:
+    """The same JSON value without members that are null, as if they were not there."""
+    match given:
+        case dict():
+            return {name: _without_nulls(each) for name, each in given.items() if each is not None}
+        case list():
+            return [_without_nulls(each) for each in given]
+    return given
 
 
 def _unary(

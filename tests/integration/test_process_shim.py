@@ -398,6 +398,31 @@ async def test_pause(taskd: Daemon, is_root: bool) -> None:
 
 
 @pytest.mark.parametrize("grouped", [True, False])
+@pytest.mark.parametrize("everyone", [True, False])
+async def test_what_is_paused_can_be_killed(taskd: Daemon, grouped: bool, everyone: bool) -> None:
+    spec = process(["/bin/sh", "-c", "sleep 1000 & wait"])
+    if grouped:
+        spec["linux"] = cgroup()
+    async with taskd.container(RUNTIME, [], spec=spec) as container:
+        await container.start()
+        one, two, three = [await container.exec(SLEEP) for _ in range(3)]
+        await one.start()
+        await two.start()
+        await taskd.tasks.pause(PauseTaskRequest(container_id="test"))
+        with pytest.raises(GRPCError, match="cannot exec in a paused container"):
+            await three.start()
+        with anyio.fail_after(20):
+            await one.kill(signal.SIGKILL)
+            assert await one.wait() == 137
+            state = (await taskd.tasks.get(GetRequest(container_id="test"))).process
+            assert state is not None
+            assert state.status is Status.PAUSED
+            await taskd.tasks.kill(KillRequest(container_id="test", signal=9, all=everyone))
+            assert await container.wait() == 137
+            assert await two.wait() == 137
+
+
+@pytest.mark.parametrize("grouped", [True, False])
 async def test_pids_and_usage(taskd: Daemon, is_root: bool, grouped: bool) -> None:
     spec = process(["/bin/sh", "-c", "sleep 1000 & echo $!; wait"])
     if grouped:

@@ -83,10 +83,13 @@ def test_a_life(ctr: Ctr, rootfs: Path, runtime: str) -> None:
     assert (name, status) == ("one", "RUNNING")
     assert pid in ctr("tasks", "ps", "one").stdout
     executed = ctr(
-        *("tasks", "exec", "--exec-id", "two", "one", "/bin/sh", "-c", "echo in; exit 7"),
+        # Of that name there is a file in the bundle, with the container's pid.
+        *("tasks", "exec", "--exec-id", "init", "one", "/bin/sh", "-c", "echo in; exit 7"),
         check=False,
     )
     assert (executed.returncode, executed.stdout) == (7, "in\n")
+    bundle = ctr.daemon.state / "io.containerd.runtime.v2.task" / ctr.namespace / "one"
+    assert (bundle / "init.pid").read_text() == pid
     ctr("tasks", "pause", "one")
     assert ctr.tasks() == [["one", pid, "PAUSED"]]
     ctr("tasks", "resume", "one")

@@ -36,12 +36,19 @@ CREATE = """
                             (i32.const 1) (i64.const 64) (i64.const 0) (i32.const 0)
                             (i32.const 32)))))
 """
+EXIT = """
+(module
+  (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+  (memory (export "memory") 1)
+  (func (export "_start") (call $exit (i32.const %d))))
+"""
 MODULES = {
     "count.wat": COUNT,
     "create.wat": CREATE,
     "loop.wat": '(module (func (export "_start") (loop (br 0))))',
     "trap.wat": '(module (func (export "_start") unreachable))',
     "large.wat": '(module (memory 100) (func (export "_start")))',
+    **{f"exit{status}.wat": EXIT % status for status in (0, 1, 125, 126, 137, 255, 256)},
     "nonsense.wat": "root:x:0:0",
 }
 
@@ -62,6 +69,8 @@ async def test_how_modules_end(rootfs: Path) -> None:
             (["/trap.wat"], {}, 1, "unreachable"),
             (["/large.wat"], {}, 0, ""),
             (["/large.wat"], limit, 1, "memory"),
+            *(([f"/exit{status}.wat"], {}, status, "") for status in (0, 1, 125, 126, 137, 255)),
+            (["/exit256.wat"], {}, 0, ""),  # a process has eight bits
             (["/nonsense.wat"], {}, 1, "/nonsense.wat: "),
         ):
             async with taskd.container(

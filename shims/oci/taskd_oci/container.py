@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from taskd import moves
-from taskd.errors import FailedPrecondition, NotFound, TaskdError, Unknown
-from taskd.shim import Container, Process, Status
-from taskd_oci.runtime import ROOT, Failed, Runtime
+from taskd.errors import NotFound, TaskdError, Unknown
+from taskd.shim import Container, Process
+from taskd_oci.runtime import ROOT, Failed, Runtime, runtime_features
 
 if TYPE_CHECKING:
     import betterproto2
@@ -48,21 +48,14 @@ class Oci(Container):
     def begin(cls) -> None:
         moves.expect()
 
+    @classmethod
+    def features(cls, options: TypedValue | None) -> Mapping[str, Any] | None:
+        return runtime_features(_settings(options).binary_name or "runc")
+
     @cached_property
     def settings(self) -> Options:
         """Raises `Unknown` for options of another type."""
-        from taskd.codec import MalformedMessage, decode
-        from taskd.proto.containerd.runc.v1 import Options
-
-        if self.options is None or not self.options.value:
-            return Options()
-        name = self.options.type_url.rpartition("/")[2]
-        if name != _OPTIONS:
-            raise Unknown(f"type with url {name}: not found")
-        try:
-            return decode(Options, self.options.value)
-        except MalformedMessage as exc:
-            raise Unknown(f"the runtime's options: {exc}") from exc
+        return _settings(self.options)
 
     @cached_property
     def runtime(self) -> Runtime:
@@ -122,7 +115,8 @@ class Oci(Container):
     async def exec(self, process: Process) -> int:
         import tempfile
 
-        pid_file = self.bundle / f"{process.id}.pid"
+        # Not a name that something else in the bundle has, whatever the client calls it.
+        pid_file = self.bundle / f"exec.{process.id}.pid"
         with tempfile.NamedTemporaryFile("w", prefix="runc-process", suffix=".json") as spec:
             json.dump(process.spec, spec)
             spec.flush()
@@ -162,10 +156,6 @@ class Oci(Container):
             raise _kill_error(str(exc)) from exc
 
     async def _kill_exec(self, process: Process, signal: int) -> None:
-        if not process.pid:
-            raise FailedPrecondition("process not created")
-        if process.status is Status.STOPPED:
-            raise NotFound("process already finished")
         try:
             os.kill(process.pid, signal)
         except OSError as exc:
@@ -282,6 +272,21 @@ class Oci(Container):
                 exc = OSError(f"open {exc.filename}: {(exc.strerror or '').lower()}")
             words = f"unable to retrieve OCI runtime error ({exc}): {failed}"
         return Unknown(f"{doing}: {words or failed}")
+
+
+def _settings(options: TypedValue | None) -> Options:
+    from taskd.codec import MalformedMessage, decode
+    from taskd.proto.containerd.runc.v1 import Options
+
+    if options is None or not options.value:
+        return Options()
+    name = options.type_url.rpartition("/")[2]
+    if name != _OPTIONS:
+        raise Unknown(f"type with url {name}: not found")
+    try:
+        return decode(Options, options.value)
+    except MalformedMessage as exc:
+        raise Unknown(f"the runtime's options: {exc}") from exc
 
 
 def _kill_error(words: str) -> TaskdError:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +16,7 @@ from taskd.errors import Unknown
 if TYPE_CHECKING:
     from taskd.shim import Completed
 
-__all__ = ["ROOT", "Failed", "Runtime"]
+__all__ = ["ROOT", "Failed", "Runtime", "runtime_features"]
 
 ROOT = "/run/containerd/runc"
 """Where containerd's shim keeps runc's state; a folder for each namespace."""
@@ -66,8 +67,40 @@ class Runtime(NamedTuple):
     def last_error(self) -> str:
         """The last error in the runtime's log, or empty. Raises OSError, ValueError."""
         found = ""
-        for line in self.log.read_text().splitlines():
-            entry: dict[str, Any] = json.loads(line)
-            if entry.get("level") == "error":
-                found = entry.get("msg", "").strip()
+        for entry in _values(self.log.read_bytes().decode(errors="replace")):
+            if isinstance(entry, dict) and entry.get("level") == "error":
+                found = str(entry.get("msg") or "").strip()
         return found
+
+
+def runtime_features(binary: str) -> dict[str, Any] | None:
+    """What a runtime can do; None if it is too old to say so. Raises `Unknown` if it is not there.
+
+    Source: containerd's ``cmd/containerd-shim-runc-v2/manager/manager_linux.go`` (2.x), ``Info``.
+    """
+    import shutil
+    import subprocess
+
+    path = shutil.which(binary)
+    if path is None:
+        words = "executable file not found in $PATH"
+        raise Unknown(f'failed to look up the path of "{binary}": {words}')
+    done = subprocess.run([path, "features"], stdin=subprocess.DEVNULL, capture_output=True)
+    try:
+        found = json.loads(done.stdout) if done.returncode == 0 else None
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _values(text: str) -> Iterator[Any]:
+    """The JSON values in a row that `text` is; crun (1.28) has them on several lines each.
+
+    Raises ValueError.
+    """
+    decoder, space = json.JSONDecoder(), " \t\r\n"
+    rest = text.lstrip(space)
+    while rest:
+        value, end = decoder.raw_decode(rest)
+        yield value
+        rest = rest[end:].lstrip(space)

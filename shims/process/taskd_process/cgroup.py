@@ -64,6 +64,14 @@ class Cgroup:
             return False
         return True
 
+    def let_die(self, pid: int) -> None:
+        """See to it that a process which has been sent SIGKILL dies, even if it is frozen."""
+        # In version 1 it would die when it is thawed; outside of the frozen cgroup it is.
+        if not self._unified and "freezer" in self._folders:
+            with suppress(OSError):  # it has gone already
+                outside = self._folders["freezer"].parent / "cgroup.procs"
+                outside.write_text(str(pid))
+
     def limit(self, resources: Mapping[str, Any]) -> None:
         """Apply ``linux.resources`` as far as it is about memory, pids and CPU. Raises OSError."""
         for part, apply in _LIMITS.items():

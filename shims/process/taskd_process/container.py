@@ -6,21 +6,24 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from taskd import moves
+from taskd import moves, procfs
 from taskd.errors import FailedPrecondition, NotFound, Unknown
 from taskd.shim import Container, Process, Status, leftovers
 from taskd_process.cgroup import Cgroup
+from taskd_process.launch import Launch
 
 if TYPE_CHECKING:
+    import asyncio
+
     import betterproto2
 
-    from taskd_process.launch import Launch
+    from taskd.procfs import Stat
 
 __all__ = ["HostProcess"]
 
@@ -36,6 +39,15 @@ class HostProcess(Container):
 
     _launch: Launch | None = None
     _own: Cgroup | None = None
+
+    _paused = False
+
+    @cached_property
+    def _freezing(self) -> asyncio.Lock:
+        """Held while an exec is started, and while all is frozen or thawed."""
+        import asyncio
+
+        return asyncio.Lock()
 
     @cached_property
     def _sessions(self) -> set[int]:
@@ -66,13 +78,16 @@ class HostProcess(Container):
         return init.pid
 
     async def exec(self, process: Process) -> int:
-        launch = await self._prepared(process)
-        await launch.release()
+        # One that is paused on its way would be neither there nor not.
+        async with self._freezing:
+            if self._paused:
+                raise Unknown("cannot exec in a paused container")
+            launch = await self._prepared(process)
+            await launch.release()
         return launch.pid
 
     async def _prepared(self, process: Process) -> Launch:
         from taskd.shim.console import open_terminal
-        from taskd_process.launch import Launch
 
         if not process.stdio.terminal:
             launch = await Launch.prepare(process.spec, process.descriptors, terminal=False)
@@ -95,20 +110,26 @@ class HostProcess(Container):
     async def kill(self, process: Process, signal: int, everyone: bool) -> None:
         if not everyone:
             await super().kill(process, signal, everyone)
+            self._let_die(signal, process.pid)
             return
-        if not process.pid:
-            raise FailedPrecondition("process not created")
         pids = await self.pids()
         if not pids:
             raise NotFound("process already finished")
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal)
+        self._send(signal, pids)
 
     async def ended(self) -> None:
-        for pid in await self.pids():
+        self._send(signal.SIGKILL, await self.pids())
+
+    def _send(self, number: int, pids: Sequence[int]) -> None:
+        for pid in pids:
             with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, number)
+        self._let_die(number, *pids)
+
+    def _let_die(self, number: int, *pids: int) -> None:
+        if number == signal.SIGKILL and self._own is not None and self._paused:
+            for pid in pids:
+                self._own.let_die(pid)
 
     async def delete(self) -> None:
         import asyncio
@@ -143,8 +164,11 @@ class HostProcess(Container):
     async def pids(self) -> list[int]:
         if self._own is not None:
             return self._own.pids()
+        return [each.pid for each in self._members()]
+
+    def _members(self) -> Iterator[Stat]:
         # A number may be somebody else's by now; only what descends from the shim is its own.
-        return [pid for pid, session in _descendants() if session in self._sessions]
+        return (each for each in _descendants() if each.session in self._sessions)
 
     async def pause(self) -> None:
         await self._freeze(True, signal.SIGSTOP)
@@ -153,28 +177,24 @@ class HostProcess(Container):
         await self._freeze(False, signal.SIGCONT)
 
     async def _freeze(self, yes: bool, number: int) -> None:
-        if self._own is None or not self._own.freeze(yes):
-            for pid in await self.pids():
-                with suppress(ProcessLookupError):
-                    os.kill(pid, number)
+        async with self._freezing:
+            if self._own is None or not self._own.freeze(yes):
+                self._send(number, await self.pids())
+            self._paused = yes
 
     async def stats(self) -> betterproto2.Message:
         from taskd.proto.io.containerd.cgroups.v2 import CpuStat, MemoryStat, Metrics, PidsStat
 
         if self._own is not None:
             return self.cgroup.stats()
-        members = set(await self.pids())
+        members = list(self._members())
         if not members:
             raise NotFound("process already finished")
-        ticks = pages = 0
-        for pid, fields in _processes().items():
-            if pid in members:
-                ticks += int(fields[11]) + int(fields[12])
-                pages += int(fields[21])
+        ticks = sum(each.ticks for each in members)
         return Metrics(
             pids=PidsStat(current=len(members)),
             cpu=CpuStat(usage_usec=ticks * 10**6 // _TICKS),
-            memory=MemoryStat(usage=pages * _PAGE),
+            memory=MemoryStat(usage=sum(each.pages for each in members) * _PAGE),
         )
 
     async def update(self, resources: Mapping[str, Any], annotations: Mapping[str, str]) -> None:
@@ -191,23 +211,12 @@ def _said(exc: OSError) -> str:
     return f"{about}{(exc.strerror or str(exc)).lower()}"
 
 
-def _descendants() -> Iterator[tuple[int, int]]:
-    """Pid and session of all that descends from this process, which adopts what it has started."""
-    found = _processes()
-    for pid, fields in found.items():
+def _descendants() -> Iterator[Stat]:
+    """All that descends from this process, which adopts what it has started, and has not ended."""
+    found = {each.pid: each for each in procfs.processes() if each.state != "Z"}
+    for pid, each in found.items():
         above = pid
         while above in found and above != os.getpid():
-            above = int(found[above][1])
+            above = found[above].parent
         if above == os.getpid() != pid:
-            yield pid, int(fields[3])
-
-
-def _processes() -> dict[int, list[str]]:
-    """All fields after the name of every process that can be seen, by pid: proc(5)."""
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            fields = (folder / "stat").read_text().rpartition(") ")[2].split()
-            if fields[0] != "Z":
-                found[int(folder.name)] = fields
-    return found
+            yield each

@@ -6,12 +6,10 @@ the program has run before it is started.
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import fcntl
 import os
 import resource
-import shutil
 import signal
 import stat
 import termios
@@ -19,7 +17,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from taskd import inherited
 from taskd.errors import Unknown
 
 __all__ = ["Launch", "program"]
@@ -30,6 +27,8 @@ _READY = b"\0"
 
 def program(spec: Mapping[str, Any]) -> str:
     """Path of the program that a process's specification names. Raises `Unknown`."""
+    import shutil
+
     arguments = spec.get("args") or []
     if not arguments:
         raise Unknown("args must not be empty")
@@ -102,6 +101,8 @@ class Launch:
 
     async def _said(self) -> bytes:
         """What it says: that it is ready, what went wrong; nothing when it is the program."""
+        import asyncio
+
         loop = asyncio.get_running_loop()
         done = asyncio.Event()
         loop.add_reader(self._failure, done.set)
@@ -128,6 +129,8 @@ def _become(
     failure: int,
 ) -> NoReturn:
     """Get ready, wait, and be the program. This is in the forked process."""
+    from taskd import inherited
+
     doing = "making a session"
     try:
         os.setsid()

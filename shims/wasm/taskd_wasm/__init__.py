@@ -1,6 +1,7 @@
 """``io.taskd.wasm.v1``: a container's program is a WebAssembly module."""
 
 import json
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,13 +20,17 @@ class Wasm(Container):
     async def exec(self, process: Process) -> int:
         if find_spec("wasmtime") is None:
             raise FailedPrecondition("no wasmtime: pip install 'taskd-containers[wasm]'")
-        root, name = self.rootfs.resolve(), process.args[0]
-        module = (root / name.lstrip("/")).resolve()
-        if not module.is_file() or not module.is_relative_to(root):
-            raise NotFound(f"module {name}")
-        command = [sys.executable, "-I", str(ENGINE), str(root), str(module)]
-        spec = json.dumps(self.spec | {"process": process.spec})
-        return await self.spawn(command, process, env={"SPEC": spec}, cwd="/")
+        try:
+            module = self.open_file(process.args[0])
+        except OSError as exc:
+            raise NotFound(f"module {process.args[0]}") from exc
+        files = [str(self.rootfs), f"/proc/self/fd/{module}"]
+        command = [sys.executable, "-I", str(ENGINE), *files]
+        env = {"SPEC": json.dumps(self.spec | {"process": process.spec})}
+        try:
+            return await self.spawn(command, process, env=env, cwd="/", pass_fds=[module])
+        finally:
+            os.close(module)
 
 
 def main() -> NoReturn:

@@ -15,16 +15,18 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from harness.real import need
 
 import taskd
 from taskd import ttrpc
 from taskd.codec import decode, encode
+from taskd.proto.containerd.runc.v1 import Options
 from taskd.proto.containerd.runtime.bootstrap.v1 import BootstrapParams, BootstrapResult
 from taskd.proto.containerd.task import v3 as api
 from taskd.proto.containerd.types import RuntimeInfo
 from taskd.proto.google.protobuf import Any
 from taskd.shim import Container, leftovers
-from taskd.shim.command import Call, main
+from taskd.shim.command import FEATURES, Call, main
 
 NAME = "io.example.thing.v3"
 SHIM = """
@@ -79,8 +81,8 @@ class Shims:
         self.addresses.add(address)
         return done.stdout
 
-    def start(self, bundle: Path, **env: str) -> str:
-        return self.answer(bundle, **env).decode()
+    def start(self, bundle: Path, given: bytes = b"", **env: str) -> str:
+        return self.answer(bundle, given, **env).decode()
 
 
 @pytest.fixture
@@ -204,6 +206,68 @@ def test_containers_of_a_group_share_a_process(shims: Shims) -> None:
     assert Path(f"/proc/{listener(first)}/cwd").readlink() == Path("/")
 
 
+def with_cgroup(name: str, of_type: str = "containerd.runc.v1.Options") -> bytes:
+    return encode(Any(type_url=of_type, value=encode(Options(shim_cgroup=name))))
+
+
+@pytest.fixture
+def cgroup() -> Iterator[tuple[str, list[Path]]]:
+    """A cgroup in every hierarchy, as one would make it for shims."""
+    need()
+    name = f"/shims-{os.getpid()}/inner"
+    root = Path("/sys/fs/cgroup")
+    unified = (root / "cgroup.controllers").exists()
+    # A cpuset takes nobody before it has been set up.
+    roots = [root] if unified else [each for each in root.iterdir() if "cpuset" not in each.name]
+    made = []
+    for each in roots:
+        with suppress(FileExistsError):  # a link to one that has two controllers
+            (each / name[1:]).mkdir(parents=True)
+            made.append(each / name[1:])
+    yield name, made
+    for folder in made:
+        deadline = time.monotonic() + 20
+        while (folder / "cgroup.procs").read_text() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        folder.rmdir()
+        folder.parent.rmdir()
+
+
+@pytest.mark.parametrize("shim", ["Container", "HostProcess", "Oci"])
+def test_its_cgroup(shims: Shims, cgroup: tuple[str, list[Path]], shim: str) -> None:
+    name, folders = cgroup
+    package = {"HostProcess": "taskd_process", "Oci": "taskd_oci"}.get(shim, "taskd.shim")
+    shims.script.write_text(
+        f"from {package} import {shim}\nfrom taskd.shim import run\n"
+        f"run({shim}, 'io.example.thing.v3')\n"
+    )
+    bundle = shims.bundle("one")
+    address = shims.start(bundle, given=with_cgroup(name))
+    pid = listener(address)
+    time.sleep(0.1)  # longer than `taskd.moves` goes on
+    for folder in folders:
+        assert str(pid) in (folder / "cgroup.procs").read_text().split(), folder
+    end(address)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("/none/such", "failed to load cgroup /none/such: cgroups: cgroup deleted"),
+        ("/../outside", 'shim cgroup "/../outside" leaves the hierarchy: invalid argument'),
+        ("a/../../b", 'shim cgroup "a/../../b" leaves the hierarchy: invalid argument'),
+    ],
+)
+def test_a_cgroup_that_cannot_be(shims: Shims, name: str, words: str) -> None:
+    bundle = shims.bundle("one")
+    done = shims.call("start", bundle=bundle, given=with_cgroup(name))
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.decode() == f"io.example.thing.v3: {words}\n"
+    assert not Path((bundle / "address").read_text().removeprefix("unix://")).exists()
+    # Options of others are none of ours.
+    shims.start(bundle, given=with_cgroup(name, "example.Options"))
+
+
 def test_a_socket_that_nobody_listens_on_any_more(shims: Shims) -> None:
     bundle = shims.bundle("one")
     address = shims.start(bundle)
@@ -297,6 +361,56 @@ def test_info(capsys: pytest.CaptureFixture[str]) -> None:
     info = decode(RuntimeInfo, answer)
     assert info.version is not None
     assert (status, info.name, info.version.version) == (0, NAME, taskd.__version__)
+
+
+OCI = "containerd.runc.v1.Options"
+
+
+@pytest.mark.parametrize(
+    ("script", "features"),
+    [
+        ("""echo '{"linux": {"mountExtensions": {}}}'""", {"linux": {"mountExtensions": {}}}),
+        ("exit 1", None),
+        ("echo words", None),
+        ("echo 7", None),
+    ],
+)
+def test_info_of_an_oci_runtime(folder: Path, script: str, features: object) -> None:
+    runtime = folder / "runtime"
+    runtime.write_text(f'#!/bin/sh\n[ "$*" = features ] || exit 2\n{script}\n')
+    runtime.chmod(0o755)
+    options = Any(type_url=OCI, value=encode(Options(binary_name=str(runtime))))
+    info = decode(RuntimeInfo, oci_info(encode(options)).stdout)
+    assert (info.name, info.options) == ("io.taskd.oci.v1", options)
+    assert info.version is not None
+    assert info.version.version == taskd.__version__
+    if features is None:
+        assert info.features is None
+    else:
+        assert info.features is not None
+        assert info.features.type_url == FEATURES
+        assert json.loads(info.features.value) == features
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (Any(type_url="example.Options", value=b"x"), "type with url example.Options: not found"),
+        (
+            Any(type_url=OCI, value=encode(Options(binary_name="no-such-runtime"))),
+            'failed to look up the path of "no-such-runtime": executable file not found in $PATH',
+        ),
+    ],
+)
+def test_info_that_there_is_not(options: Any, words: str) -> None:
+    done = oci_info(encode(options))
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.decode() == f"io.taskd.oci.v1: {words}\n"
+
+
+def oci_info(given: bytes) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-c", "import taskd_oci; taskd_oci.main()", "-info"]
+    return subprocess.run(command, input=given, capture_output=True, timeout=30, check=False)
 
 
 def test_bad_command_lines(capsys: pytest.CaptureFixture[str]) -> None:

@@ -334,12 +334,57 @@ async def test_update_and_checkpoint(shim: Shim) -> None:
         ("update", {"pids": {"limit": 7}}, {"a": "b"}),
         ("checkpoint", "/somewhere"),
     ]
+    for resources in (AnyMessage(value=b"[]"), AnyMessage(value=b"1")):
+        code, words = await refused(shim.call("Update", resources=resources))
+        assert (code, words[:33]) == (Code.UNKNOWN, "the resources are no JSON object:")
     for resources in (AnyMessage(value=b"{"), None):
         code, words = await refused(shim.call("Update", resources=resources))
         assert code is Code.UNKNOWN
         assert words.startswith("the resources are not JSON: ")
     code, words = await refused(shim.call("Exec", exec_id="two", spec=AnyMessage(value=b"{")))
     assert (code, words[:42]) == (Code.UNKNOWN, "the process's specification is not JSON: E")
+
+
+@pytest.mark.parametrize(
+    ("sent", "heard"),
+    [
+        ('{"memory": null}', {}),
+        ('{"memory": {"limit": null, "swap": 1}, "pids": null}', {"memory": {"swap": 1}}),
+        ('{"devices": [{"major": null, "allow": false}]}', {"devices": [{"allow": False}]}),
+        (
+            '{"cpu": {"quota": 0}, "unified": {"a": ""}}',
+            {"cpu": {"quota": 0}, "unified": {"a": ""}},
+        ),
+        ("null", {}),
+    ],
+)
+async def test_what_is_null_is_not_there(shim: Shim, sent: str, heard: object) -> None:
+    await shim.start()
+    await shim.call("Update", resources=AnyMessage(value=sent.encode()))
+    assert Puppet.calls[-1] == ("update", heard, {})
+
+
+@pytest.mark.parametrize("everyone", [True, False])
+@pytest.mark.parametrize("exec_id", ["", "two"])
+async def test_an_author_is_not_asked_to_kill_nobody(
+    shim: Shim, exec_id: str, everyone: bool
+) -> None:
+    """`os.kill(0, …)` would hit the shim's own group, and another process may have got the pid."""
+    await shim.call("Create")
+    kill = {"exec_id": exec_id, "signal": 9, "all": everyone}
+    if exec_id:
+        await shim.call("Start")
+        await shim.exec(exec_id, start=False)
+    expected = (Code.FAILED_PRECONDITION, "process not created: failed precondition")
+    assert await refused(shim.call("Kill", **kill)) == expected
+    pid = (await shim.call("Start", exec_id=exec_id)).pid
+    await shim.call("Kill", **kill)
+    assert Puppet.calls[-1] == ("kill", exec_id, 9, everyone)
+    await shim.end(pid, exec_id=exec_id)
+    before = list(Puppet.calls)
+    expected = (Code.NOT_FOUND, "process already finished: not found")
+    assert await refused(shim.call("Kill", **kill)) == expected
+    assert Puppet.calls == before
 
 
 async def test_a_create_that_fails(tmp_path: Path) -> None:
