@@ -168,6 +168,7 @@ class _MeteredBinary:
         self.bundle = binary.bundle
         self.deletes_after_shutdown = binary.deletes_after_shutdown
         self.delete = binary.delete
+        self.features = binary.features
 
     async def start(self, options: CreateOptions) -> Bootstrap:
         begin = time.perf_counter()

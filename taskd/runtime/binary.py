@@ -17,16 +17,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from taskd import plugins
-from taskd.codec import MalformedMessage, decode
+from taskd.codec import MalformedMessage, decode, encode
 from taskd.errors import Unimplemented, Unknown
 from taskd.proto.containerd.runtime.bootstrap.v1 import BootstrapResult
 from taskd.proto.containerd.task.v2 import DeleteResponse
+from taskd.proto.containerd.types import RuntimeInfo
+from taskd.proto.google.protobuf import Any
 from taskd.runtime import spawn
 from taskd.runtime.bundle import Bundle
 from taskd.runtime.request import Form, Forms, StartRequest, is_message
 from taskd.runtime.types import CreateOptions, Exit
 from taskd.runtime.warm import Warm
-from taskd.wellknown import nanoseconds
+from taskd.types import TypedValue
+from taskd.wellknown import from_any, nanoseconds
 
 __all__ = [
     "NEWEST_VERSION",
@@ -202,6 +205,22 @@ class ShimBinary:
         flags = ["-id", self.bundle.id, *(["-debug"] if self.debug else []), "start"]
         return await self._run(flags, stdin=request.encode(form), merge=True)
 
+    async def features(self, options: TypedValue | None) -> TypedValue | None:
+        """What the runtime with these `options` can do, as ``-info`` tells it, if it does.
+
+        Raises `Unknown` with the shim's own words if it fails.
+        """
+        given = encode(Any(options.type_url, options.value)) if options else b""
+        done = await self._call([str(self.path), "-info"], stdin=given)
+        if done.returncode:
+            words = done.stderr.decode(errors="replace").strip()
+            failed = f"failed to run [{self.path} -info]: {_exit_text(done.returncode)}"
+            raise Unknown(f"runtime info: {failed} (stderr: {json.dumps(words)})")
+        try:
+            return from_any(decode(RuntimeInfo, done.stdout).features)
+        except MalformedMessage as exc:
+            raise Unknown(f"runtime info: {exc}") from exc
+
     async def delete(self) -> Exit:
         """Run ``delete``, which cleans up after a shim that can no longer be asked.
 
@@ -228,6 +247,11 @@ class ShimBinary:
             *("-publish-binary", self.publish_binary),
             *flags,
         ]
+        return await self._call(command, stdin=stdin, merge=merge)
+
+    async def _call(
+        self, command: list[str], *, stdin: bytes = b"", merge: bool = False
+    ) -> spawn.Completed:
         cwd, more = self.bundle.path, self._environment()
         try:
             if self.warm is not None and self._is_warm():

@@ -32,6 +32,9 @@ class Binary(Protocol):
     def deletes_after_shutdown(self) -> bool:
         """Whether `delete` is called even after a shim that has ended well."""
 
+    async def features(self, options: TypedValue | None) -> TypedValue | None:
+        """What the runtime with these `options` can do, if it is known."""
+
     async def start(self, options: CreateOptions) -> Bootstrap:
         """Start a shim; it goes on when this returns."""
 

@@ -23,6 +23,7 @@ from taskd.errors import AlreadyExists, NotFound, TaskdError, Unknown
 from taskd.runtime.binary import Bootstrap
 from taskd.runtime.bundle import Bundle
 from taskd.runtime.connection import Connection, connect
+from taskd.runtime.features import needs_idmapped_mounts, refuse_without_idmapped_mounts
 from taskd.runtime.generation import Binary, Generation
 from taskd.runtime.observer import Observer
 from taskd.runtime.shim import Shim
@@ -218,6 +219,8 @@ class ShimManager:
                 raise exc.within("failed to resolve runtime path") from exc
             shim_log = ShimLog(bundle)
             binary = self._generation.binary(path, bundle)
+            if needs_idmapped_mounts(spec):
+                await self._require_idmapped_mounts(binary, options)
             try:
                 with anyio.fail_after(config.timeouts.start):
                     bootstrap = await binary.start(options)
@@ -236,6 +239,17 @@ class ShimManager:
                     shim_log.close()
             raise
         return self._shim(binary, connection, bootstrap, shim_log)
+
+    async def _require_idmapped_mounts(self, binary: Binary, options: CreateOptions) -> None:
+        """An OCI runtime that knows nothing of them would mount without mapping, and not say so."""
+        try:
+            with anyio.fail_after(self._config.timeouts.start):
+                refuse_without_idmapped_mounts(await binary.features(options.options))
+        except TimeoutError:
+            words = f"runtime info: no answer in {self._config.timeouts.start} s"
+            raise Unknown(f"failed to validate OCI runtime features: {words}") from None
+        except TaskdError as exc:
+            raise exc.within("failed to validate OCI runtime features") from exc
 
     def _shim(
         self, binary: Binary, connection: Connection, bootstrap: Bootstrap, shim_log: ShimLog

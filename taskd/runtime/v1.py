@@ -68,6 +68,9 @@ class LinuxBinary:
 
     deletes_after_shutdown: ClassVar[bool] = False
 
+    async def features(self, options: TypedValue | None) -> TypedValue | None:
+        return None
+
     async def start(self, options: CreateOptions) -> Bootstrap:
         """Start a shim on a socket made for it. Raises `Unknown`, `InvalidArgument`."""
         runc = _runc_options(options.runtime_options)
