@@ -43,6 +43,7 @@ from taskd.grpc.server import Servable
 from taskd.metadata import ContainerStore, Database, ImageStore, LeaseStore, NamespaceStore
 from taskd.nats.settings import CURSOR
 from taskd.observe.setup import Observed, observed
+from taskd.printable import printable
 from taskd.qos import Qos
 from taskd.runtime import binary
 from taskd.runtime.client import TaskClient
@@ -92,7 +93,7 @@ async def serve(config: Config, manager: ServiceManager) -> None:
             gc.freeze()
             gc.enable()
             group.start_soon(manager.tell, "READY=1")
-            print(f"taskd: serving on {config.socket}", file=sys.stderr, flush=True)
+            print(f"taskd: serving on {printable(str(config.socket))}", file=sys.stderr, flush=True)
             async for number in signals:
                 if number in _ENDING:
                     log.debug("stopping on %s", signal.Signals(number).name)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from taskd.errors import FailedPrecondition
 
-__all__ = ["make", "own"]
+__all__ = ["make", "own", "refuse_exposed"]
 
 
 @contextmanager
@@ -49,6 +49,15 @@ def make(folder: Path, mode: int) -> None:
     with suppress(FileExistsError):  # somebody else was quicker
         folder.mkdir(mode)
         folder.chmod(mode)
+
+
+def refuse_exposed(folder: Path) -> None:
+    """Raise `FailedPrecondition` if others could put theirs in the place of what is in `folder`."""
+    found = folder.stat()
+    if found.st_uid not in (0, os.geteuid()):
+        raise FailedPrecondition(f"{folder} belongs to user {found.st_uid}", verbatim=True)
+    if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
+        raise FailedPrecondition(f"everybody may write into {folder}: chmod o-w", verbatim=True)
 
 
 def _refuse_foreign(found: os.stat_result, what: str) -> None:

@@ -22,14 +22,15 @@ MAX_PATH = 107
 def listening(path: Path) -> Iterator[socket.socket]:
     """A socket bound to `path` and listening; the path is removed in the end.
 
-    A stale socket is replaced. Raises `FailedPrecondition` if somebody listens there, or if there
-    is something that is no socket.
+    A stale socket is replaced. Raises `FailedPrecondition` if somebody listens there, if there is
+    something that is no socket, or if others could replace it.
     """
     if len(os.fsencode(path)) > MAX_PATH:
         raise FailedPrecondition(
             f"socket path is longer than {MAX_PATH} bytes: {path}", verbatim=True
         )
     folders.make(path.parent, 0o711)
+    folders.refuse_exposed(path.parent)
     remove_stale(path)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.setblocking(False)

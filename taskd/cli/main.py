@@ -101,7 +101,8 @@ def _serve(options: argparse.Namespace) -> None:
     }
     settings = config.load(options.config, **{key: each for key, each in given.items() if each})
     if os.geteuid() != 0:
-        print(f"taskd: with {settings.root} and {settings.state}", file=sys.stderr, flush=True)
+        where = printable(f"{settings.root} and {settings.state}")
+        print(f"taskd: with {where}", file=sys.stderr, flush=True)
     logs.set_up(settings.log_level)
     _run(serve, settings, manager)
 

@@ -3,12 +3,14 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from taskd import folders
 from taskd.errors import FailedPrecondition
+from taskd.sockets import listening
 
 NOBODY = 65534
 
@@ -119,3 +121,27 @@ def test_a_lock_that_leads_elsewhere_is_not_followed(tmp_path: Path, kind: str) 
     ):
         pass
     assert precious.read_text() == "as it was"
+
+
+@pytest.mark.parametrize(
+    ("bits", "owner", "words"),
+    [
+        (0o755, 0, ""),
+        (0o775, 0, ""),
+        (0o1777, 0, ""),
+        (0o777, 0, "everybody may write into"),
+        (0o755, NOBODY, f"belongs to user {NOBODY}"),
+        (0o1777, NOBODY, f"belongs to user {NOBODY}"),
+    ],
+)
+@as_root
+def test_a_socket_is_not_made_where_others_could_replace_it(
+    tmp_path: Path, bits: int, owner: int, words: str
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    folder.chmod(bits)
+    os.chown(folder, owner, owner)
+    refused = pytest.raises(FailedPrecondition, match=words) if words else nullcontext()
+    with refused, listening(folder / "d.sock"):
+        assert not words

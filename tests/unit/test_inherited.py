@@ -107,3 +107,18 @@ def test_a_fork_becomes_as_the_process_was_started(tmp_path: Path) -> None:
         os.wait()
         """
     ) == ["256", "0027", "0" * 16, "0" * 16]
+
+
+def test_many_threads_start_programs_at_once() -> None:
+    """None of them has another limit, nor does anybody run into the old one meanwhile."""
+    assert run(
+        """
+        from concurrent.futures import ThreadPoolExecutor
+        setlimit(100); inherited.take()
+        def work(_):
+            held = os.open("/", os.O_RDONLY)  # beyond the old limit, before long
+            return says(["sh", "-c", "ulimit -Sn"])
+        with ThreadPoolExecutor(4) as threads:
+            print(*sorted(set(threads.map(work, range(120)))), soft())
+        """
+    ) == ["100", "2000"]
