@@ -13,12 +13,12 @@ import shutil
 import signal
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from taskd import plugins
 from taskd.codec import MalformedMessage, decode, encode
-from taskd.errors import Unimplemented, Unknown
+from taskd.errors import TaskdError, Unimplemented, Unknown
 from taskd.proto.containerd.runtime.bootstrap.v1 import BootstrapResult
 from taskd.proto.containerd.task.v2 import DeleteResponse
 from taskd.proto.containerd.types import RuntimeInfo
@@ -52,6 +52,14 @@ class Bootstrap:
     address: str
     protocol: str = "ttrpc"
     version: int = 2
+    group: int = field(default=0, compare=False)
+    """The process group of ``start``, in which the shim may still be; 0 if that is not known."""
+
+    @property
+    def socket(self) -> Path | None:
+        """Its place in the file system, if it has one."""
+        path = self.address.removeprefix("unix://")
+        return Path(path) if path.startswith("/") else None
 
     def to_json(self) -> str:
         """The form in which containerd 1.7 and later keep it in ``bootstrap.json``."""
@@ -195,11 +203,15 @@ class ShimBinary:
         if done.returncode and self.forms.refused(self.path, form, done.stdout):
             form = Form.PARAMETERS
             done = await self._start(request, form)
-        if done.returncode:
-            words = done.stdout.decode(errors="replace")
-            raise Unknown(f"{words}: {_exit_text(done.returncode)}")
-        self.forms.learn(self.path, form, done.stdout)
-        return parse_bootstrap(done.stdout)
+        try:
+            if done.returncode:
+                words = done.stdout.decode(errors="replace")
+                raise Unknown(f"{words}: {_exit_text(done.returncode)}")
+            self.forms.learn(self.path, form, done.stdout)
+            return replace(parse_bootstrap(done.stdout), group=done.group)
+        except TaskdError:
+            spawn.kill_group(done.group)
+            raise
 
     async def _start(self, request: StartRequest, form: Form) -> spawn.Completed:
         flags = ["-id", self.bundle.id, *(["-debug"] if self.debug else []), "start"]

@@ -149,9 +149,9 @@ class TaskClient:
         await self._command("Checkpoint", request)
 
     async def connect(self) -> int:
-        """Pid of the task's init process: the call that proves that the shim answers."""
+        """Pid of the shim's own process."""
         request = api.ConnectRequest(id=self._id)
-        return (await self._call("Connect", request, api.ConnectResponse)).task_pid
+        return (await self._call("Connect", request, api.ConnectResponse)).shim_pid
 
     async def shutdown(self) -> None:
         """Ask the shim to end; one that has other containers goes on."""

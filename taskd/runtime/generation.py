@@ -91,7 +91,7 @@ class TaskApi(Protocol):
     async def checkpoint(self, path: str, options: TypedValue | None) -> None: ...
 
     async def connect(self) -> int:
-        """Pid of the task's init process: the call that proves that the shim answers."""
+        """Pid of the shim's own process."""
 
     async def shutdown(self) -> None:
         """End the shim, unless it has other containers."""

@@ -6,8 +6,6 @@ Sources: containerd's ``runtime/v2/manager.go``, ``shim.go`` and ``shim_load.go`
 from __future__ import annotations
 
 import logging
-import os
-import signal
 import time
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -19,15 +17,17 @@ from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from taskd import moves, ttrpc
-from taskd.errors import AlreadyExists, NotFound, TaskdError, Unknown
+from taskd.errors import AlreadyExists, DeadlineExceeded, NotFound, TaskdError, Unknown
 from taskd.runtime.binary import Bootstrap
 from taskd.runtime.bundle import Bundle
 from taskd.runtime.connection import Connection, connect
 from taskd.runtime.features import needs_idmapped_mounts, refuse_without_idmapped_mounts
 from taskd.runtime.generation import Binary, Generation
+from taskd.runtime.held import listening
 from taskd.runtime.observer import Observer
 from taskd.runtime.shim import Shim
 from taskd.runtime.shim_log import ShimLog
+from taskd.runtime.spawn import kill_group
 from taskd.runtime.survey import Note, note, survey
 from taskd.runtime.types import CreateOptions, Exit
 from taskd.sockets import remove_stale
@@ -96,6 +96,8 @@ class ShimManager:
         self._group = group
         self._observer = observer
         self._shims: dict[_Key, Shim] = {}
+        # Those in which a task is being made.
+        self._making: set[Shim] = set()
         self._busy = _KeyedLock()
 
     def get(self, namespace: str, id: str) -> Shim:  # noqa: A002
@@ -124,17 +126,28 @@ class ShimManager:
                 shim = await self._start(namespace, id, options)
             except TaskdError as exc:
                 raise exc.within("failed to start shim") from exc
+            self._making.add(shim)
+            answered = False
             try:
                 if options.unpack_checkpoint is not None:
                     folder = shim.bundle.work / "checkpoint"
                     await options.unpack_checkpoint(folder)
                     options = replace(options, checkpoint=str(folder))
-                shim.process("").pid = await shim.task.create(str(shim.bundle.path), options)
+                try:
+                    pid = await shim.task.create(str(shim.bundle.path), options)
+                except (ttrpc.ConnectionClosed, DeadlineExceeded):
+                    raise
+                except TaskdError:
+                    answered = True
+                    raise
+                shim.process("").pid = pid
                 await self._observer.created(shim, options)
             except BaseException:
                 with anyio.CancelScope(shield=True):
-                    await self._abandon(shim, options)
+                    await self._abandon(shim, options, refused=answered)
                 raise
+            finally:
+                self._making.discard(shim)
             self._admit(shim)
             return shim
 
@@ -232,11 +245,12 @@ class ShimManager:
             await to_thread.run_sync(note, bundle, path, bootstrap)
         except BaseException:
             with anyio.CancelScope(shield=True):
-                if connection is not None:
-                    await connection.aclose()
-                await self._remove_unreachable(bundle, bootstrap)
+                # First what gives descriptors back, of which a clean-up needs some.
                 if shim_log is not None:
                     shim_log.close()
+                if connection is not None:
+                    await connection.aclose()
+                await self._take_down(bundle, bootstrap)
             raise
         return self._shim(binary, connection, bootstrap, shim_log)
 
@@ -257,15 +271,26 @@ class ShimManager:
         bundle = binary.bundle
         task = self._generation.task(connection, bundle, bootstrap)
         spawn = self._group.start_soon
-        return Shim(bundle, binary, connection, bootstrap, shim_log, task, self._observer, spawn)
+        shim = Shim(bundle, binary, connection, bootstrap, shim_log, task, self._observer, spawn)
+        spawn(shim.hold)
+        return shim
 
-    async def _abandon(self, shim: Shim, options: CreateOptions) -> None:
-        """Take down a shim in which no task could be made."""
+    async def _abandon(self, shim: Shim, options: CreateOptions, *, refused: bool) -> None:
+        """Take down a shim in which no task could be made.
+
+        One that has `refused` to make it has undone what it did itself, unless it has noted an init
+        process: what its ``delete`` would find under that id is somebody else's.
+        """
         found = None
         with anyio.move_on_after(self._config.timeouts.cleanup), suppress(TaskdError):
             found = await shim.task.delete("")
-        await self._finish(shim, deleted=found is not None)
-        await self._remove_unreachable(shim.bundle, shim.bootstrap)
+        shim.ending = True
+        agreed = await shim.shutdown(timeout=self._config.timeouts.shutdown)
+        left = not refused or (shim.bundle.path / "init.pid").exists()
+        binary = shim.binary if left or not agreed else None
+        # If it has not answered, it may have been killed, or be making the task still.
+        ends = agreed and refused
+        await self._take_down(shim.bundle, shim.bootstrap, shim=shim, binary=binary, ends=ends)
         await self._observer.abandoned(shim, options, found)
 
     def _admit(self, shim: Shim) -> None:
@@ -274,35 +299,75 @@ class ShimManager:
 
     # --- ending ---------------------------------------------------------------------------
 
-    async def _finish(self, shim: Shim, *, deleted: bool = True) -> None:
-        """End a shim whose task is `deleted`, or was never made; remove what is left of both."""
+    async def _finish(self, shim: Shim) -> None:
+        """End a shim whose task is deleted, and remove what is left of both."""
         shim.ending = True
-        # It may have been killed within Create, and what it was running goes on.
-        half_made = not deleted and not shim.binary.deletes_after_shutdown
         # The task is deleted already, so neither has to wait for the other.
         async with anyio.create_task_group() as both:
             if shim.binary.deletes_after_shutdown:
                 both.start_soon(self._run_delete, shim.binary)
             agreed = await shim.shutdown(timeout=self._config.timeouts.shutdown)
-            killed = (half_made or not agreed) and not self._shares_shim(shim)
-            if killed:
-                await to_thread.run_sync(_kill_shim, shim.bundle)
             await shim.disconnect()
-        if half_made:
-            await self._run_delete(shim.binary)
-        if killed:
-            await self._remove_unreachable(shim.bundle, shim.bootstrap)
-        else:
+        if agreed:
+            shim.release()
             await self._delete_bundle(shim.bundle)
             self._group.start_soon(self._sweep_socket, shim)
+        else:
+            await self._take_down(shim.bundle, shim.bootstrap, shim=shim)
         self._shims.pop((shim.namespace, shim.id), None)
 
-    def _shares_shim(self, shim: Shim) -> bool:
-        """Whether other tasks live in the same shim process (containerd's shim grouping)."""
-        address = shim.bootstrap.address
+    async def _take_down(
+        self,
+        bundle: Bundle,
+        bootstrap: Bootstrap | None,
+        *,
+        shim: Shim | None = None,
+        binary: Binary | None = None,
+        ends: bool = False,
+    ) -> Exit | None:
+        """Remove what there is of a shim: process, task, bundle, and socket.
+
+        The process is killed, unless it `ends` by itself or has other tasks. The task is cleaned up
+        after by the `binary`, if there is one: what that says of the exit. Each step is taken
+        whatever became of the others.
+        """
+        shared = bootstrap is not None and self._is_shared(bootstrap, shim)
+        # What a shim runs ends with it, and is not to make what `delete` has just removed.
+        if not shared and not ends:
+            await self._kill(bundle, bootstrap, shim)
+        if shim is not None:
+            shim.release()
+            await shim.disconnect()
+        found = await self._run_delete(binary) if binary is not None else None
+        await self._delete_bundle(bundle)
+        for pause in _DEATH_SECONDS if not shared else ():
+            if await self._remove_socket(bundle, bootstrap):
+                break
+            await anyio.sleep(pause)
+        return found
+
+    async def _kill(self, bundle: Bundle, bootstrap: Bootstrap | None, shim: Shim | None) -> None:
+        seconds = self._config.timeouts.shutdown
+        try:
+            if shim is not None and await shim.kill(seconds):
+                return
+            if bootstrap is not None and shim is None:
+                kill_group(bootstrap.group)
+            socket = self._socket(bundle, bootstrap)
+            for process in await to_thread.run_sync(listening, socket):
+                log.warning("killing process %d, which listens on %s", process.pid, socket)
+                try:
+                    await process.kill(seconds)
+                finally:
+                    process.release()
+        except OSError as exc:
+            log.error("killing shim %s/%s: %s", bundle.namespace, bundle.id, exc)
+
+    def _is_shared(self, bootstrap: Bootstrap, shim: Shim | None) -> bool:
+        """Whether tasks other than `shim` live in that process (containerd's shim grouping)."""
         return any(
-            other is not shim and other.bootstrap.address == address
-            for other in self._shims.values()
+            other is not shim and other.bootstrap.address == bootstrap.address
+            for other in (*self._shims.values(), *self._making)
         )
 
     async def _watch(self, shim: Shim) -> None:
@@ -313,40 +378,36 @@ class ShimManager:
         shim.died = True
         log.warning("shim %s/%s disconnected; cleaning up after it", shim.namespace, shim.id)
         async with self._busy.hold((shim.namespace, shim.id)):
-            await shim.disconnect()
-            found = await self._clean_up_dead(shim.binary, shim.bootstrap, shim.pid)
+            found = await self._clean_up_dead(shim.binary, shim.bootstrap, shim)
             del self._shims[shim.namespace, shim.id]
         shim.lost(found)
         await self._observer.lost(shim.bundle, found)
 
     async def _clean_up_dead(
-        self, binary: Binary, bootstrap: Bootstrap | None, pid: int = 0
+        self,
+        binary: Binary,
+        bootstrap: Bootstrap | None,
+        shim: Shim | None = None,
+        *,
+        ends: bool = False,
     ) -> Exit:
-        # What it was running ends first, lest that makes what `delete` has just removed.
-        await to_thread.run_sync(_kill_shim, binary.bundle)
-        found = await self._run_delete(binary)
-        await self._remove_unreachable(binary.bundle, bootstrap)
+        """Take a shim down that cannot tell how its task has ended; what is known of that."""
+        found = await self._take_down(binary.bundle, bootstrap, shim=shim, binary=binary, ends=ends)
+        pid = shim.pid if shim is not None else 0
         if found is None:
             # 255: containerd's status for an exit that nobody saw.
             return Exit(pid, 255, time.time_ns())
         return replace(found, pid=found.pid or pid)
 
-    async def _remove_unreachable(self, bundle: Bundle, bootstrap: Bootstrap | None) -> None:
-        """Remove what there is of a shim that cannot be asked: process, bundle, and socket."""
-        await to_thread.run_sync(_kill_shim, bundle)
-        await self._delete_bundle(bundle)
-        for pause in _DEATH_SECONDS:
-            if await self._remove_socket(bundle, bootstrap):
-                break
-            await anyio.sleep(pause)
+    def _socket(self, bundle: Bundle, bootstrap: Bootstrap | None) -> Path:
+        """Where it listens, or must have listened if it was killed before it could say."""
+        told = bootstrap.socket if bootstrap is not None else None
+        return told or self._generation.socket(bundle)
 
     async def _remove_socket(self, bundle: Bundle, bootstrap: Bootstrap | None) -> bool:
         """Remove the socket of a shim that was killed; whether there is none now."""
-        socket = self._generation.socket(bundle)
-        if bootstrap is not None and bootstrap.address.startswith("unix:///"):
-            socket = Path(bootstrap.address.removeprefix("unix://"))
         try:
-            await to_thread.run_sync(remove_stale, socket)
+            await to_thread.run_sync(remove_stale, self._socket(bundle, bootstrap))
         except (TaskdError, OSError):
             return False
         return True
@@ -357,7 +418,9 @@ class ShimManager:
             await anyio.sleep(pause)
             # Another one of the same name may be about to listen there.
             async with self._busy.hold((shim.namespace, shim.id)):
-                if (shim.namespace, shim.id) in self._shims or self._shares_shim(shim):
+                if (shim.namespace, shim.id) in self._shims:
+                    return
+                if self._is_shared(shim.bootstrap, shim):
                     return
                 if await self._remove_socket(shim.bundle, shim.bootstrap):
                     return
@@ -371,15 +434,32 @@ class ShimManager:
             except TimeoutError:
                 log.warning("cleaning up after shim %s/%s: timeout", bundle.namespace, bundle.id)
                 break
-            except TaskdError as exc:
+            except (TaskdError, OSError) as exc:
                 log.warning("cleaning up after shim %s/%s: %s", bundle.namespace, bundle.id, exc)
         return None
 
     async def _delete_bundle(self, bundle: Bundle) -> None:
+        """Remove a bundle, or go on trying: while it is there its id is taken."""
+        if not await self._bundle_deleted(bundle):
+            self._group.start_soon(self._sweep_bundle, bundle)
+
+    async def _bundle_deleted(self, bundle: Bundle) -> bool:
         try:
             await to_thread.run_sync(bundle.delete)
         except OSError as exc:
             log.error("removing bundle %s: %s", bundle.path, exc)
+            return False
+        return True
+
+    async def _sweep_bundle(self, bundle: Bundle) -> None:
+        for pause in _SWEEP_SECONDS:
+            await anyio.sleep(pause)
+            # What lies there under its name then is another's.
+            async with self._busy.hold((bundle.namespace, bundle.id)):
+                if (bundle.namespace, bundle.id) in self._shims:
+                    return
+                if await self._bundle_deleted(bundle):
+                    return
 
     # --- loading --------------------------------------------------------------------------
 
@@ -396,7 +476,7 @@ class ShimManager:
             if (bundle.path / "config.json").exists():
                 # Its making was cut short before there could be a container in it.
                 log.warning("bundle %s is half made; removing it", bundle.path)
-                await self._remove_unreachable(bundle, None)
+                await self._take_down(bundle, None)
             else:
                 log.error("%s is no bundle; it is left alone", bundle.path)
             return None
@@ -448,10 +528,9 @@ class ShimManager:
                 return
             log.warning("shim %s/%s has no task; ending it", shim.namespace, shim.id)
             shim.ending = True
-            if not self._shares_shim(shim):
-                await shim.shutdown(timeout=self._config.timeouts.shutdown)
-            await shim.disconnect()
-            found = await self._clean_up_dead(shim.binary, shim.bootstrap)
+            # It may agree because it has other tasks, of which we do not know yet.
+            agreed = await shim.shutdown(timeout=self._config.timeouts.shutdown)
+            found = await self._clean_up_dead(shim.binary, shim.bootstrap, shim, ends=agreed)
             del self._shims[shim.namespace, shim.id]
         await self._observer.lost(shim.bundle, found)
 
@@ -476,11 +555,3 @@ class _KeyedLock:
                 del self._locks[key]
             else:
                 self._locks[key] = lock, users - 1
-
-
-def _kill_shim(bundle: Bundle) -> None:
-    """Kill what `start` left running for this bundle: it is started in the bundle's folder."""
-    for link in Path("/proc").glob("[0-9]*/cwd"):
-        with suppress(OSError):
-            if link.readlink() == bundle.path:
-                os.kill(int(link.parent.name), signal.SIGKILL)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import anyio
 
@@ -15,6 +15,7 @@ from taskd.runtime.binary import Bootstrap
 from taskd.runtime.bundle import Bundle
 from taskd.runtime.connection import Connection
 from taskd.runtime.generation import Binary, TaskApi
+from taskd.runtime.held import HeldProcess
 from taskd.runtime.observer import Observer
 from taskd.runtime.shim_log import ShimLog
 from taskd.runtime.types import Exit, TaskState
@@ -98,6 +99,8 @@ class Shim:
         self.deleted = False
         # It has not yet answered this daemon, which found it at start-up.
         self.silent = False
+        # Its process, once it has told its pid.
+        self.held: HeldProcess | None = None
         self._observer = observer
         self._spawn = spawn
         self._processes: dict[str, Process] = {}
@@ -214,6 +217,32 @@ class Shim:
             return True
         log.error("shim %s/%s did not shut down in %s s", self.namespace, self.id, timeout)
         return False
+
+    async def hold(self) -> None:
+        """Learn which process it is: it may have to be killed when it no longer tells."""
+        with suppress(TaskdError, OSError):
+            held = HeldProcess(await self.task.connect())
+            if self.ending or self.died:
+                held.release()
+            else:
+                self.held = held
+
+    async def kill(self, seconds: float) -> bool:
+        """Kill its process, if it has told which; False if it has not. Raises OSError."""
+        held, self.held = self.held, None
+        if held is None:
+            return False
+        try:
+            await held.kill(seconds)
+        finally:
+            held.release()
+        return True
+
+    def release(self) -> None:
+        """Let its process be whatever it is."""
+        if self.held is not None:
+            self.held.release()
+            self.held = None
 
     async def disconnect(self) -> None:
         """Close the connection and the log; calls in flight fail."""

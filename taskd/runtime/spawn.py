@@ -6,14 +6,15 @@ import asyncio
 import os
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
 
 from taskd import inherited
 
-__all__ = ["Completed", "detach", "run"]
+__all__ = ["Completed", "detach", "kill_group", "run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,8 @@ class Completed:
     returncode: int
     stdout: bytes
     stderr: bytes
+    group: int = field(default=0, compare=False)
+    """The process group in which is what it may have left behind; 0 for none."""
 
 
 async def run(
@@ -60,7 +63,14 @@ async def run(
             raise
         finally:
             process.wait()
-        return Completed(process.returncode, _contents(out), _contents(err))
+        return Completed(process.returncode, _contents(out), _contents(err), process.pid)
+
+
+def kill_group(group: int) -> None:
+    """Kill what a command has left behind in its group, if anything."""
+    if group:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, signal.SIGKILL)
 
 
 def detach(

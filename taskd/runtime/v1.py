@@ -39,6 +39,7 @@ from taskd.runtime.bundle import Bundle
 from taskd.runtime.client import mount_messages, status_of, time_left
 from taskd.runtime.connection import Connection
 from taskd.runtime.generation import V1_RUNTIME
+from taskd.runtime.held import HeldProcess
 from taskd.runtime.types import CreateOptions, Exit, ProcessInfo, Stdio, TaskState
 from taskd.types import TypedValue
 from taskd.wellknown import from_any, nanoseconds, pack, to_any
@@ -107,10 +108,14 @@ class LinuxBinary:
             runc, root = (self.bundle.path / "runc").read_text().split("\n")
         state = Path(root or _RUNC_ROOT) / self.bundle.namespace
         command = [runc, "--root", str(state), "delete", "--force", self.bundle.id]
-        done = await spawn.run(command, cwd=self.bundle.path, env=os.environ)
+        try:
+            done = await spawn.run(command, cwd=self.bundle.path, env=os.environ)
+        except OSError as exc:
+            raise Unknown(f"fork/exec {runc}: {(exc.strerror or str(exc)).lower()}") from exc
+        finally:
+            await to_thread.run_sync(unmount_all, self.bundle.rootfs)
         if done.returncode:
             raise Unknown(done.stderr.decode(errors="replace").strip())
-        await to_thread.run_sync(unmount_all, self.bundle.rootfs)
         return Exit(pid, 128 + signal.SIGKILL, time.time_ns())
 
     def _listen(self) -> tuple[socket.socket, str]:
@@ -253,13 +258,17 @@ class LinuxTaskClient:
         await self._publish("/tasks/checkpointed", events.TaskCheckpointed(container_id=self._id))
 
     async def connect(self) -> int:
-        return (await self.state("")).pid
+        return (await self._call("ShimInfo", Empty(), api.ShimInfoResponse)).shim_pid
 
     async def shutdown(self) -> None:
         """Kill the shim, as containerd does, and see it gone with the socket made for it."""
-        pid = (await self._call("ShimInfo", Empty(), api.ShimInfoResponse)).shim_pid
+        pid = await self.connect()
         with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+            process = HeldProcess(pid)
+            try:
+                await process.kill(_KILL_SECONDS)
+            finally:
+                process.release()
         with anyio.move_on_after(_KILL_SECONDS):
             await self._connection.wait_closed()
         self._socket.unlink(missing_ok=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import anyio
@@ -15,7 +17,8 @@ from harness.daemons import Containerd, Daemon, Taskd, client
 from harness.real import need
 
 from taskd.cgroups.v1 import Cgroup
-from taskd.codec import decode
+from taskd.codec import decode, encode
+from taskd.proto.containerd.linux.runc import RuncOptions
 from taskd.proto.containerd.services.containers.v1 import (
     Container,
     ContainerRuntime,
@@ -40,6 +43,7 @@ from taskd.proto.containerd.services.tasks.v1 import (
     TasksStub,
     WaitRequest,
 )
+from taskd.proto.google.protobuf import Any
 from taskd.proto.io.containerd.cgroups.v1 import Metrics
 
 pytestmark = pytest.mark.usefixtures("clean")
@@ -213,3 +217,66 @@ async def test_out_of_memory(
             group.cancel_scope.cancel()
         async with client(which.address, namespace) as channel:
             assert await end(channel) in (0, 137)
+
+
+@pytest.mark.parametrize("binary", ["no-such-runc", "/no/such/runc"])
+async def test_a_runtime_that_is_not_there(
+    daemon: Taskd, containerd: Containerd, namespace: str, rootfs: Path, binary: str
+) -> None:
+    """It is told in containerd's words, and the id is free again."""
+    told = set()
+    for each in (daemon, containerd):
+        async with client(each.address, namespace) as channel:
+            options = Any(
+                type_url="containerd.linux.runc.RuncOptions",
+                value=encode(RuncOptions(runtime=binary)),
+            )
+            container = Container(
+                id="one",
+                runtime=ContainerRuntime(name=RUNTIME, options=options),
+                spec=spec(rootfs, ["/bin/sleep", "1000"]),
+            )
+            await ContainersStub(channel).create(CreateContainerRequest(container=container))
+            for _ in range(2):
+                with pytest.raises(GRPCError) as caught:
+                    await TasksStub(channel).create(CreateTaskRequest(container_id="one"))
+                words = (caught.value.message or "").replace(str(each.folder), "FOLDER")
+                told.add((caught.value.status, words))
+            await ContainersStub(channel).delete(DeleteContainerRequest(id="one"))
+    assert len(told) == 1, told
+
+
+async def test_a_runtime_that_is_gone_when_its_shim_dies(
+    daemon: Taskd, namespace: str, rootfs: Path, folder: Path
+) -> None:
+    """The rest is cleaned up, and the exit is told as one that nobody saw."""
+    runc = folder / "runc"
+    runc.symlink_to(str(shutil.which("runc")))
+    options = Any(
+        type_url="containerd.linux.runc.RuncOptions", value=encode(RuncOptions(runtime=str(runc)))
+    )
+    async with client(daemon.address, namespace) as channel:
+        tasks = TasksStub(channel)
+        container = Container(
+            id="one",
+            runtime=ContainerRuntime(name=RUNTIME, options=options),
+            spec=spec(rootfs, ["/bin/sleep", "1000"]),
+        )
+        await ContainersStub(channel).create(CreateContainerRequest(container=container))
+        pid = (await tasks.create(CreateTaskRequest(container_id="one"))).pid
+        await tasks.start(StartRequest(container_id="one"))
+        runc.unlink()
+        (bundle,) = daemon.state.glob(f"{RUNTIME}/*/one")
+        shim = int((bundle / "shim.pid").read_text())
+        os.kill(shim, signal.SIGKILL)
+        with anyio.fail_after(20):
+            while bundle.exists():
+                await anyio.sleep(0.02)
+        os.kill(pid, signal.SIGKILL)  # which runc would have done
+        subprocess.run(
+            ["runc", "--root", f"/run/containerd/runc/{namespace}", "delete", "--force", "one"],
+            check=True,
+        )
+        runc.symlink_to(str(shutil.which("runc")))
+        await tasks.create(CreateTaskRequest(container_id="one"))
+        await tasks.delete(DeleteTaskRequest(container_id="one"))

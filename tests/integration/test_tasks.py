@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 from harness.client import RUNC, Client, shim_pid
-from harness.containers import hungry, process
+from harness.containers import hungry, process, spec
 from harness.daemons import Taskd, client
 from harness.leaks import descriptors, traces
 from harness.real import BOTH_SHIMS
@@ -101,6 +102,32 @@ async def test_every_method_refuses_what_is_not_there(ask: Client, namespace: st
             with Refusal(Status.NOT_FOUND, "task none not found"):
                 await method(request)  # type: ignore[operator]
     await ask.containers.delete(DeleteContainerRequest(id="none"))
+
+
+async def test_a_create_that_is_refused_leaves_others_containers_alone(
+    ask: Client, folder: Path, rootfs: Path, namespace: str
+) -> None:
+    """One of that id is in the runtime's state already, which another daemon may have made."""
+    bundle = folder / "theirs"
+    bundle.mkdir()
+    (bundle / "config.json").write_bytes(spec(rootfs, ["sleep", "1000"]).value)
+    runc = ["runc", "--root", f"/run/containerd/runc/{namespace}"]
+    detached = ["run", "--detach", "--bundle", str(bundle), "one"]
+    subprocess.run([*runc, *detached], stdin=subprocess.DEVNULL, check=True)
+    try:
+        await ask.container("one", "/bin/true")
+        for _ in range(2):
+            with Refusal(Status.UNKNOWN, "already exists"):
+                await ask.tasks.create(CreateTaskRequest(container_id="one"))
+        done = subprocess.run([*runc, "state", "one"], capture_output=True, check=True)
+        found = json.loads(done.stdout)
+        assert (found["status"], found["bundle"]) == ("running", str(bundle))
+        assert not (await ask.tasks.list(ListTasksRequest())).tasks
+    finally:
+        subprocess.run([*runc, "delete", "--force", "one"], check=True)
+    created = await ask.tasks.create(CreateTaskRequest(container_id="one"))
+    assert created.pid
+    await ask.tasks.delete(DeleteTaskRequest(container_id="one"))
 
 
 async def test_states_and_refusals_of_a_running_task(ask: Client) -> None:

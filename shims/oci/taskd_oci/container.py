@@ -225,7 +225,11 @@ class Oci(Container):
         except (OSError, ValueError):
             settings = {"binary": "runc", "root": str(Path(ROOT, namespace))}
         runtime = Runtime(settings["binary"], Path(settings["root"]), bundle / "log.json")
-        runtime.remove(id)
+        # What a shim that was killed had it do goes on, and may make what is not there yet.
+        runtime.kill_calls()
+        # Without a pid it was being made, if it was not refused since there is one of that id.
+        if (bundle / "init.pid").exists() or not runtime.is_elsewhere(id, bundle):
+            runtime.remove(id)
 
     # --- calling the runtime --------------------------------------------------------------
 

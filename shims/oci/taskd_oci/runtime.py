@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -56,6 +58,25 @@ class Runtime(NamedTuple):
             *(["--systemd-cgroup"] if self.systemd_cgroup else []),
             *arguments,
         ]
+
+    def kill_calls(self) -> None:
+        """Kill the calls of the runtime for this bundle that are under way."""
+        mark = b"\0".join((b"", b"--log", bytes(self.log), b""))
+        for name in filter(str.isdecimal, os.listdir("/proc")):  # noqa: PTH208
+            with suppress(OSError):
+                if mark in Path("/proc", name, "cmdline").read_bytes():
+                    os.kill(int(name), signal.SIGKILL)
+
+    def is_elsewhere(self, id: str, bundle: Path) -> bool:  # noqa: A002
+        """Whether the container of that id has another bundle. Raises OSError."""
+        import subprocess
+
+        command = [self.binary, *self._arguments("state", id)]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        with suppress(ValueError, KeyError, TypeError):
+            theirs = str(json.loads(done.stdout)["bundle"])
+            return os.path.realpath(theirs) != os.path.realpath(bundle)
+        return False
 
     def check(self, done: Completed) -> None:
         """Raises `Failed` if the command was not successful."""

@@ -1,0 +1,335 @@
+"""How shims are taken down: what is killed, what is cleaned up after, and what is left alone."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from taskd import ttrpc
+from taskd.errors import AlreadyExists, DeadlineExceeded, ResourceExhausted, TaskdError, Unknown
+from taskd.runtime import manager as module
+from taskd.runtime.binary import Bootstrap
+from taskd.runtime.bundle import Bundle
+from taskd.runtime.generation import Generation
+from taskd.runtime.manager import ManagerConfig, ShimManager, Timeouts
+from taskd.runtime.types import CreateOptions, Exit
+from taskd.types import TypedValue
+
+OPTIONS = CreateOptions("a.shim", spec=TypedValue("spec", b"{}"))
+SHIM = """
+import os, socket, sys, time
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen()
+open(sys.argv[1] + ".ready", "w").close()
+time.sleep(1000)
+"""
+
+
+class Observer:
+    """Is told, and takes note of nothing."""
+
+    refuses: TaskdError | None = None
+
+    async def created(self, *_: object) -> None:
+        if self.refuses:
+            raise self.refuses
+
+    async def abandoned(self, *_: object) -> None: ...
+
+    async def deleted(self, *_: object) -> None: ...
+
+    async def lost(self, *_: object) -> None: ...
+
+
+class World:
+    """Shims that are told what to do by a test; each has a process that listens."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.connections: dict[str, Connection] = {}
+        self.deleted: list[str] = []
+        self.delete_error: Exception | None = None
+        self.create_error: BaseException | None = None
+        self.start_error: Exception | None = None
+        self.made_first = False
+        """Whether Create makes an init process before it fails."""
+        self.tells_pid = True
+        self.agrees = True
+        self.name = ""
+        """Name of the process that the next shims share."""
+
+    def socket(self, bundle: Bundle) -> Path:
+        return self.folder / f"{self.name or bundle.id}.sock"
+
+    def begin(self, bundle: Bundle) -> Bootstrap:
+        path = self.socket(bundle)
+        if path.name not in self.processes:
+            command = [sys.executable, "-S", "-c", SHIM, str(path)]
+            # Not in the bundle, as one of a group is not.
+            self.processes[path.name] = subprocess.Popen(command, cwd="/")
+        while not path.with_name(f"{path.name}.ready").exists():
+            pass
+        return Bootstrap(f"unix://{path}")
+
+    def runs(self, name: str) -> bool:
+        return self.processes[f"{name}.sock"].poll() is None
+
+    def generation(self) -> Generation:
+        return Generation(
+            resolve=Path,
+            binary=lambda path, bundle: Binary(self, path, bundle),  # type: ignore[arg-type,return-value]
+            task=lambda connection, bundle, bootstrap: Api(self, connection, bundle),  # type: ignore[arg-type,return-value]
+            socket=self.socket,
+        )
+
+
+class Binary:
+    deletes_after_shutdown = True
+
+    def __init__(self, world: World, path: Path, bundle: Bundle) -> None:
+        self.world, self.path, self.bundle = world, path, bundle
+
+    async def start(self, options: CreateOptions) -> Bootstrap:
+        bootstrap = self.world.begin(self.bundle)
+        if self.world.start_error:
+            raise self.world.start_error
+        return bootstrap
+
+    async def delete(self) -> Exit:
+        self.world.deleted.append(self.bundle.id)
+        if self.world.delete_error:
+            raise self.world.delete_error
+        return Exit(7, 137, 1)
+
+
+class Connection:
+    def __init__(self) -> None:
+        self.closed = asyncio.Event()
+
+    async def wait_closed(self) -> None:
+        await self.closed.wait()
+
+    async def aclose(self) -> None:
+        self.closed.set()
+
+
+class Api:
+    tells_oom = True
+
+    def __init__(self, world: World, connection: Connection, bundle: Bundle) -> None:
+        self.world, self.bundle = world, bundle
+        world.connections[bundle.id] = connection
+
+    async def create(self, bundle: str, options: CreateOptions) -> int:
+        await anyio.sleep(0.05)
+        if self.world.made_first:
+            (self.bundle.path / "init.pid").write_text("7")
+        if self.world.create_error:
+            raise self.world.create_error
+        return 7
+
+    async def connect(self) -> int:
+        if not self.world.tells_pid:
+            await anyio.sleep_forever()
+        return self.world.processes[self.world.socket(self.bundle).name].pid
+
+    async def delete(self, exec_id: str) -> Exit:
+        raise Unknown("no such thing")
+
+    async def shutdown(self) -> None:
+        if not self.world.agrees:
+            await anyio.sleep_forever()
+
+
+@pytest.fixture
+def world(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    async def connect(bootstrap: Bootstrap, *, timeout: float) -> Connection:
+        return Connection()
+
+    monkeypatch.setattr(module, "connect", connect)
+    monkeypatch.setattr(module, "_SWEEP_SECONDS", (0.01, 0.05, 0.2))
+    world = World(folder)
+    yield world
+    for process in world.processes.values():
+        process.kill()
+        process.wait()
+
+
+@asynccontextmanager
+async def managing(world: World, observer: Observer | None = None) -> AsyncIterator[ShimManager]:
+    config = ManagerConfig(
+        world.folder / "root", world.folder / "state", Timeouts(shutdown=0.3, cleanup=1)
+    )
+    async with anyio.create_task_group() as group:
+        observing: Any = observer or Observer()
+        yield ShimManager(config, world.generation(), group, observing)
+        group.cancel_scope.cancel()
+
+
+def bundles(world: World) -> list[Path]:
+    return list((world.folder / "state/ns").iterdir())
+
+
+async def test_a_refused_create_undoes_only_what_it_made(world: World) -> None:
+    world.create_error = AlreadyExists("a container of that id exists")
+    async with managing(world) as shims:
+        for _ in range(2):  # the id is free again
+            with pytest.raises(AlreadyExists, match="of that id exists"):
+                await shims.create("ns", "one", OPTIONS)
+        assert world.deleted == []  # it would be somebody else's
+        assert bundles(world) == []
+        world.made_first = True
+        with pytest.raises(AlreadyExists):
+            await shims.create("ns", "one", OPTIONS)
+        assert world.deleted == ["one"]
+        assert bundles(world) == []
+
+
+@pytest.mark.parametrize("error", [ttrpc.ConnectionClosed(), DeadlineExceeded()])
+async def test_a_create_without_an_answer_is_cleaned_up_after(
+    world: World, error: Exception
+) -> None:
+    world.create_error = error
+    async with managing(world) as shims:
+        with pytest.raises(TaskdError):
+            await shims.create("ns", "one", OPTIONS)
+    assert world.deleted == ["one"]
+    assert not world.runs("one")
+    assert bundles(world) == []
+
+
+async def test_what_was_made_and_cannot_be_told_is_undone(world: World) -> None:
+    observer = Observer()
+    observer.refuses = ResourceExhausted("the disk is full")
+    async with managing(world, observer) as shims:
+        with pytest.raises(ResourceExhausted):
+            await shims.create("ns", "one", OPTIONS)
+    assert world.deleted == ["one"]
+    assert not world.runs("one")
+
+
+@pytest.mark.parametrize("tells_pid", [True, False])
+async def test_a_hung_shim_is_killed_and_nobody_else(world: World, tells_pid: bool) -> None:
+    """Whether it has told its pid or not, and wherever it works."""
+    world.create_error, world.agrees, world.tells_pid = Unknown("no"), False, tells_pid
+    bystanders: list[subprocess.Popen[bytes]] = []
+    real = Api.create
+
+    async def create(self: Api, bundle: str, options: CreateOptions) -> int:
+        for _ in range(2):
+            bystanders.append(subprocess.Popen(["/bin/sleep", "100"], cwd=bundle))
+        return await real(self, bundle, options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Api, "create", create)
+        async with managing(world) as shims:
+            with pytest.raises(Unknown):
+                await shims.create("ns", "one", OPTIONS)
+    assert not world.runs("one")
+    assert [each.poll() for each in bystanders] == [None, None]
+    for each in bystanders:
+        each.kill()
+        each.wait()
+
+
+async def test_a_shim_whose_start_fails_is_found_by_its_socket(world: World) -> None:
+    world.start_error = Unknown("half way")
+    async with managing(world) as shims:
+        with pytest.raises(Unknown, match="half way"):
+            await shims.create("ns", "one", OPTIONS)
+    assert not world.runs("one")
+    assert world.deleted == []
+    assert not world.socket(Bundle("ns", "one", Path())).exists()
+
+
+async def test_a_process_with_other_tasks_goes_on(world: World) -> None:
+    world.name = "group"
+    async with managing(world) as shims:
+        await shims.create("ns", "one", OPTIONS)
+        world.create_error, world.agrees = ttrpc.ConnectionClosed(), False
+        with pytest.raises(TaskdError):
+            await shims.create("ns", "two", OPTIONS)
+        assert world.runs("group")
+        # Nor does the end of one connection end it.
+        world.create_error = None
+        await shims.create("ns", "three", OPTIONS)
+        world.connections["three"].closed.set()
+        with anyio.fail_after(10):
+            while len(shims.all()) > 1:
+                await anyio.sleep(0.01)
+        assert world.runs("group")
+        world.connections["one"].closed.set()
+        with anyio.fail_after(10):
+            while world.runs("group"):
+                await anyio.sleep(0.01)
+    assert world.deleted == ["two", "three", "one"]
+
+
+async def test_a_clean_up_goes_on_after_a_step_that_fails(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As all do for want of descriptors; what is still there then goes when there are some."""
+    lacking = OSError(24, "Too many open files")
+    world.create_error, world.delete_error, world.tells_pid = Unknown("no"), lacking, False
+    world.made_first, world.agrees = True, False
+    real, failed = Bundle.delete, []
+
+    def delete(self: Bundle) -> None:
+        if len(failed) < 3:
+            failed.append(self.id)
+            raise lacking
+        real(self)
+
+    def fails(_: Path) -> list[object]:
+        raise lacking
+
+    monkeypatch.setattr(Bundle, "delete", delete)
+    monkeypatch.setattr(module, "listening", fails)
+    async with managing(world) as shims:
+        with pytest.raises(Unknown):
+            await shims.create("ns", "one", OPTIONS)
+        assert world.deleted == ["one", "one"]
+        with anyio.fail_after(10):
+            while bundles(world):
+                await anyio.sleep(0.01)
+        assert failed == ["one"] * 3
+        world.create_error = None
+        world.processes["one.sock"].send_signal(signal.SIGCONT)
+        await shims.create("ns", "one", OPTIONS)
+
+
+def test_who_listens_is_found_and_not_who_inherited_it(folder: Path) -> None:
+    path = folder / "s.sock"
+    code = (
+        "import os, socket, subprocess, sys\n"
+        "listener = socket.socket(socket.AF_UNIX)\n"
+        "listener.bind(sys.argv[1]); listener.listen()\n"
+        "heir = subprocess.Popen(['/bin/sleep', '100'], pass_fds=[listener.fileno()])\n"
+        "print(heir.pid, flush=True); heir.wait()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-S", "-c", code, str(path)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        heir = int(process.stdout.readline())
+        with socket.socket(socket.AF_UNIX) as client:  # who has connected does not listen
+            client.connect(str(path))
+            found = module.listening(path)
+        assert [each.pid for each in found] == [process.pid]
+        for each in found:
+            each.release()
+        os.kill(heir, signal.SIGKILL)
+    assert module.listening(path) == []
