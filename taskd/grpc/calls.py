@@ -44,6 +44,10 @@ def _scope(timeout: float | None) -> anyio.CancelScope:
     return anyio.CancelScope(deadline=anyio.current_time() + timeout)
 
 
+def _is_over(scope: anyio.CancelScope) -> bool:
+    return scope.deadline <= anyio.current_time()
+
+
 def _failure(path: str, exc: Exception) -> GRPCError:
     """What a client hears of an error that its handler should have caught."""
     if isinstance(exc, GRPCError):
@@ -61,14 +65,15 @@ class UnaryCall:
     __slots__ = (
         "_answer",
         "_begun",
-        "_body",
         "_calls",
         "_compressed",
         "_connection",
         "_handler",
         "_http_status",
         "_needed",
+        "_parts",
         "_request",
+        "_size",
         "_taken",
         "_timer",
         "_trailers",
@@ -92,7 +97,8 @@ class UnaryCall:
         self._connection: Connection = calls.connection
         self._request = request
         self._handler = handler
-        self._body = bytearray()
+        self._parts: list[bytes] = []
+        self._size = 0
         self._needed = 0
         self._begun = False
         self._taken = False
@@ -108,25 +114,27 @@ class UnaryCall:
         """Take what the client sends; what comes after its message is of no interest."""
         if self._begun:
             return
-        body = self._body
-        body += data
+        self._parts.append(data)
+        self._size += len(data)
         if not self._needed:
-            if len(body) < PREFIX_SIZE:
+            if self._size < PREFIX_SIZE:
                 return
+            if len(self._parts) > 1:
+                self._parts = [b"".join(self._parts)]
             try:
-                self._compressed, size = parse_prefix(bytes(body[:PREFIX_SIZE]))
+                self._compressed, size = parse_prefix(self._parts[0][:PREFIX_SIZE])
             except GRPCError as exc:
                 self.refuse(exc)
                 return
             self._needed = PREFIX_SIZE + size
-        if len(body) >= self._needed:
+        if self._size >= self._needed:
             self._begin(self._serve())
 
     def end(self) -> None:
         """The client has sent all that it will."""
         self.half_closed = True
         if not self._begun:
-            words = "unexpected EOF" if self._body else "EOF"
+            words = "unexpected EOF" if self._size else "EOF"
             self.refuse(GRPCError(Status.INTERNAL, words))
 
     def watch(self) -> None:
@@ -140,7 +148,7 @@ class UnaryCall:
     def refuse(self, error: GRPCError, http_status: bytes = b"200") -> None:
         """Answer with an error, without a handler."""
         self._http_status = http_status
-        self._body.clear()
+        self._parts.clear()
         self._begin(self._answer_with(error))
 
     def abandon(self) -> None:
@@ -181,11 +189,19 @@ class UnaryCall:
         if self._taken:
             return None
         self._taken = True
-        data = bytes(memoryview(self._body)[PREFIX_SIZE : self._needed])
-        self._body = bytearray()
+        data = self._message()
         if self._compressed:
             data = expand(data, self._request.encoding)
         return _CODEC.decode(data, self._handler.request_type)
+
+    def _message(self) -> bytes:
+        """The request's bytes, which are copied once."""
+        parts, self._parts = self._parts, []
+        if len(parts) == 1:
+            return parts[0][PREFIX_SIZE : self._needed]
+        first, *others = parts
+        message = b"".join((memoryview(first)[PREFIX_SIZE:], *others))
+        return message[: self._needed - PREFIX_SIZE]
 
     async def send_message(self, message: Any) -> None:
         """Give the answer, which is sent when the handler has returned."""
@@ -206,7 +222,7 @@ class UnaryCall:
         try:
             error: GRPCError | None = None
             try:
-                if self.scope.deadline <= anyio.current_time():
+                if self._request.timeout is not None and _is_over(self.scope):
                     raise GRPCError(Status.DEADLINE_EXCEEDED, _TOO_LATE)
                 await self._handler.func(cast(Any, self))
             except Exception as exc:
@@ -252,7 +268,7 @@ class UnaryCall:
                 engine.reset_stream(stream_id, 0)  # what else it sends is not waited for
         except H2ProtocolError:
             pass  # it has gone just now
-        connection.flush()
+        self._calls.flush()
 
     async def _send_by_and_by(self, answer: bytes, last: Any) -> None:
         """Send as much at once as the client has room for."""
@@ -328,7 +344,7 @@ class StreamingCall(grpclib.server.Stream[Any, Any]):
         try:
             error: GRPCError | None = None
             try:
-                if self.scope.deadline <= anyio.current_time():
+                if _is_over(self.scope):
                     raise GRPCError(Status.DEADLINE_EXCEEDED, _TOO_LATE)
                 await self._handler.func(self)
             except StreamTerminatedError:

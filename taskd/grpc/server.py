@@ -94,6 +94,7 @@ class Calls(Processor):
         self._server = server
         self._calls: dict[int, UnaryCall | StreamingCall] = {}
         self._leaving = False
+        self._flushes = False
         self._loop = asyncio.get_running_loop()
 
     # From the calls
@@ -114,7 +115,20 @@ class Calls(Processor):
         if stream is not None:
             self.connection.ack(call.id, stream.buffer.unacked_size())
         if self._leaving and not self._calls:
-            self.close()
+            self.close()  # which sends what is left
+
+    def flush(self) -> None:
+        """Send what has been answered: with other answers, if calls were made together."""
+        if len(self._calls) == 1:
+            self.connection.flush()
+        elif not self._flushes:
+            self._flushes = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushes = False
+        if not self.connection.is_closing():
+            self.connection.flush()
 
     # From the engine
 
