@@ -156,7 +156,6 @@ async def running(config: Config) -> AsyncIterator[None]:
             await api.start(listener)
             group.start_soon(_forget, bus)
             if warm is not None:
-                # Not sooner: whoever has waited for the daemon needs the machine for himself.
                 group.start_soon(warm.keep)
             if sink is not None:
                 group.start_soon(sink.run)

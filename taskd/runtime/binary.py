@@ -266,7 +266,7 @@ class ShimBinary:
     ) -> spawn.Completed:
         cwd, more = self.bundle.path, self._environment()
         try:
-            if self.warm is not None and self._is_warm():
+            if self.warm is not None and await self.warm.takes(self.path):
                 # It may be gone just now, in the middle of a call, too, which can be made again.
                 with suppress(ConnectionError):
                     return await self.warm.run(command, cwd=cwd, env=more, stdin=stdin, merge=merge)

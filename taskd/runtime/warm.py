@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from taskd import inherited
@@ -19,21 +20,40 @@ __all__ = ["Warm"]
 
 log = logging.getLogger(__name__)
 
+_BEGIN_SECONDS = 10.0
 _RESTART_SECONDS = 1.0
 _FULL_SECONDS = 0.005
 
 
 class Warm:
-    """The helper process that forks shims; if there is none just now, nothing is warm."""
+    """The helper process that forks shims; if there is none just now, nothing is warm.
+
+    It starts when somebody first asks for a shim in Python.
+    """
 
     def __init__(self) -> None:
+        self._asked_for = asyncio.Event()
+        self._has_begun = asyncio.Event()
         self._paths: frozenset[str] = frozenset()
         self._control: socket.socket | None = None
         self._sending = asyncio.Lock()
 
     def knows(self, path: Path) -> bool:
-        """Whether the shim at `path` can be called here."""
+        """Whether the shim at `path` can be called here, just now."""
         return _real(path) in self._paths
+
+    async def takes(self, path: Path) -> bool:
+        """Whether the shim at `path` can be called here.
+
+        Whoever is the first to ask for one in Python waits for the helper: a start without it takes
+        as long.
+        """
+        if not self._has_begun.is_set() and _is_python(path):
+            self._asked_for.set()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_BEGIN_SECONDS):
+                    await self._has_begun.wait()
+        return self.knows(path)
 
     async def run(
         self,
@@ -82,7 +102,8 @@ class Warm:
         raise ConnectionRefusedError("no process to fork shims is running")
 
     async def keep(self) -> None:
-        """Keep a helper running, for ever."""
+        """Keep a helper running, for ever, from when it is first needed."""
+        await self._asked_for.wait()
         while True:
             try:
                 await self._run_helper()
@@ -110,6 +131,7 @@ class Warm:
                 await self._attend(ours)
             finally:
                 self._paths, self._control = frozenset(), None
+                self._has_begun.set()
                 ours.close()
                 process.kill()
                 process.wait()
@@ -119,9 +141,20 @@ class Warm:
         if not (paths := await loop.sock_recv(control, 65536)):
             return
         self._paths, self._control = frozenset(json.loads(paths)), control
+        self._has_begun.set()
         log.debug("shims that start warm: %s", ", ".join(sorted(self._paths)))
         while await loop.sock_recv(control, 1):
             pass
+
+
+def _is_python(path: Path) -> bool:
+    """Whether a script says that it is run by Python, in one of the ways that pip writes it."""
+    try:
+        with path.open("rb") as file:
+            beginning = file.read(512)
+    except OSError:
+        return False
+    return beginning.startswith(b"#!") and b"python" in beginning
 
 
 def _real(path: Path) -> str:

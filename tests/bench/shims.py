@@ -37,7 +37,8 @@ from taskd.proto.google.protobuf import Any
 
 __all__ = ["crun", "execs", "host_process", "memory", "runc", "shared_memory", "throughput"]
 
-RUNTIMES = {"containerd": lifecycle.RUNTIME, "taskd": "io.taskd.oci.v1"}
+RUNTIMES = lifecycle.RUNTIMES | {"taskd": "io.taskd.oci.v1"}
+"""What was before has the Go shim: the names of our own have changed."""
 PROCESS = "io.taskd.process.v1"
 CONTAINERS = 20
 SHARING = 100
@@ -102,8 +103,6 @@ async def shared_memory(sides: Sides) -> Table:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         settings = "[shims]\nshared = true\n"
         with Taskd(Path(folder, "t"), "--log-level", "warn", settings=settings) as taskd:
-            # Until the process that forks shims is there.
-            await anyio.sleep(2)
             both = Sides(sides.containerd, taskd, sides.rootfs, sides.namespace)
             await _weigh(both, table, SHARING)
     return table

@@ -74,15 +74,7 @@ def shims(daemon: Taskd, namespace: str) -> list[int]:
     return [int(each.split()[0]) for each in found if "-address" in each]
 
 
-async def warm(daemon: Taskd) -> None:
-    if "warm = true" in (daemon.folder / "taskd.toml").read_text():
-        with anyio.fail_after(30):
-            while "shims that start warm" not in daemon.log.read_text():
-                await anyio.sleep(0.05)
-
-
 async def test_what_a_container_gets(taskd: Taskd, namespace: str, rootfs: Path) -> None:
-    await warm(taskd)
     assert files(taskd.pid) == "4096"
     assert status(taskd.pid, "Umask") == "0077"
     async with client(taskd.address, namespace) as channel:
@@ -103,7 +95,6 @@ async def test_what_a_container_gets(taskd: Taskd, namespace: str, rootfs: Path)
 
 
 async def test_signals_end_nobody(taskd: Taskd, namespace: str, rootfs: Path) -> None:
-    await warm(taskd)
     async with client(taskd.address, namespace) as channel:
         ask = Client(channel, rootfs)
         pids = [

@@ -67,8 +67,8 @@ async def test_shims_outlive_the_process_that_forked_them(
     folder: Path, namespace: str, rootfs: Path
 ) -> None:
     with taskd(folder, namespace) as daemon:
-        await warm(daemon)
         async with clients(daemon, namespace, rootfs) as ask:
+            assert not helpers(daemon)
             await ask.start("one", "/bin/sleep", "1000", runtime=RUNC)
             (helper,) = helpers(daemon)
             os.kill(helper, signal.SIGKILL)
@@ -85,7 +85,6 @@ async def test_the_daemon_takes_the_helper_with_it_and_leaves_the_shims(
     folder: Path, namespace: str, rootfs: Path
 ) -> None:
     with taskd(folder, namespace) as daemon:
-        await warm(daemon)
         async with clients(daemon, namespace, rootfs) as ask:
             pid = await ask.start("one", "/bin/sleep", "1000", runtime=RUNC)
         (helper,) = helpers(daemon)
@@ -113,7 +112,6 @@ async def test_without_the_helper(folder: Path, namespace: str, rootfs: Path) ->
 
 async def test_a_shared_shim(folder: Path, namespace: str, rootfs: Path) -> None:
     with taskd(folder, namespace, "[shims]\nshared = true\n") as daemon:
-        await warm(daemon)
         async with clients(daemon, namespace, rootfs) as ask:
             for name in ("one", "two", "three"):
                 await ask.start(name, "/bin/sleep", "1000", runtime=RUNC)
@@ -131,7 +129,6 @@ async def test_a_shared_shim(folder: Path, namespace: str, rootfs: Path) -> None
 
 async def test_a_shared_shim_is_killed(folder: Path, namespace: str, rootfs: Path) -> None:
     with taskd(folder, namespace, "[shims]\nshared = true\n") as daemon:
-        await warm(daemon)
         async with clients(daemon, namespace, rootfs) as ask:
             pids = [
                 await ask.start(name, "/bin/sleep", "1000", runtime=RUNC) for name in ("one", "two")
