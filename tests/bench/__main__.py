@@ -2,12 +2,14 @@
 
     make bench                  # everything
     make bench BENCH="get"      # what is named
+    make bench AGAINST=COMMIT   # taskd as it was there, as a third
 
 Absolute times depend on the machine, and on how busy it is; ratios hold.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import uuid
@@ -15,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import anyio
-from bench import calls, events, fleet, lifecycle, memory, shims
+from bench import before, calls, content, costs, events, fleet, lifecycle, memory, shims
 from bench.table import Sides, Table
 from harness.containers import make_rootfs
 from harness.daemons import Containerd, Taskd
@@ -24,6 +26,9 @@ BENCHMARKS: dict[str, Callable[[Sides], Table | list[Table]]] = {
     "lifecycle": lambda sides: anyio.run(lifecycle.one_client, sides),
     "clients": lambda sides: anyio.run(lifecycle.four_clients, sides),
     "get": lambda sides: anyio.run(calls.get, sides),
+    "cpu": lambda sides: anyio.run(costs.lifecycles, sides),
+    "start": lambda sides: anyio.run(costs.start, sides),
+    "content": content.get,
     "exits": lambda sides: anyio.run(events.exits, sides),
     "events": lambda sides: anyio.run(events.rate, sides),
     "hundred": lambda sides: anyio.run(fleet.hundred, sides),
@@ -46,12 +51,14 @@ def main() -> None:
         with (
             Containerd(folder / "c") as containerd,
             Taskd(folder / "t", "--log-level", "warn") as taskd,
+            before.daemon(folder / "b", os.environ.get("AGAINST", "")) as other,
         ):
             sides = Sides(
                 containerd=containerd,
                 taskd=taskd,
                 rootfs=make_rootfs(folder / "rootfs"),
                 namespace=f"bench-{uuid.uuid4().hex[:8]}",
+                before=other,
             )
             for benchmark in chosen:
                 tables = BENCHMARKS[benchmark](sides)

@@ -39,16 +39,17 @@ __all__ = ["exits", "growth", "rate"]
 async def exits(sides: Sides, rounds: int = 150) -> Table:
     """From the SIGKILL that ends a container's process to its exit event at a subscriber."""
     table = Table("exit to subscriber", "ms")
-    samples: dict[str, list[float]] = {"containerd": [], "taskd": []}
+    samples: dict[str, list[float]] = {}
     async with AsyncExitStack() as stack:
         sides_open = {
             side: await stack.enter_async_context(_Exits(daemon.address, namespace, sides))
             for side, daemon, namespace in sides.alternate(1)
         }
         for number, (side, _, _) in enumerate(sides.alternate(rounds)):
-            samples[side].append(await sides_open[side].one(f"exit-{number}"))
-    for side, found in samples.items():
-        quantiles = statistics.quantiles(found, n=100)
+            found = await sides_open[side].one(f"exit-{number}")
+            samples.setdefault(side, []).append(found)
+    for side, of_side in samples.items():
+        quantiles = statistics.quantiles(of_side, n=100)
         for row, value in (("p50", quantiles[49]), ("p90", quantiles[89]), ("p99", quantiles[98])):
             table.add(row, side, value)
     return table

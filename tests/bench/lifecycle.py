@@ -32,7 +32,7 @@ from taskd.proto.google.protobuf import Any
 __all__ = ["four_clients", "one_client", "run"]
 
 RUNTIME = "io.containerd.runc.v2"
-RUNTIMES = {"containerd": RUNTIME, "taskd": RUNTIME}
+RUNTIMES = {"containerd": RUNTIME, "taskd": RUNTIME, "before": RUNTIME}
 
 
 async def run(
