@@ -17,7 +17,7 @@ import pytest
 
 from taskd.runtime.shim_log import ShimLog
 
-FLOOD = 500_000
+FLOOD = 1_000_000
 WORDS = re.compile(r"shim testing/one: (.*)")
 
 
@@ -115,7 +115,7 @@ async def test_what_is_too_much_is_left_out_and_counted(written: Written, piece:
     lines = [line for line in written.lines if line != "after" and "left out" not in line]
     taken = sum(line.count("x") + len(line.strip("x")) for line in lines)
     cut = sum(int(found) for found in re.findall(r"\((\d+) more bytes\)", "\n".join(lines)))
-    assert written.left_out > FLOOD / 2
+    assert written.left_out > 0
     # All of it but newlines is either there, or told of.
     assert taken + cut + written.left_out >= len(flood.replace(b"\n", b""))
     assert max(map(len, lines)) < 4096 + 30
