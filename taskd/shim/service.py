@@ -51,6 +51,8 @@ log = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
 _Request = TypeVar("_Request", bound=betterproto2.Message)
+_START_SECONDS = 10.0
+"""For a process to be started when its client, or its container, has gone."""
 _WORDS = 8192
 """Characters of an error, which gRPC sends in a header: clients refuse long ones."""
 _NAMES = ("containerd.task.v2.Task", "containerd.task.v3.Task")
@@ -169,6 +171,19 @@ class TaskService:
         return api.CreateTaskResponse(pid=init.pid)
 
     async def start(self, request: api.StartRequest) -> api.StartResponse:
+        """A client that gives up does not stop it halfway, so that it is known what runs."""
+        starting = self._in_background(self._start(request))
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            if starting.cancelled():  # for its container has ended
+                words = f"container {request.id} init process is not running"
+                raise FailedPrecondition(words) from None
+            starting.add_done_callback(_log_failure)
+            asyncio.get_running_loop().call_later(_START_SECONDS, starting.cancel)
+            raise
+
+    async def _start(self, request: api.StartRequest) -> api.StartResponse:
         task = self._task(request.id)
         process = task.process(request.exec_id)
         async with process.lock:
@@ -197,6 +212,9 @@ class TaskService:
         if task.init_ended:
             raise FailedPrecondition(f"container {container.id} init process is not running")
         task.exec_begins()
+        starting = asyncio.current_task()
+        assert starting is not None
+        task.starting.add(starting)
         try:
             await self._open(task, process, process.id)
             process.pid = await container.exec(process)
@@ -206,6 +224,8 @@ class TaskService:
             # Who waits for it need not wait any longer.
             process.ended.set()
             raise
+        finally:
+            task.starting.remove(starting)
         self._handed(process)
         process.status = Status.RUNNING
         self._publish(
@@ -441,6 +461,11 @@ class TaskService:
                 await task.container.ended()
             except Exception:
                 log.exception("ending what was left of %s", task.container.id)
+            if task.starting:
+                # A runtime that hangs must not keep an exit from being told.
+                _, late = await asyncio.wait(task.starting, timeout=_START_SECONDS)
+                for starting in late:
+                    starting.cancel()
             await task.quiet.wait()
         # Whoever is starting it tells of that first.
         async with process.lock:
@@ -517,6 +542,11 @@ def _without_nulls(given: Any) -> Any:
         case list():
             return [_without_nulls(each) for each in given]
     return given
+
+
+def _log_failure(starting: asyncio.Task[Any]) -> None:
+    if not starting.cancelled() and (exc := starting.exception()) is not None:
+        log.warning("a start that nobody waited for: %s", exc)
 
 
 def _unary(

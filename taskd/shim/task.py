@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 from taskd.errors import NotFound, Unknown
 from taskd.shim.container import Container, Process, Status
@@ -21,6 +22,8 @@ class Task:
         self.execs: dict[str, Process] = {}
         self.running = 0
         """Execs that run, or are being started."""
+        self.starting: set[asyncio.Task[Any]] = set()
+        """Those in which execs are being started."""
         self.quiet = asyncio.Event()
         self.quiet.set()
         self.init_ended = False

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import cached_property
@@ -121,11 +122,16 @@ class Oci(Container):
             json.dump(process.spec, spec)
             spec.flush()
             command = ["exec", "--process", spec.name, "--detach", "--pid-file", str(pid_file)]
-            await self._begin(command, [self.id], process, "OCI runtime exec failed")
-        try:
-            return int(pid_file.read_text())
-        finally:
-            pid_file.unlink(missing_ok=True)
+            try:
+                await self._begin(command, [self.id], process, "OCI runtime exec failed")
+                return int(pid_file.read_text())
+            except BaseException:
+                # A runtime that was ended, or a terminal that was not sent, may leave it running.
+                with suppress(OSError, ValueError):
+                    os.kill(int(pid_file.read_text()), signal.SIGKILL)
+                raise
+            finally:
+                pid_file.unlink(missing_ok=True)
 
     async def ended(self) -> None:
         namespaces = (self.spec.get("linux") or {}).get("namespaces") or ()

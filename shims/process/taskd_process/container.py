@@ -101,10 +101,14 @@ class HostProcess(Container):
             finally:
                 os.close(slave)
             process.attach(master)
-        leftovers.note(self.bundle, launch.pid)
-        self._sessions.add(launch.pid)
-        if self._own is not None:
-            self._own.add(launch.pid)
+        try:
+            leftovers.note(self.bundle, launch.pid)
+            self._sessions.add(launch.pid)
+            if self._own is not None:
+                self._own.add(launch.pid)
+        except BaseException:
+            launch.close()
+            raise
         return launch
 
     async def kill(self, process: Process, signal: int, everyone: bool) -> None:

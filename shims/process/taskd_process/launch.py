@@ -14,10 +14,12 @@ import signal
 import stat
 import termios
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 from taskd.errors import Unknown
+from taskd.shim.descriptors import Descriptors
 
 __all__ = ["Launch", "program"]
 
@@ -71,14 +73,17 @@ class Launch:
         reason if it cannot be made ready.
         """
         path = program(spec)
-        (gate_read, gate), (failure, failure_write) = os.pipe(), os.pipe()
-        pid = os.fork()
+        own = Descriptors()
+        try:
+            gate_read, gate = map(own.keep, os.pipe())
+            failure, failure_write = map(own.keep, os.pipe())
+            pid = os.fork()
+        except OSError:
+            own.close()
+            raise
         if pid == 0:
-            os.close(gate)
-            os.close(failure)
             _become(path, spec, descriptors, terminal, gate_read, failure_write)
-        os.close(gate_read)
-        os.close(failure_write)
+        own.drop(gate_read, failure_write)
         launch = cls(pid, gate, failure)
         try:
             words = await launch._said()
@@ -90,12 +95,23 @@ class Launch:
         return launch
 
     async def release(self) -> None:
-        """Let it become its program. Raises `Unknown` with the reason if it cannot."""
-        os.write(self._gate, b"x")
-        os.close(self._gate)
-        self._gate = -1
-        words = await self._said()
-        self.close()
+        """Let it become its program. Raises `Unknown` with the reason if it cannot.
+
+        If the caller is cancelled, it is killed.
+        """
+        if self._gate < 0:
+            raise Unknown("the process that waited for it has ended")
+        handle = os.pidfd_open(self.pid)
+        try:
+            os.write(self._gate, b"x")
+            words = await self._said()
+        except BaseException:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+            raise
+        finally:
+            os.close(handle)
+            self.close()
         if words:
             raise Unknown(words.decode(errors="replace"))
 
