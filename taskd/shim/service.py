@@ -307,6 +307,8 @@ class TaskService:
             if not process.pid:
                 raise FailedPrecondition("process not created")
             if process.status is Status.STOPPED:
+                if request.all and process is task.init:
+                    return Empty()  # all the rest has been ended with it
                 raise NotFound("process already finished")
             await task.container.kill(process, request.signal, request.all)
         return Empty()

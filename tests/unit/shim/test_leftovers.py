@@ -21,7 +21,7 @@ for own_group in (True, False):
     if os.fork() == 0:
         if own_group:
             os.setpgid(0, 0)
-        print(os.getpid(), flush=True)
+        os.write(1, f"{os.getpid()}\\n".encode())
         time.sleep(1000)
 """
 
