@@ -93,7 +93,12 @@ class Cgroup:
         return hash(str(self._folders))
 
     def stats(self) -> Metrics:
-        """Usage now. What the kernel does not measure, or no longer, is left out."""
+        """Usage now. What the kernel does not measure, or no longer, is left out.
+
+        Raises FileNotFoundError if there is no such cgroup any more.
+        """
+        if not any(folder.exists() for folder in self._folders.values()):
+            raise FileNotFoundError("the cgroup is gone")
         metrics = Metrics(cpu=CpuStat(usage=CpuUsage(), throttling=Throttle()))
         for controller, read in _READERS.items():
             if controller in self._folders:

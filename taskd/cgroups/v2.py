@@ -58,7 +58,12 @@ class Cgroup:
         return hash(str(self.folder))
 
     def stats(self) -> Metrics:
-        """Usage now. What the kernel does not measure, or no longer, is left out."""
+        """Usage now. What the kernel does not measure, or no longer, is left out.
+
+        Raises FileNotFoundError if there is no such cgroup any more.
+        """
+        if not self.folder.exists():
+            raise FileNotFoundError(f"the cgroup is gone: {self.folder}")
         metrics = Metrics()
         for read in (_pids, _cpu, _memory, _memory_events, _io, _rdma, _hugetlb):
             with suppress(OSError):

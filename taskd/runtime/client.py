@@ -83,15 +83,17 @@ class TaskClient:
     async def delete(self, exec_id: str) -> Exit:
         """Remove a process that has exited."""
         request = api.DeleteRequest(id=self._id, exec_id=exec_id)
+        answer = await self._call("Delete", request, api.DeleteResponse)
+        return Exit(answer.pid, answer.exit_status, nanoseconds(answer.exited_at))
+
+    async def delete_task(self) -> Exit:
+        """The same for the init process, in the words of a call that deletes the task."""
         try:
-            answer = await self._call("Delete", request, api.DeleteResponse)
+            return await self.delete("")
         except (NotFound, ConnectionClosed):
             raise
         except TaskdError as exc:
-            if exec_id:
-                raise
             raise exc.within("failed to delete task") from exc
-        return Exit(answer.pid, answer.exit_status, nanoseconds(answer.exited_at))
 
     async def exec(self, exec_id: str, spec: TypedValue | None, stdio: Stdio) -> None:
         """Add a process to the task; `spec` is an OCI process as JSON."""

@@ -64,6 +64,9 @@ class TaskApi(Protocol):
     async def delete(self, exec_id: str) -> Exit:
         """Remove a process that has exited."""
 
+    async def delete_task(self) -> Exit:
+        """The same for the init process, in the words of a call that deletes the task."""
+
     async def exec(self, exec_id: str, spec: TypedValue | None, stdio: Stdio) -> None:
         """Add a process to the task; `spec` is an OCI process as JSON."""
 

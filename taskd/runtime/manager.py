@@ -160,7 +160,7 @@ class ShimManager:
         async with self._busy.hold((namespace, id)):
             shim = self.get(namespace, id)
             try:
-                found = await shim.task.delete("")
+                found = await shim.task.delete_task()
             except ttrpc.ConnectionClosed:
                 pass
             except NotFound:

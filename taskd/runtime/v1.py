@@ -202,6 +202,9 @@ class LinuxTaskClient:
             answer = await self._call("Delete", Empty(), api.DeleteResponse)
         return Exit(answer.pid, answer.exit_status, nanoseconds(answer.exited_at))
 
+    async def delete_task(self) -> Exit:
+        return await self.delete("")
+
     async def exec(self, exec_id: str, spec: TypedValue | None, stdio: Stdio) -> None:
         request = api.ExecProcessRequest(
             id=exec_id,

@@ -34,6 +34,13 @@ def test_limits_of_v2(tmp_path: Path, limit: str, told: int) -> None:
     assert limits == (told,) * 4
 
 
+def test_a_cgroup_that_is_gone_is_not_one_without_usage(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    for cgroup in (v1.Cgroup({"pids": gone, "memory": gone}), v1.Cgroup({}), v2.Cgroup(gone)):
+        with pytest.raises(FileNotFoundError):
+            cgroup.stats()
+
+
 @pytest.mark.parametrize(("limit", "told"), [("max", 0), ("17", 17)])
 def test_limit_of_pids_of_v1(tmp_path: Path, limit: str, told: int) -> None:
     """Here containerd's library takes none for 0."""

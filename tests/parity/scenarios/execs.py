@@ -125,7 +125,11 @@ async def delete_while_it_runs(r: Recorder) -> None:
 
 @scenario()
 async def delete_process_of_init(r: Recorder) -> None:
-    await r.stopped()
+    await r.running()
+    await r.tasks.delete_process(container_id="one")
+    await r.tasks.delete_process(container_id="one", exec_id="one")
+    await r.tasks.kill(container_id="one", signal=9)
+    await r.tasks.wait(container_id="one")
     await r.tasks.delete_process(container_id="one")
     await r.tasks.delete_process(container_id="one", exec_id="one")
     await r.tasks.get(container_id="one")

@@ -276,6 +276,7 @@ async def checkpoint_as_content(r: Recorder) -> None:
     answer = await stub.checkpoint(request, metadata={"containerd-lease": "l"})
     checkpoint, config = answer.descriptors
     r.note(f"{checkpoint.media_type} {config.media_type}")
+    await r.tasks.metrics()  # of what has ended with it
     await r.tasks.wait(container_id="one")
     await r.tasks.delete(container_id="one")
     restore = tasks.CreateTaskRequest(container_id="one", checkpoint=checkpoint)
