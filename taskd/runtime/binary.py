@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import signal
+import unicodedata
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from pathlib import Path
 from taskd import plugins
 from taskd.codec import MalformedMessage, decode, encode
 from taskd.errors import TaskdError, Unimplemented, Unknown
+from taskd.printable import printable
 from taskd.proto.containerd.runtime.bootstrap.v1 import BootstrapResult
 from taskd.proto.containerd.task.v2 import DeleteResponse
 from taskd.proto.containerd.types import RuntimeInfo
@@ -43,6 +45,8 @@ __all__ = [
 
 NEWEST_VERSION = 3
 """The newest bootstrap version, which is that of the task API the shim serves."""
+_SHOWN = 200
+"""Characters of a shim's answer that an error quotes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +73,25 @@ class Bootstrap:
 
     @classmethod
     def from_json(cls, text: bytes) -> Bootstrap:
-        """Raises ValueError."""
+        """Raises ValueError, whatever the document is."""
         try:
             document = json.loads(text)
-            return cls(
-                document.get("address", ""), document.get("protocol", ""), document["version"]
-            )
-        except (AttributeError, TypeError, KeyError) as exc:
+            values = document.get("address", ""), document.get("protocol", ""), document["version"]
+        except (AttributeError, TypeError, KeyError, RecursionError) as exc:
             raise ValueError("no bootstrap parameters") from exc
+        match values:
+            case str(address), str(protocol), int(version) if is_address(address):
+                return cls(address, protocol, version)
+        raise ValueError("no bootstrap parameters")
+
+
+def is_address(text: str) -> bool:
+    """Whether a socket's address can read so: without control characters and what is no text.
+
+    But for the NUL with which the name of an abstract socket begins.
+    """
+    name = text.removeprefix("unix://").removeprefix("\0")
+    return not any(unicodedata.category(each) in ("Cc", "Cs") for each in name)
 
 
 def usual_socket(daemon_address: str, bundle: Bundle) -> Path:
@@ -92,26 +107,33 @@ def parse_bootstrap(answer: bytes) -> Bootstrap:
     """Understand what a shim's ``start`` printed.
 
     A bare address (containerd 1.6), JSON (1.7, 2.x) or a ``BootstrapResult`` (2.3). Raises
-    `Unimplemented` for a version newer than we speak, `Unknown` for no answer at all.
+    `Unimplemented` for a version newer than we speak, `Unknown` for what is no address.
     """
     text = answer.strip()
     if not text:
         raise Unknown("the shim printed no address")
-    bootstrap = (
-        _from_json(text) or _from_message(answer) or Bootstrap(text.decode(errors="replace"))
-    )
+    bootstrap = _from_json(text) or _from_message(answer) or Bootstrap(_decoded(text))
     if bootstrap.version > NEWEST_VERSION:
         raise Unimplemented(f"unsupported shim version ({bootstrap.version})")
     if not bootstrap.address:
         raise Unknown("the shim printed no address")
+    if not is_address(bootstrap.address):
+        raise Unknown(f"the shim printed no address: {printable(bootstrap.address[:_SHOWN])}")
     return bootstrap
+
+
+def _decoded(text: bytes) -> str:
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        raise Unknown(f"the shim printed what is no text: {text[:_SHOWN]!r}") from None
 
 
 def _from_json(text: bytes) -> Bootstrap | None:
     try:
         bootstrap = Bootstrap.from_json(text)
         return bootstrap if bootstrap.version >= 2 else None
-    except (TypeError, ValueError):
+    except ValueError:
         return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import json
 import logging
 import socket
@@ -90,13 +91,17 @@ class Warm:
         return Completed(reply["status"], output + errors if merge else output, errors)
 
     async def _send(self, request: bytes, theirs: socket.socket) -> None:
-        """Raises ConnectionError if there is no helper."""
+        """Raises ConnectionError if there is no helper, or if it cannot be told so much at once."""
         async with self._sending:
             while (control := self._control) is not None:
                 try:
                     socket.send_fds(control, [request], [theirs.fileno()])
                 except BlockingIOError:  # as many calls wait as the socket holds
                     await asyncio.sleep(_FULL_SECONDS)
+                except OSError as exc:
+                    if exc.errno != errno.EMSGSIZE:
+                        raise
+                    raise ConnectionAbortedError("the call is too long") from exc
                 else:
                     return
         raise ConnectionRefusedError("no process to fork shims is running")

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import contextlib
+import socket
+from dataclasses import replace
 from pathlib import Path
 
+import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +18,7 @@ from taskd.proto.google.protobuf import Any, Timestamp
 from taskd.runtime.binary import Bootstrap, ShimBinary, parse_bootstrap, resolve
 from taskd.runtime.bundle import Bundle
 from taskd.runtime.types import CreateOptions
+from taskd.runtime.warm import Warm
 from taskd.types import TypedValue
 
 ADDRESS = "unix:///run/containerd/s/abc"
@@ -41,6 +45,50 @@ def test_every_generations_answer(answer: bytes, expected: Bootstrap) -> None:
 def test_a_version_from_the_future() -> None:
     with pytest.raises(Unimplemented, match=r"unsupported shim version \(4\)"):
         parse_bootstrap(JSON3.replace(b":3", b":4", 1))
+
+
+NESTED = b"[" * 100 + b"]" * 100
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b'{"version":2,"address":5,"protocol":"ttrpc"}',
+        b'{"version":2,"address":["unix:///a"],"protocol":"ttrpc"}',
+        b'{"version":2,"address":"unix:///a\\u0000b","protocol":"ttrpc"}',
+        b'{"version":2,"address":"unix:///\\ud800","protocol":"ttrpc"}',
+        b'{"version":2,"address":"unix:///a","protocol":{}}',
+        b'{"version":"2","address":"unix:///a","protocol":"ttrpc"}',
+        b'{"version":2,"address":' + NESTED + b"}",
+        b"unix:///a\x00b",
+        b"unix:///a\nunix:///b",
+        b"unix:///\xff\xfe",
+        bytes(BootstrapResult(version=3, address="unix:///a\x1b[2J", protocol="ttrpc")),
+    ],
+)
+def test_what_is_no_address(answer: bytes) -> None:
+    """What reads like JSON for people may be an address, but leads nowhere."""
+    with contextlib.suppress(Unknown):
+        address = parse_bootstrap(answer).address
+        assert address == answer.decode()
+    with pytest.raises(ValueError, match="no bootstrap parameters|Expecting|codec|Extra data"):
+        Bootstrap.from_json(answer)
+
+
+def test_a_document_too_deep_to_read_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python's limit is reached by the document or, here, by whoever calls."""
+
+    def loads(_: bytes) -> object:
+        raise RecursionError
+
+    monkeypatch.setattr("taskd.runtime.binary.json.loads", loads)
+    with pytest.raises(ValueError, match="no bootstrap parameters|Expecting|codec|Extra data"):
+        Bootstrap.from_json(b"{}")
+
+
+@pytest.mark.parametrize("address", ["unix://\0abstract", "@abstract", "/run/s", "unix:///ä"])
+def test_addresses(address: str) -> None:
+    assert parse_bootstrap(address.encode()).address == address
 
 
 @given(st.binary())
@@ -111,6 +159,22 @@ async def test_a_binary_that_cannot_be_run(tmp_path: Path, bundle: Bundle) -> No
     binary.path.chmod(0o644)
     with pytest.raises(Unknown, match=r"^: fork/exec .*/shim: permission denied"):
         await binary.start(CreateOptions("kind"))
+
+
+async def test_what_is_too_long_for_the_warm_process_is_executed(
+    tmp_path: Path, bundle: Bundle
+) -> None:
+    binary = shim(tmp_path, bundle, "cat > stdin; echo unix:///a")
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        ours.setblocking(False)
+        warm = Warm()
+        warm._control, warm._paths = ours, frozenset({str(binary.path.resolve())})
+        options = TypedValue("a.Type", bytes(300_000))
+        with anyio.fail_after(60):
+            await replace(binary, warm=warm).start(CreateOptions("kind", task_options=options))
+    given = decode(Any, (bundle.path / "stdin").read_bytes())
+    assert given.value == options.value
 
 
 async def test_delete_tells_the_exit(tmp_path: Path, bundle: Bundle) -> None:
