@@ -10,7 +10,7 @@ SHIM := containerd-shim-runc-v2:containerd runc:runc busybox:busybox-static
 # Daemons are started by the dozen: what is compiled once is kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint types tests parity bench soak compose protos lock clean
+.PHONY: demo test lint types tests parity bench soak fuzz compose protos lock clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/taskd demo
@@ -42,6 +42,10 @@ bench: $(VENV)/.installed-dev
 soak: $(VENV)/.installed-dev
 	@.ci/need $(SHIM) nats-server:nats-server
 	TASKD_SOAK_CONTAINERS=$${TASKD_SOAK_CONTAINERS:-5000} $(BIN)/pytest -s tests/faults/test_kill_loop.py
+
+# Bad input for whatever reads other people's bytes, for two minutes each.
+fuzz: $(VENV)/.installed-dev
+	PYTHONPATH=tests $(BIN)/python -m fuzz $(FUZZ)
 
 compose:
 	@.ci/compose

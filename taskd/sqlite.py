@@ -44,7 +44,7 @@ class SqliteFile:
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
             connection.execute(f"PRAGMA synchronous = {self._sync}")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise self.explained(error) from error
         return connection
 
@@ -72,13 +72,16 @@ class SqliteFile:
                 connection.executescript(
                     f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT"
                 )
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise self.explained(error) from error
 
-    def explained(self, error: sqlite3.Error) -> TaskdError:
+    def explained(self, error: sqlite3.Error | UnicodeDecodeError) -> TaskdError:
         """The domain's error for one of SQLite's: `DataLoss`, `FailedPrecondition` for a file that
         cannot be used, `ResourceExhausted` for a full disk, else `Unknown`.
         """
+        if isinstance(error, UnicodeDecodeError):
+            # What SQLite says of a damaged schema quotes it, and sqlite3 takes that for UTF-8.
+            return DataLoss(f"{self.name} {self.path} is damaged: its schema", verbatim=True)
         text = f"{self.name} {self.path}: {error}"
         match error.sqlite_errorcode & 0xFF if hasattr(error, "sqlite_errorcode") else 0:
             case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:

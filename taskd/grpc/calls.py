@@ -324,14 +324,25 @@ class StreamingCall(grpclib.server.Stream[Any, Any]):
 
     async def recv_message(self) -> Any:
         """The next message; None if there is no more. Raises GRPCError."""
-        prefix = await self._stream.recv_data(PREFIX_SIZE)
+        prefix = await self._receive(PREFIX_SIZE)
         if not prefix:
+            if not self._handler.cardinality.client_streaming:
+                raise GRPCError(Status.INTERNAL, "EOF")
             return None
         compressed, size = parse_prefix(prefix)
-        data = await self._stream.recv_data(size)
+        data = await self._receive(size)
+        if len(data) < size:
+            raise GRPCError(Status.INTERNAL, "unexpected EOF")
         if compressed:
             data = expand(data, self._request.encoding)
         return _CODEC.decode(data, self._recv_type)
+
+    async def _receive(self, size: int) -> bytes:
+        """So many bytes, or none if none came; raises GRPCError if some are missing."""
+        try:
+            return await self._stream.recv_data(size)
+        except AssertionError:  # grpclib's way to say so
+            raise GRPCError(Status.INTERNAL, "unexpected EOF") from None
 
     async def send_message(self, message: Any) -> None:
         """Send a message. Raises StreamTerminatedError if the client has gone."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import anyio.lowlevel
 
 from taskd import identifiers
-from taskd.errors import AlreadyExists, InvalidArgument, NotFound, TaskdError
+from taskd.errors import AlreadyExists, DataLoss, InvalidArgument, NotFound, TaskdError
 from taskd.metadata import labels as labels_
 from taskd.metadata.database import Database, Row
 from taskd.metadata.namespaces import ensure
@@ -292,7 +292,11 @@ def _dump_extensions(extensions: Mapping[str, TypedValue]) -> str:
 
 
 def _load_extensions(stored: str) -> dict[str, TypedValue]:
-    return {
-        name: TypedValue(type_url, base64.b64decode(value))
-        for name, (type_url, value) in json.loads(stored).items()
-    }
+    try:
+        return {
+            name: TypedValue(type_url, base64.b64decode(value))
+            for name, (type_url, value) in json.loads(stored).items()
+        }
+    except (AttributeError, TypeError, ValueError):
+        message = f"the metadata database is damaged: extensions {stored!r}"
+        raise DataLoss(message, verbatim=True) from None

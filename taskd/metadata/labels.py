@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 
 from taskd import filters
-from taskd.errors import InvalidArgument, Unknown
+from taskd.errors import DataLoss, InvalidArgument, Unknown
 
 __all__ = ["dump", "load", "lookup", "prepare_filters", "validate"]
 
@@ -39,8 +39,14 @@ def dump(labels: Mapping[str, str]) -> str:
 
 
 def load(stored: str) -> dict[str, str]:
-    labels: dict[str, str] = json.loads(stored)
-    return labels
+    """Labels as `dump` wrote them. Raises `DataLoss` for anything else, as on a bad disk."""
+    try:
+        labels: dict[str, str] = json.loads(stored)
+        if all(isinstance(value, str) for value in labels.values()):
+            return labels
+    except (AttributeError, TypeError, ValueError):
+        pass
+    raise DataLoss(f"the metadata database is damaged: labels {stored!r}", verbatim=True)
 
 
 def lookup(labels: Mapping[str, str], fieldpath: Sequence[str]) -> tuple[str, bool]:

@@ -102,6 +102,24 @@ async def test_a_deadline_is_kept_for_a_request_that_is_not_whole(path: Path) ->
         assert await works(peer)
 
 
+@pytest.mark.parametrize("called", [ECHO, "/test.Service/Pour", "/test.Service/Repeat"])
+@pytest.mark.parametrize("length", [0, 1, 4, 5, len(framed(HELLO)) - 1])
+async def test_a_request_that_is_cut_short(
+    path: Path, caplog: pytest.LogCaptureFixture, called: str, length: int
+) -> None:
+    async with Peer.on(path) as peer:
+        stream_id = peer.open(called)
+        peer.send(stream_id, framed(HELLO)[:length])
+        answer = await peer.answer(stream_id)
+        if called.endswith("Repeat") and length == 0:
+            assert answer.status == Code.OK
+        else:
+            words = "unexpected EOF" if length else "EOF"
+            assert (answer.status, unquote(answer.words)) == (Code.INTERNAL, words)
+        assert await works(peer)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
 @pytest.mark.parametrize("timeout", ["", "1", "S", "-1S", "123456789S", "1s"])
 async def test_a_deadline_that_is_none(path: Path, timeout: str) -> None:
     async with Peer.on(path) as peer:

@@ -165,3 +165,31 @@ async def test_other_processes_do_not_get_hold_of_it(tmp_path: Path, statement: 
         assert {each.name for each in tmp_path.iterdir()} == {path.name, f"{path.name}-wal"}
         await NamespaceStore(database).create("b", {})
     assert not other()
+
+
+@pytest.mark.parametrize("byte", [0xEC, 0xFF, 0x80])
+def test_a_damaged_schema_that_is_no_text(tmp_path: Path, byte: int) -> None:
+    """SQLite quotes it in its error, which sqlite3 then cannot decode."""
+    file = tmp_path / "metadata.db"
+    with Database(file):
+        pass
+    whole = file.read_bytes()
+    damaged = whole.replace(b"CREATE TABLE namespaces", b"CREATE %cABLE namespaces" % byte)
+    assert damaged != whole
+    file.write_bytes(damaged)
+    with pytest.raises(DataLoss, match=f"database {file} is damaged: its schema$"):
+        Database(file)
+
+
+@pytest.mark.parametrize("stored", ["", "{", "[]", "3", '{"a" "b"}', '{"a": 1}', '{"a": null}'])
+@pytest.mark.parametrize("column", ["labels", "extensions"])
+async def test_a_record_that_is_damaged(database: Database, column: str, stored: str) -> None:
+    store = ContainerStore(database)
+    await store.create("ns", Container("c", runtime_name="r", spec=SPEC))
+    await database.write(
+        lambda connection: connection.execute(f"UPDATE containers SET {column} = ?", (stored,))
+    )
+    with pytest.raises(DataLoss, match=f"^the metadata database is damaged: {column} "):
+        await store.list("ns")
+    with pytest.raises(DataLoss):
+        store.get("ns", "c")
