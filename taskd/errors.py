@@ -73,6 +73,9 @@ class TaskdError(Exception):
             message = self.kind
         elif not verbatim and message != self.kind and not message.endswith(f": {self.kind}"):
             message = f"{message}: {self.kind}"
+        if not message.isascii():
+            # Names of files need not be UTF-8, but what travels has to be.
+            message = message.encode(errors="backslashreplace").decode()
         self.message = message
         super().__init__(message)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import resource
-import shutil
 import signal
 import threading
 from collections.abc import Mapping, Sequence
@@ -85,6 +84,8 @@ def popen(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
                 return Popen(command, **options)
             finally:
                 _limit(resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    import shutil
+
     _find(command[0], options.get("cwd"), options.get("env"))
     prlimit = shutil.which("prlimit", path=os.defpath) or "prlimit"
     return Popen([prlimit, f"--nofile={_files}:", "--", *command], **options)
@@ -108,6 +109,8 @@ def _lowest_free() -> int:
 
 def _find(program: str, cwd: str | os.PathLike[str] | None, env: Mapping[str, str] | None) -> None:
     """Raise what `subprocess.Popen` raises for a program that there is not."""
+    import shutil
+
     if "/" in program:
         os.stat(Path(cwd or "", program))  # noqa: PTH116 - for its error
     elif shutil.which(program, path=os.pathsep.join(os.get_exec_path(env))) is None:

@@ -196,7 +196,7 @@ def _start(kind: type[Container], options: argparse.Namespace, call: Call) -> in
         Path(address.removeprefix("unix://")).unlink(missing_ok=True)
         if not call.forks:
             raise
-        os.write(tell, str(exc).encode())
+        os.write(tell, str(exc).encode(errors="backslashreplace"))
         os._exit(1)
     _be_silent()
     if call.forks:

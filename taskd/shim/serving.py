@@ -77,7 +77,7 @@ class _LogFifo(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         with suppress(OSError):
-            os.write(self._fd, f"{self.format(record)}\n".encode())
+            os.write(self._fd, f"{self.format(record)}\n".encode(errors="backslashreplace"))
 
 
 def _set_up_log(fifo: Path, debug: bool) -> None:

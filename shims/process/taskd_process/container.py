@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
+from signal import SIGCONT, SIGKILL, SIGSTOP
 from typing import TYPE_CHECKING, Any
 
 from taskd import moves, procfs
@@ -116,22 +116,34 @@ class HostProcess(Container):
             await super().kill(process, signal, everyone)
             self._let_die(signal, process.pid)
             return
-        pids = await self.pids()
-        if not pids:
+        if signal == SIGKILL:
+            found = await self._kill_all()
+        else:
+            found = await self.pids()
+            self._send(signal, found)
+        if not found:
             raise NotFound("process already finished")
-        self._send(signal, pids)
 
     async def ended(self) -> None:
-        self._send(signal.SIGKILL, await self.pids())
+        await self._kill_all()
 
-    def _send(self, number: int, pids: Sequence[int]) -> None:
+    async def _kill_all(self) -> Collection[int]:
+        """Kill everybody; who that was."""
+        killed: set[int] = set()
+        # Whoever is killed forks no more, but may have done so since the members were looked up.
+        while found := set(await self.pids()) - killed:
+            self._send(SIGKILL, found)
+            killed |= found
+        return killed
+
+    def _send(self, number: int, pids: Collection[int]) -> None:
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
         self._let_die(number, *pids)
 
     def _let_die(self, number: int, *pids: int) -> None:
-        if number == signal.SIGKILL and self._own is not None and self._paused:
+        if number == SIGKILL and self._own is not None and self._paused:
             for pid in pids:
                 self._own.let_die(pid)
 
@@ -158,7 +170,7 @@ class HostProcess(Container):
         for _ in range(_REMOVALS):
             for pid in cgroup.pids():
                 with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+                    os.kill(pid, SIGKILL)
             with suppress(FileNotFoundError):
                 cgroup.freeze(False)  # what is frozen would only die later
             if cgroup.remove():
@@ -175,10 +187,10 @@ class HostProcess(Container):
         return (each for each in _descendants() if each.session in self._sessions)
 
     async def pause(self) -> None:
-        await self._freeze(True, signal.SIGSTOP)
+        await self._freeze(True, SIGSTOP)
 
     async def resume(self) -> None:
-        await self._freeze(False, signal.SIGCONT)
+        await self._freeze(False, SIGCONT)
 
     async def _freeze(self, yes: bool, number: int) -> None:
         async with self._freezing:
