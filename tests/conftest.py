@@ -17,6 +17,8 @@ from harness.leaks import leaving_nothing
 from harness.real import need
 from hypothesis import settings
 
+from taskd.grpc import engine
+
 # How long one example takes says more about the machine than about the code.
 settings.register_profile("taskd", deadline=None)
 settings.load_profile("taskd")
@@ -66,6 +68,15 @@ def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def namespace() -> str:
     """A namespace that no other test has: the Go shim keeps runc's state under its name."""
     return f"test-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(params=[each.value for each in engine.Engine])
+def on_engine(request: pytest.FixtureRequest) -> Iterator[engine.Engine]:
+    """Both of them, for servers and channels that are made in this process."""
+    chosen = engine.Engine(request.param)
+    engine.select(chosen)
+    yield chosen
+    engine.select(None)
 
 
 @pytest.fixture

@@ -74,8 +74,7 @@ async def events(
                 raise from_status(exc.status.value, exc.message or "") from exc
         except BrokenPipeError:
             raise  # that of our own output
-        except (StreamTerminatedError, ConnectionError, FileNotFoundError, AttributeError) as exc:
-            # AttributeError: grpclib's, for a connection that ends while it is made.
+        except (StreamTerminatedError, ConnectionError, FileNotFoundError) as exc:
             if not reconnect:
                 where_to = "" if position is None else f"; go on with --after {position}"
                 raise Unavailable(f"no daemon at {address}{where_to}", verbatim=True) from exc

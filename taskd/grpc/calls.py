@@ -256,9 +256,7 @@ class UnaryCall:
                 engine.send_headers(
                     stream_id, (*beginning(self._http_status), *last), end_stream=True
                 )
-            elif len(answer) > min(
-                engine.local_flow_control_window(stream_id), engine.max_outbound_frame_size
-            ):
+            elif len(answer) > connection.room(stream_id):
                 await self._send_by_and_by(answer, last)
             else:
                 engine.send_headers(stream_id, beginning())
@@ -348,7 +346,13 @@ class StreamingCall(grpclib.server.Stream[Any, Any]):
         """Send a message. Raises StreamTerminatedError if the client has gone."""
         if not self._send_initial_metadata_done:
             await self.send_initial_metadata()
-        await self._stream.send_data(frame(_CODEC.encode(message, self._send_type)))
+        data = frame(_CODEC.encode(message, self._send_type))
+        connection = cast(Connection, self._stream.connection)
+        if connection.write_ready.is_set() and len(data) <= connection.room(self.id):
+            connection.engine.send_data(self.id, data)
+            self._calls.flush_message(len(data))
+        else:
+            await self._stream.send_data(data)
         self._send_message_done = True
 
     async def _serve(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Self, cast
 
 import grpclib.client
 from grpclib.encoding.base import CodecBase
@@ -39,6 +39,11 @@ class Channel(grpclib.client.Channel):
     async def connect(self) -> None:
         """Connect, unless it is connected. Raises OSError."""
         await self.__connect__()
+
+    async def wait_lost(self) -> None:
+        """Return when there is no connection."""
+        if self._protocol is not None:
+            await cast(Protocol, self._protocol).lost.wait()
 
     async def __aenter__(self) -> Self:
         return self

@@ -108,6 +108,16 @@ class Connection(protocol.Connection):
         ended: bool = self.engine.state_machine.state is ConnectionState.CLOSED
         return ended
 
+    def room(self, stream_id: int) -> int:
+        """Bytes that can be sent on a stream at once; 0 if it has been closed."""
+        engine = self.engine
+        try:
+            window: int = engine.local_flow_control_window(stream_id)
+        except H2ProtocolError:
+            return 0
+        frame: int = engine.max_outbound_frame_size
+        return min(window, frame)
+
     def create_stream(self, **options: Any) -> protocol.Stream:
         """Raises StreamTerminatedError if the connection has ended."""
         if self.is_closing():
@@ -142,13 +152,15 @@ class _Stream(protocol.Stream):
             await self.connection.write_ready.wait()
             if self.connection.is_closing():
                 raise StreamTerminatedError("Connection lost")
-            stream_id = self._h2_connection.get_next_available_stream_id()
             try:
+                stream_id = self._h2_connection.get_next_available_stream_id()
                 self._h2_connection.send_headers(stream_id, headers, end_stream=end_stream)
             except TooManyStreamsError:
                 self.connection.stream_close_waiter.clear()
                 await self.connection.stream_close_waiter.wait()
                 continue
+            except H2ProtocolError as exc:
+                raise StreamTerminatedError("Connection lost") from exc
             self.init_stream(stream_id, self.connection)
             release_stream = _processor.register(self)
             self._transport.write(self._h2_connection.data_to_send())
@@ -201,8 +213,11 @@ class Protocol(protocol.H2Protocol):
 
     client = True
     connection: Connection
+    lost: asyncio.Event
+    """Set when the connection has ended."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.lost = asyncio.Event()
         self.connection = Connection(
             cast(asyncio.Transport, transport), self.config, client=self.client
         )
@@ -218,9 +233,20 @@ class Protocol(protocol.H2Protocol):
         try:
             events = self.connection.feed(data)
         except H2ProtocolError as exc:
-            _sparing.warning("a connection is closed, since its peer broke HTTP/2: %s", exc)
-            self.processor.close("Protocol error")
+            self._complain(str(exc))
             return
         for event in events:
             self.processor.process(event)
         self.connection.flush()
+        if self.connection.ended_by_engine:
+            self._complain(self.connection.engine.complaint)
+
+    def _complain(self, words: str) -> None:
+        """End the connection, with a word about the peer if it is to blame."""
+        if words:
+            _sparing.warning("a connection is closed, since its peer broke HTTP/2: %s", words)
+        self.processor.close("Protocol error" if words else "Connection closed")
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        self.lost.set()

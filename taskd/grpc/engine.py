@@ -30,7 +30,9 @@ class Engine(StrEnum):
 
 
 class _H2(H2Connection):
-    """h2's connection; sending leads to nothing in it."""
+    """h2's connection; sending leads to nothing in it, and it complains by raising."""
+
+    complaint = ""
 
     def late_events(self) -> list[Event]:
         return []

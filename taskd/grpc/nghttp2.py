@@ -78,6 +78,8 @@ class Connection:
         """Those that are open."""
         self.remote_settings: dict[int, int] = {}
         """What the peer has said."""
+        self.complaint = ""
+        """What the peer has done to have the connection ended."""
         self.state_machine = _StateMachine()
         self._client = client
         self._answered: set[int] = set()
@@ -142,7 +144,11 @@ class Connection:
         return data
 
     def get_next_available_stream_id(self) -> int:
-        stream_id: int = self._native.next_stream_id
+        """Raises h2's `ProtocolError` if the connection ends."""
+        try:
+            stream_id: int = self._native.next_stream_id
+        except ngh2.NGH2Error as exc:
+            raise _error(exc, 0) from exc
         return stream_id
 
     def send_headers(
@@ -287,6 +293,8 @@ class Connection:
         events.append(terminated)
 
     def _ended(self, event: ngh2.ConnectionClosed, events: list[Event]) -> None:
+        if event.error_code:
+            self.complaint = event.debug_data.decode(errors="replace") or str(event.error_code)
         self._dead = True
         self.state_machine.state = ConnectionState.CLOSED
 

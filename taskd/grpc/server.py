@@ -31,6 +31,8 @@ from taskd.grpc.headers import Refused, Request
 
 __all__ = ["Servable", "Server"]
 
+_GATHERED_BYTES: Final = 64 << 10
+
 _CONFIG: Final = Configuration().__for_client__()  # no pings: a unix socket tells of its end
 
 
@@ -94,7 +96,8 @@ class Calls(Processor):
         self._server = server
         self._calls: dict[int, UnaryCall | StreamingCall] = {}
         self._leaving = False
-        self._flushes = False
+        self._gathers = False
+        self._gathered = 0
         self._loop = asyncio.get_running_loop()
 
     # From the calls
@@ -121,12 +124,28 @@ class Calls(Processor):
         """Send what has been answered: with other answers, if calls were made together."""
         if len(self._calls) == 1:
             self.connection.flush()
-        elif not self._flushes:
-            self._flushes = True
+        else:
+            self._gather()
+
+    def flush_message(self, size: int) -> None:
+        """Send a message of a stream; those that follow it at once go together."""
+        if not self._gathers:
+            self.connection.flush()
+            self._gather()
+        else:
+            self._gathered += size
+            if self._gathered > _GATHERED_BYTES:
+                self._gathered = 0
+                self.connection.flush()
+
+    def _gather(self) -> None:
+        if not self._gathers:
+            self._gathers = True
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        self._flushes = False
+        self._gathers = False
+        self._gathered = 0
         if not self.connection.is_closing():
             self.connection.flush()
 

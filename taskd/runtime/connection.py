@@ -15,7 +15,7 @@ from taskd.runtime.binary import Bootstrap
 
 __all__ = ["Connection", "connect"]
 
-_PROBE_SECONDS = 1.0
+_RETRY_SECONDS = 0.1
 
 
 class Connection(Protocol):
@@ -110,16 +110,17 @@ class GrpcConnection:
             raise ttrpc.ConnectionClosed from exc
 
     async def wait_closed(self) -> None:
-        # grpclib reconnects by itself and does not tell of a lost connection, so it is asked for.
         while not self._closed.is_set():
+            await self._channel.wait_lost()
+            if self._closed.is_set():
+                return
+            # A shim that has closed a connection may take another one.
             try:
-                async with asyncio.timeout(_PROBE_SECONDS):
-                    await self._closed.wait()
-            except TimeoutError:
-                try:
-                    await self._channel.connect()
-                except OSError:
-                    self._closed.set()
+                await self._channel.connect()
+            except OSError:
+                self._closed.set()
+            else:
+                await asyncio.sleep(_RETRY_SECONDS)
 
     async def aclose(self) -> None:
         self._closed.set()

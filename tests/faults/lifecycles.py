@@ -39,8 +39,7 @@ _STEPS = {
     "/tasks/exit": TaskExit,
     "/tasks/delete": TaskDelete,
 }
-# AttributeError: grpclib's, for a connection that ends while it is made.
-_GONE = (StreamTerminatedError, OSError, asyncio.TimeoutError, AttributeError)
+_GONE = (StreamTerminatedError, OSError, asyncio.TimeoutError)
 
 
 class Fleet:

@@ -241,10 +241,6 @@ class Recorder:
             shown.append("waits")
         except (StreamTerminatedError, ConnectionError):
             shown.append("the daemon is gone")
-        except AttributeError as error:
-            if error.name != "_transport":  # grpclib's, of a connection that has just been lost
-                raise
-            shown.append("the daemon is gone")
         self.note("\n    ".join(shown))
         return answer
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import anyio
 import pytest
-from grpclib.client import Channel
 from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError
 from grpclib.health.v1.health_grpc import HealthStub
@@ -19,7 +18,10 @@ from grpclib.health.v1.health_pb2 import HealthCheckRequest
 from taskd.api import request
 from taskd.api.server import ApiServer
 from taskd.errors import Code, TaskdError
+from taskd.grpc.channel import Channel
 from taskd.proto.google.protobuf import Empty
+
+pytestmark = pytest.mark.usefixtures("on_engine")
 
 PATH = "/test.Service/Call"
 
@@ -64,7 +66,7 @@ async def serving(service: Service, folder: Path) -> AsyncIterator[tuple[ApiServ
         listener.bind(str(folder / "s"))
         listener.listen()
         await server.start(listener)
-        async with Channel(path=str(folder / "s")) as channel:
+        async with Channel(folder / "s") as channel:
             yield server, channel
         await server.close()
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -10,15 +10,6 @@ from grpc_service import Service
 
 from taskd.api.server import ApiServer
 from taskd.grpc import engine
-
-
-@pytest.fixture(params=[each.value for each in engine.Engine])
-def on_engine(request: pytest.FixtureRequest) -> Iterator[engine.Engine]:
-    """Both of them, for servers and channels that are made in this process."""
-    chosen = engine.Engine(request.param)
-    engine.select(chosen)
-    yield chosen
-    engine.select(None)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -145,6 +145,13 @@ class Peer:
             while not condition():
                 assert not self.ended, "the server has ended the connection"
                 await self.receive()
+
+    async def closed(self) -> None:
+        """Return when the server has closed the connection."""
+        async with asyncio.timeout(SECONDS):
+            with suppress(ConnectionResetError):  # it has not read all
+                while await self._reader.read(1 << 16):
+                    pass
 
     async def receive(self) -> None:
         """Take what comes next."""
