@@ -47,12 +47,10 @@ from typing import Any, Literal
 from taskd.errors import InvalidArgument
 from taskd.events.journal import Retention
 from taskd.gc.policy import MAX_PAUSE_THRESHOLD, Policy
+from taskd.logs import LEVELS
 from taskd.nats.settings import NatsConfig, Subjects, without_credentials
 
-__all__ = ["LOG_LEVELS", "TIMEOUTS", "Config", "EventsConfig", "TracingConfig", "load", "seconds"]
-
-LOG_LEVELS = ("trace", "debug", "info", "warn", "error", "fatal", "panic")
-"""containerd's names of levels."""
+__all__ = ["TIMEOUTS", "Config", "EventsConfig", "TracingConfig", "load", "seconds"]
 
 TIMEOUTS: Mapping[str, float] = {
     "io.containerd.timeout.shim.cleanup": 5.0,
@@ -206,8 +204,8 @@ def _path(value: object) -> Path:
 
 
 def _level(value: object) -> str:
-    if value not in LOG_LEVELS:
-        raise ValueError(f"{value!r} is not one of {', '.join(LOG_LEVELS)}")
+    if value not in LEVELS:
+        raise ValueError(f"{value!r} is not one of {', '.join(LEVELS)}")
     return str(value)
 
 

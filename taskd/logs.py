@@ -7,12 +7,12 @@ from types import TracebackType
 
 from taskd.printable import printable
 
-__all__ = ["TRACE", "set_up"]
+__all__ = ["LEVELS", "TRACE", "set_up"]
 
 TRACE = 5
 """Below DEBUG: each call."""
 
-_LEVELS = {
+LEVELS = {
     "trace": TRACE,
     "debug": logging.DEBUG,
     "info": logging.INFO,
@@ -33,8 +33,8 @@ def set_up(level: str) -> None:
     logging.addLevelName(TRACE, "TRACE")
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
-    logging.basicConfig(level=max(_LEVELS[level], logging.INFO), handlers=[handler])
-    logging.getLogger("taskd").setLevel(_LEVELS[level])
+    logging.basicConfig(level=max(LEVELS[level], logging.INFO), handlers=[handler])
+    logging.getLogger("taskd").setLevel(LEVELS[level])
 
 
 class _Formatter(logging.Formatter):

@@ -1,4 +1,4 @@
-"""Command lines to calls; no logic."""
+"""Command lines to calls; no logic. A command loads what it needs: shims wait for ``publish``."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import taskd
-from taskd import config, inherited, logs
+from taskd import inherited, logs
 from taskd.cli import shim
 from taskd.errors import InvalidArgument, TaskdError, words
 from taskd.extras import missing
-from taskd.nats.settings import NatsConfig, Subjects
 from taskd.printable import printable
-from taskd.service_manager import ServiceManager
+
+if TYPE_CHECKING:
+    from taskd.nats.settings import NatsConfig
 
 __all__ = ["main"]
 
@@ -52,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--root", type=Path, metavar="DIR", help="what outlives a reboot")
     serve.add_argument("--state", type=Path, metavar="DIR", help="what does not")
     serve.add_argument("--address", type=Path, metavar="SOCKET", help="where gRPC is served")
-    serve.add_argument("--log-level", choices=config.LOG_LEVELS, metavar="LEVEL")
+    serve.add_argument("--log-level", choices=logs.LEVELS, metavar="LEVEL")
 
     publish = commands.add_parser("publish", help="publish the event on standard input")
     publish.set_defaults(command=_publish)
@@ -89,9 +91,12 @@ def _parser() -> argparse.ArgumentParser:
 def _serve(options: argparse.Namespace) -> None:
     gc.disable()  # until the daemon is up: what it is built of makes no garbage worth the time
     inherited.take(umask=0o077)
-    manager = ServiceManager.taken()
 
-    from taskd.daemon import serve  # as do the others below: a command loads what it needs
+    from taskd import config
+    from taskd.daemon import serve
+    from taskd.service_manager import ServiceManager
+
+    manager = ServiceManager.taken()
 
     given = {
         "root": options.root and options.root.absolute(),
@@ -110,7 +115,7 @@ def _serve(options: argparse.Namespace) -> None:
 def _publish(options: argparse.Namespace) -> None:
     from taskd.cli.publish import publish
 
-    address = options.address or options.daemon_address or str(config.Config().socket)
+    address = options.address or options.daemon_address or str(_usual_socket())
     publish(address, options.namespace, options.topic, sys.stdin.buffer.read())
 
 
@@ -128,12 +133,21 @@ def _events(options: argparse.Namespace) -> None:
             raise InvalidArgument("--after is a position in one machine's journal", verbatim=True)
         _run(partial(_import_fleet(), _nats(options), options.filters, since, **shown))
         return
-    address = options.address or options.daemon_address or config.Config().socket
+    address = options.address or options.daemon_address or _usual_socket()
     _run(partial(events, Path(address), options.filters, Start(options.after, since), **shown))
+
+
+def _usual_socket() -> Path:
+    from taskd.config import Config
+
+    return Config().socket
 
 
 def _nats(options: argparse.Namespace) -> NatsConfig:
     """``[events.nats]`` of the configuration, if one is named, and what the options say instead."""
+    from taskd import config
+    from taskd.nats.settings import NatsConfig, Subjects
+
     settings = config.load(options.config).events.nats if options.config else None
     if settings is None:
         if not options.nats:
