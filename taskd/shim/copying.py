@@ -25,7 +25,7 @@ _HELD = 16 << 20
 _TURNS = 64
 """Pieces to move without letting others run: more than the largest of pipes holds."""
 _SETTLE_SECONDS = 2.0
-_PATIENCE_SECONDS = 0.1
+_PATIENCE_SECONDS = 0.3
 """For a client to read on, until it is taken for one that reads only when it is told of the end."""
 _REPORT_SECONDS = 10.0
 """Between two lines about output that is dropped."""
