@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 from taskd import folders
 from taskd.errors import FailedPrecondition
 
-__all__ = ["listening", "remove_stale"]
+__all__ = ["listening", "refuse_stranger", "remove_stale"]
 
 MAX_PATH = 107
 """Bytes of a unix socket's path: ``sun_path`` less its final NUL, unix(7)."""
@@ -47,6 +48,15 @@ def listening(path: Path) -> Iterator[socket.socket]:
             with suppress(FileNotFoundError):
                 if path.stat().st_ino == ours:
                     path.unlink()
+
+
+def refuse_stranger(connected: socket.socket) -> None:
+    """Raise PermissionError unless who listens at the other end is root, or this very user."""
+    _, user, _ = struct.unpack(
+        "3i", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    )
+    if user not in (0, os.geteuid()):
+        raise PermissionError(f"it is user {user} who listens there")
 
 
 def remove_stale(path: Path) -> None:

@@ -49,7 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
         sockets = Path("/run/containerd/s")
         sockets.mkdir(parents=True, exist_ok=True)
         subprocess.run(["mount", "--make-rprivate", "/"], check=True)
-        subprocess.run(["mount", "-t", "tmpfs", "sockets", sockets], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0711", "sockets", sockets], check=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

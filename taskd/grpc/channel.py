@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self, cast
 
 import grpclib.client
+import grpclib.protocol
 from grpclib.encoding.base import CodecBase
 from grpclib.events import SendRequest, listen
 
@@ -23,9 +26,16 @@ class Channel(grpclib.client.Channel):
     """
 
     def __init__(
-        self, path: Path | str, *, namespace: str = "", codec: CodecBase | None = None
+        self,
+        path: Path | str,
+        *,
+        namespace: str = "",
+        codec: CodecBase | None = None,
+        check: Callable[[socket.socket], None] | None = None,
     ) -> None:
+        """`check` looks at each connection that is made, and raises OSError for a bad one."""
         super().__init__(path=str(path), codec=codec or Messages())
+        self._check = check
         if namespace:
 
             async def in_namespace(event: SendRequest) -> None:
@@ -35,6 +45,18 @@ class Channel(grpclib.client.Channel):
 
     def _protocol_factory(self) -> Protocol:
         return Protocol(grpclib.client.Handler(), self._config, self._h2_config)
+
+    async def _create_connection(self) -> grpclib.protocol.H2Protocol:
+        transport, protocol = await self._loop.create_unix_connection(
+            self._protocol_factory, self._path
+        )
+        if self._check is not None:
+            try:
+                self._check(transport.get_extra_info("socket"))
+            except BaseException:
+                transport.abort()
+                raise
+        return protocol
 
     async def connect(self) -> None:
         """Connect, unless it is connected. Raises OSError."""

@@ -6,7 +6,6 @@ Sources: containerd's ``runtime/v2/shim/util.go`` (command line and environment)
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -17,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from taskd import plugins
+from taskd import plugins, shim_sockets
 from taskd.codec import MalformedMessage, decode, encode
 from taskd.errors import TaskdError, Unimplemented, Unknown
 from taskd.printable import printable
@@ -100,7 +99,7 @@ def usual_socket(daemon_address: str, bundle: Bundle) -> Path:
     Source: ``SocketAddress`` in containerd's ``runtime/v2/shim/util_unix.go``.
     """
     name = f"{daemon_address}/{bundle.namespace}/{bundle.id}"
-    return Path("/run/containerd/s", hashlib.sha256(name.encode()).hexdigest())
+    return shim_sockets.path(shim_sockets.folder(bundle.path), name)
 
 
 def parse_bootstrap(answer: bytes) -> Bootstrap:

@@ -12,6 +12,8 @@ from taskd import errors, ttrpc
 from taskd.grpc.channel import Channel
 from taskd.grpc.codecs import Serialised
 from taskd.runtime.binary import Bootstrap
+from taskd.sockets import refuse_stranger
+from taskd.ttrpc.address import dial
 
 __all__ = ["Connection", "connect"]
 
@@ -45,18 +47,29 @@ class Connection(Protocol):
 async def connect(bootstrap: Bootstrap, *, timeout: float) -> Connection:
     """Connect to the shim within `timeout` seconds.
 
-    Raises `Unknown` if nobody listens there, or for a protocol that is neither.
+    Raises `Unknown` if nobody listens there, or somebody whose shim it cannot be, or for a protocol
+    that is neither.
     """
     match bootstrap.protocol.lower():
         case "ttrpc":
-            try:
-                return await ttrpc.Client.connect(bootstrap.address, timeout=timeout)
-            except errors.Unavailable as exc:
-                raise errors.Unknown(str(exc).removesuffix(": unavailable")) from None
+            return await _connect_ttrpc(bootstrap.address, timeout)
         case "grpc":
             return await GrpcConnection.connect(bootstrap.address, timeout=timeout)
         case other:
             raise errors.Unknown(f'unexpected protocol: "{other}"')
+
+
+async def _connect_ttrpc(address: str, timeout: float) -> ttrpc.Client:
+    try:
+        connected = await dial(address, timeout=timeout)
+    except errors.Unavailable as exc:
+        raise errors.Unknown(str(exc).removesuffix(": unavailable")) from None
+    try:
+        refuse_stranger(connected)
+        return await ttrpc.Client.from_socket(connected)
+    except OSError as exc:
+        connected.close()
+        raise errors.Unknown(f"connecting to {address}: {exc}") from exc
 
 
 class GrpcConnection:
@@ -69,7 +82,7 @@ class GrpcConnection:
     @classmethod
     async def connect(cls, address: str, *, timeout: float) -> GrpcConnection:
         path = address.removeprefix("unix://")
-        connection = cls(Channel(path, codec=Serialised()))
+        connection = cls(Channel(path, codec=Serialised(), check=refuse_stranger))
         try:
             async with asyncio.timeout(timeout):
                 await connection._channel.connect()

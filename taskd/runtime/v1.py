@@ -24,7 +24,7 @@ import anyio
 import betterproto2
 from anyio import to_thread
 
-from taskd import folders
+from taskd import shim_sockets
 from taskd.cgroups.v1 import Cgroup
 from taskd.codec import decode, encode
 from taskd.errors import NotFound, Unknown
@@ -75,7 +75,10 @@ class LinuxBinary:
     async def start(self, options: CreateOptions) -> Bootstrap:
         """Start a shim on a socket made for it. Raises `Unknown`, `InvalidArgument`."""
         runc = _runc_options(options.runtime_options)
-        listener, address = await to_thread.run_sync(self._listen)
+        try:
+            listener, address = await to_thread.run_sync(self._listen)
+        except OSError as exc:
+            raise Unknown(f"the shim's socket: {exc}") from exc
         with listener:
             flags = [
                 *("-namespace", self.bundle.namespace),
@@ -120,7 +123,7 @@ class LinuxBinary:
 
     def _listen(self) -> tuple[socket.socket, str]:
         path = usual_socket(self.address, self.bundle)
-        folders.make(path.parent, 0o711)
+        shim_sockets.make(path.parent)
         path.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX)
         try:

@@ -25,7 +25,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import taskd
-from taskd import mounts
+from taskd import mounts, shim_sockets
 from taskd.errors import TaskdError
 from taskd.shim import leftovers, placement
 from taskd.shim.request import StartRequest
@@ -280,17 +280,10 @@ def _address(
 
     `folder` is the one that the daemon wants, if it does.
     """
-    import hashlib
-
     name = f"{options.address}/{options.namespace}/{group or options.id}"
-    if folder is None:
-        folder = Path("/run/containerd/s")
-        if os.geteuid() != 0:
-            base = os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/taskd-{os.geteuid()}"  # noqa: S108
-            folder = Path(base, "taskd-shims")
     if group:
         name += f"/{kind.__module__}.{kind.__qualname__}"
-    return f"unix://{folder}/{hashlib.sha256(name.encode()).hexdigest()}"
+    return f"unix://{shim_sockets.path(folder or shim_sockets.folder(Path.cwd()), name)}"
 
 
 def _listener(address: str) -> socket.socket | None:
@@ -326,9 +319,7 @@ def _bound(address: str) -> socket.socket:
     import socket
 
     path = Path(address.removeprefix("unix://"))
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if os.geteuid() != 0 and path.parent.stat().st_uid != os.geteuid():
-        raise PermissionError(f"{path.parent} is somebody else's")
+    shim_sockets.make(path.parent)
     listener = socket.socket(socket.AF_UNIX)
     mask = os.umask(0o177)
     try:

@@ -47,10 +47,18 @@ class Runtime(NamedTuple):
 
     def remove(self, container: str) -> None:
         """Kill and delete a container, in a process that serves nobody. Raises OSError."""
-        command = [self.binary, *self._arguments("delete", "--force", container)]
+        self._call_alone(None, "delete", "--force", container)
+
+    def _call_alone(self, output: int | None, *arguments: str) -> None:
+        """Call the runtime where there is nothing else to do meanwhile. Raises OSError."""
+        command = [self.binary, *self._arguments(*arguments)]
         # `subprocess` takes longer to import than runc takes for this.
-        silence = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in range(3)]
-        os.waitpid(os.posix_spawnp(self.binary, command, os.environ, file_actions=silence), 0)
+        actions: list[tuple[Any, ...]] = [
+            (os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in range(3)
+        ]
+        if output is not None:
+            actions[1] = (os.POSIX_SPAWN_DUP2, output, 1)
+        os.waitpid(os.posix_spawnp(self.binary, command, os.environ, file_actions=actions), 0)
 
     def _arguments(self, *arguments: str) -> list[str]:
         return [
@@ -69,13 +77,12 @@ class Runtime(NamedTuple):
 
     def is_elsewhere(self, id: str, bundle: Path) -> bool:  # noqa: A002
         """Whether the container of that id has another bundle. Raises OSError."""
-        import subprocess
-
-        command = [self.binary, *self._arguments("state", id)]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-        with suppress(ValueError, KeyError, TypeError):
-            theirs = str(json.loads(done.stdout)["bundle"])
-            return os.path.realpath(theirs) != os.path.realpath(bundle)
+        with open(os.memfd_create("state"), "rb") as output:  # noqa: PTH123
+            self._call_alone(output.fileno(), "state", id)
+            output.seek(0)
+            with suppress(ValueError, KeyError, TypeError):
+                theirs = str(json.load(output)["bundle"])
+                return os.path.realpath(theirs) != os.path.realpath(bundle)
         return False
 
     def check(self, done: Completed) -> None:
