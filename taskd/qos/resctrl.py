@@ -6,6 +6,7 @@ Sources: the kernel's ``Documentation/arch/x86/resctrl.rst``; goresctrl's ``pkg/
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -89,7 +90,7 @@ def mounted(path: Path | None = None, *, mounts: Path = Path("/proc/mounts")) ->
     Raises `FailedPrecondition` if it does not look like one.
     """
     options: list[str] = []
-    for line in mounts.read_text().splitlines():
+    for line in filter(None, os.fsdecode(mounts.read_bytes()).split("\n")):
         _, place, kind, flags, *_ = line.split(" ")
         if kind == "resctrl" and path in (None, Path(place)):
             path, options = Path(place), flags.split(",")

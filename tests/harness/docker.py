@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from harness.daemons import Daemon
+from taskd import procfs
 
 __all__ = ["Dockerd"]
 
@@ -84,7 +85,7 @@ class Dockerd(Daemon):
         assert (status, left) == (0, []), f"dockerd ended with {status} and left {left}"
 
     def _mounts(self) -> list[str]:
-        mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+        mounts = [str(each.point) for each in procfs.mounts()]
         return [mount for mount in mounts if mount.startswith(str(self.folder))]
 
     def _cgroups(self) -> list[Path]:

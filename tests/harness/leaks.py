@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.daemons import Daemon
+from taskd import procfs
 
 __all__ = ["Traces", "descriptors", "leaving_nothing", "left_behind", "traces"]
 
@@ -29,7 +30,7 @@ class Traces:
 
 def traces(state: Path, root: Path, namespace: str) -> Traces:
     """What there is now of the daemon on `state` and `root`, and of its `namespace`."""
-    mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+    mounts = [str(each.point) for each in procfs.mounts()]
     return Traces(
         processes=frozenset(_processes(str(state), namespace)),
         mounts=frozenset(mount for mount in mounts if mount.startswith((str(state), str(root)))),
@@ -66,7 +67,7 @@ def leaving_nothing(daemon: Daemon, namespace: str) -> Iterator[None]:
     while True:
         after = traces(daemon.state, daemon.root, namespace)
         # One on which somebody listens is found among the processes, if it is ours.
-        others = before.sockets.union(Path("/proc/net/unix").read_text().split())
+        others = before.sockets.union(os.fsdecode(Path("/proc/net/unix").read_bytes()).split())
         expected = replace(before, sockets=after.sockets & others)
         if after == expected or time.monotonic() > deadline:
             break

@@ -9,7 +9,7 @@ __all__ = ["files", "resident"]
 
 def resident(pid: int) -> float:
     """RSS in MB."""
-    status = Path(f"/proc/{pid}/status").read_text().splitlines()
+    status = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
     return float(next(line for line in status if line.startswith("VmRSS")).split()[1]) / 1024
 
 

@@ -19,6 +19,8 @@ from harness.generations import GENERATIONS, Generation
 from harness.leaks import leaving_nothing, traces
 from harness.real import need
 
+from taskd import procfs
+
 RUNC, PROCESS = "io.taskd.oci.v1", "io.taskd.process.v1"
 
 
@@ -146,7 +148,7 @@ def test_the_shim_of_many_containers_is_killed(ctr: Ctr, rootfs: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(run, range(1, 16)))
     pids = [pid for _, pid, _ in ctr.tasks()]
-    (shim,) = {parent(pid) for pid in pids}
+    (shim,) = {procfs.stat(int(pid)).parent for pid in pids}
     told = ctr.daemon.folder / "events"
     with told.open("w") as file:
         command = ctr.daemon.ctr_command("events", namespace=ctr.namespace)
@@ -172,10 +174,6 @@ def test_the_shim_of_many_containers_is_killed(ctr: Ctr, rootfs: Path) -> None:
     until(lambda: not any(Path("/proc", pid).exists() for pid in pids), "all processes are gone")
     for number in range(16):
         ctr("containers", "rm", f"c{number}")
-
-
-def parent(pid: str) -> int:
-    return int(Path("/proc", pid, "stat").read_text().rpartition(") ")[2].split()[1])
 
 
 def test_a_terminal(ctr: Ctr, rootfs: Path) -> None:

@@ -336,7 +336,11 @@ def test_where_resctrl_is_mounted(machine: Path, tmp_path: Path) -> None:
     found = resctrl.mounted(machine, mounts=mounts)
     assert found is not None
     assert found.path == machine
-    mounts.write_text(f"proc /proc proc rw 0 0\nresctrl {machine} resctrl rw,mba_MBps 0 0\n")
+    # Names need not be UTF-8.
+    other = b"x /\xff\xc2\x85 tmpfs rw 0 0\n"
+    mounts.write_bytes(
+        other + f"proc /proc proc rw 0 0\nresctrl {machine} resctrl rw,mba_MBps 0 0\n".encode()
+    )
     for path in (None, machine):
         found = resctrl.mounted(path, mounts=mounts)
         assert isinstance(found, Resctrl)
