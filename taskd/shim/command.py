@@ -102,7 +102,8 @@ def main(kind: type[Container], name: str, call: Call) -> int:
                 return _serve(kind, options, listener, Path("log"))
         print(f"{name}: unknown command {options.action}", file=sys.stderr)
     except (OSError, TaskdError, ValueError) as exc:
-        print(f"{name}: {exc}", file=sys.stderr)
+        # A daemon puts it into a line of its own.
+        print(f"{name}: {exc}", end="", file=sys.stderr)
     return 1
 
 

@@ -309,6 +309,13 @@ KNOWN: tuple[Known, ...] = (
         own_shim=True,
     ),
     Known(
+        r"io\.(containerd\.runc\.v2|taskd\.oci\.v1): failed to load cgroup",
+        "failed to load cgroup",
+        "a shim says which it is",
+        scenario="creation: options with a missing cgroup for the shim",
+        own_shim=True,
+    ),
+    Known(
         r"(?s)^(Tasks|event).*",
         "",
         "containerd's shim refuses a terminal of which nobody wants the output",

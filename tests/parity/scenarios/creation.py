@@ -208,6 +208,11 @@ async def options_with_a_missing_binary(r: Recorder) -> None:
 
 
 @scenario()
+async def options_with_a_missing_cgroup_for_the_shim(r: Recorder) -> None:
+    await _with_options(r, to_any(pack(Options(shim_cgroup="/no/such/cgroup"))))
+
+
+@scenario()
 async def options_of_a_checkpoint(r: Recorder) -> None:
     await _with_options(r, to_any(pack(CheckpointOptions(image_path="/proc/no/such"))))
 

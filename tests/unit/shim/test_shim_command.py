@@ -262,7 +262,7 @@ def test_a_cgroup_that_cannot_be(shims: Shims, name: str, words: str) -> None:
     bundle = shims.bundle("one")
     done = shims.call("start", bundle=bundle, given=with_cgroup(name))
     assert (done.returncode, done.stdout) == (1, b"")
-    assert done.stderr.decode() == f"io.example.thing.v3: {words}\n"
+    assert done.stderr.decode() == f"io.example.thing.v3: {words}"
     assert not Path((bundle / "address").read_text().removeprefix("unix://")).exists()
     # Options of others are none of ours.
     shims.start(bundle, given=with_cgroup(name, "example.Options"))
@@ -405,7 +405,7 @@ def test_info_of_an_oci_runtime(folder: Path, script: str, features: object) -> 
 def test_info_that_there_is_not(options: Any, words: str) -> None:
     done = oci_info(encode(options))
     assert (done.returncode, done.stdout) == (1, b"")
-    assert done.stderr.decode() == f"io.taskd.oci.v1: {words}\n"
+    assert done.stderr.decode() == f"io.taskd.oci.v1: {words}"
 
 
 def oci_info(given: bytes) -> subprocess.CompletedProcess[bytes]:
