@@ -195,6 +195,10 @@ async def filters(r: Recorder) -> None:
         ["id~=("],
         ['id=="one'],
         ["labels."],
+        [r'id~="^\\pL{1,20}$"'],
+        [r"id~=\C"],
+        [r'id~="^\\C"'],
+        [r'id~="\\Qone\\E|\\C"'],
     ):
         await r.containers.list(filters=expressions)
         await r.containers.list_stream(filters=expressions)

@@ -9,7 +9,13 @@ from parity.recorder import Recorder
 from parity.scenarios import scenario
 
 from taskd.proto.containerd import types
-from taskd.proto.containerd.events import ContainerDelete, TaskExit
+from taskd.proto.containerd.events import (
+    ContainerDelete,
+    NamespaceCreate,
+    TaskCreate,
+    TaskExit,
+    TaskIo,
+)
 from taskd.proto.containerd.services.events import v1 as events
 from taskd.proto.google import protobuf
 from taskd.wellknown import pack, timestamp, to_any
@@ -111,6 +117,14 @@ FILTERS: tuple[list[str], ...] = (
     ['topic=="/a",event.id==x'],
     ["event.nothing"],
     ["event.id"],
+    ["event.id.rest==x"],
+    ["event.io"],
+    ["event.io.terminal"],
+    ["event.io.terminal==true"],
+    ["event.io.terminal==false"],
+    ["event.io.stdin==in"],
+    ["event.labels.a.b==c"],
+    ["event.labels.empty"],
     ["timestamp"],
     ["nothing==x"],
 )
@@ -136,6 +150,11 @@ async def filters(r: Recorder) -> None:
         await r.events.publish(topic="/a", event=EVENT)
         await r.events.publish(topic="/b/c", event=to_any(pack(ContainerDelete(id="y"))))
         await r.events.publish(topic="/a", event=to_any(pack(TaskExit(container_id="c", id="x"))))
+        for io in (TaskIo(stdin="in", terminal=True), TaskIo(), None):
+            event = to_any(pack(TaskCreate(container_id="c", io=io)))
+            await r.events.publish(topic="/b/io", event=event)
+        labels = NamespaceCreate("n", {"a.b": "c", "empty": ""})
+        await r.events.publish(topic="/b/labels", event=to_any(pack(labels)))
         await anyio.sleep(0.3)
         group.cancel_scope.cancel()
     for expressions, kept in seen.items():
