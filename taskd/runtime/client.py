@@ -13,8 +13,8 @@ from typing import TypeVar
 import anyio
 import betterproto2
 
-from taskd.codec import decode, encode
-from taskd.errors import NotFound, TaskdError, Unimplemented
+from taskd.codec import MalformedMessage, decode, encode
+from taskd.errors import NotFound, TaskdError, Unimplemented, Unknown
 from taskd.proto.containerd.task import v2 as api
 from taskd.proto.containerd.types import Mount as MountMessage
 from taskd.runtime.connection import Connection
@@ -23,7 +23,7 @@ from taskd.ttrpc import ConnectionClosed
 from taskd.types import TypedValue
 from taskd.wellknown import from_any, nanoseconds, to_any
 
-__all__ = ["TaskClient", "mount_messages", "status_of", "time_left"]
+__all__ = ["TaskClient", "mount_messages", "read_answer", "status_of", "time_left"]
 
 _SERVICES = {2: "containerd.task.v2.Task", 3: "containerd.task.v3.Task"}
 _Response = TypeVar("_Response", bound=betterproto2.Message)
@@ -176,7 +176,15 @@ class TaskClient:
             encode(request),
             timeout=time_left() if timeout is None else timeout,
         )
+        return read_answer(response_type, answer)
+
+
+def read_answer(response_type: type[_Response], answer: bytes) -> _Response:
+    """What a shim has answered. Raises `Unknown` if that is no such message: nobody asked badly."""
+    try:
         return decode(response_type, answer)
+    except MalformedMessage as exc:
+        raise Unknown(f"the shim answers no {response_type.__name__}: {exc.reason}") from None
 
 
 def time_left() -> float | None:

@@ -36,7 +36,7 @@ from taskd.proto.google.protobuf import Empty
 from taskd.runtime import spawn
 from taskd.runtime.binary import Bootstrap, resolve_program, usual_socket
 from taskd.runtime.bundle import Bundle
-from taskd.runtime.client import mount_messages, status_of, time_left
+from taskd.runtime.client import mount_messages, read_answer, status_of, time_left
 from taskd.runtime.connection import Connection
 from taskd.runtime.generation import V1_RUNTIME
 from taskd.runtime.held import HeldProcess
@@ -293,7 +293,7 @@ class LinuxTaskClient:
         answer = await self._connection.call(
             _SERVICE, method, encode(request), timeout=time_left() if timeout is None else timeout
         )
-        return decode(response_type, answer)
+        return read_answer(response_type, answer)
 
 
 def _runc_options(options: TypedValue | None) -> RuncOptions:
