@@ -1,4 +1,4 @@
-"""What taskd's SQLite files have in common: opening, schema versions, errors."""
+"""What taskd's SQLite files have in common: opening, schema versions, the log, errors."""
 
 from __future__ import annotations
 
@@ -10,11 +10,27 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
-from taskd.errors import DataLoss, FailedPrecondition, ResourceExhausted, TaskdError, Unknown
+from taskd import wal
+from taskd.errors import (
+    DataLoss,
+    FailedPrecondition,
+    ResourceExhausted,
+    TaskdError,
+    Unavailable,
+    Unknown,
+)
 
-__all__ = ["Row", "SqliteFile", "Transaction"]
+__all__ = ["FAILURES", "PATIENCE_SECONDS", "Failure", "Row", "SqliteFile", "Transaction", "impatient"]
 
 Row = tuple[Any, ...]
+
+FAILURES = (sqlite3.Error, MemoryError, UnicodeDecodeError)
+"""What `sqlite3` raises: its own errors, but for SQLITE_NOMEM, and for words that are no UTF-8."""
+
+Failure = sqlite3.Error | MemoryError | UnicodeDecodeError
+
+PATIENCE_SECONDS = 5.0
+"""How long somebody else, a tool for backups say, may have a file locked."""
 
 _CACHE_KIB = 256
 """Pages that a connection keeps in memory, of which the kernel has most anyway."""
@@ -27,24 +43,34 @@ class SqliteFile:
         """With `sync` "full" a commit survives a power cut; with "normal", the end of taskd."""
         self.path = path
         self.name = name
+        self.fresh = False
+        """`prepare` has found nothing in it."""
+        self.lost = ""
+        """What `prepare` has found to be lost, in words."""
         self._sync = sync
         # Locked for this process alone, with the index of the log in its memory instead of a file
         # that others may lock (sqlite.org/vfs.html).
         self._uri = f"file:{quote(os.fsencode(path))}?vfs=unix-excl"
+        self._log = path.with_name(f"{path.name}-wal")
 
     def connect(self) -> sqlite3.Connection:
         """A connection that any thread may use, without transactions of Python's making.
 
-        Raises as `explained`.
+        It waits for who has the file locked: the event loop wants it `impatient`. Raises as
+        `explained`.
         """
         try:
             connection = sqlite3.connect(
-                self._uri, uri=True, isolation_level=None, check_same_thread=False
+                self._uri,
+                uri=True,
+                timeout=PATIENCE_SECONDS,
+                isolation_level=None,
+                check_same_thread=False,
             )
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
             connection.execute(f"PRAGMA synchronous = {self._sync}")
-        except (sqlite3.Error, UnicodeDecodeError) as error:
+        except FAILURES as error:
             raise self.explained(error) from error
         return connection
 
@@ -54,6 +80,7 @@ class SqliteFile:
         Raises `DataLoss` for a damaged file, `FailedPrecondition` for one that a newer taskd has
         written, and as `explained`.
         """
+        logged = wal.read(self._log)
         try:
             [(verdict,)] = connection.execute("PRAGMA quick_check(1)")
             if verdict != "ok":
@@ -65,6 +92,8 @@ class SqliteFile:
                     f"this taskd knows no version after {len(migrations)}",
                     verbatim=True,
                 )
+            self.fresh = not version
+            self.lost = wal.lost(logged, self.checkpoint(connection))
             if not version:
                 connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             connection.execute("PRAGMA journal_mode = WAL")
@@ -72,13 +101,43 @@ class SqliteFile:
                 connection.executescript(
                     f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT"
                 )
-        except (sqlite3.Error, UnicodeDecodeError) as error:
+        except FAILURES as error:
             raise self.explained(error) from error
 
-    def explained(self, error: sqlite3.Error | UnicodeDecodeError) -> TaskdError:
-        """The domain's error for one of SQLite's: `DataLoss`, `FailedPrecondition` for a file that
-        cannot be used, `ResourceExhausted` for a full disk, else `Unknown`.
+    def checkpoint(self, connection: sqlite3.Connection, *, empty: bool = False) -> int:
+        """Move what has been committed from the log into the file; returns the log's pages.
+
+        With `empty` the log is then cut to nothing, so that it takes no room, and damage to it
+        costs nothing; nobody can write meanwhile. Whoever reads keeps the log from being emptied.
+        Waits for the disk. Raises one of `FAILURES`.
         """
+        # SQLite 3.40 does nothing on a connection that has never read the file.
+        connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
+        [(_, pages, moved)] = connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        if empty and pages == moved:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return max(int(pages), 0)
+
+    @property
+    def log_bytes(self) -> int:
+        """What the log takes on the disk."""
+        try:
+            return self._log.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    @property
+    def bytes(self) -> int:
+        """What the file and its log take on the disk."""
+        return self.path.stat().st_size + self.log_bytes
+
+    def explained(self, error: Failure) -> TaskdError:
+        """The domain's error for one of SQLite's: `DataLoss`, `FailedPrecondition` for a file that
+        cannot be used, `ResourceExhausted` for a full disk or memory, `Unavailable` for one that
+        somebody else has locked, else `Unknown`. All but the first may pass.
+        """
+        if isinstance(error, MemoryError):
+            return ResourceExhausted(f"{self.name} {self.path}: out of memory", verbatim=True)
         if isinstance(error, UnicodeDecodeError):
             # What SQLite says of a damaged schema quotes it, and sqlite3 takes that for UTF-8.
             return DataLoss(f"{self.name} {self.path} is damaged: its schema", verbatim=True)
@@ -90,8 +149,15 @@ class SqliteFile:
                 return FailedPrecondition(text, verbatim=True)
             case sqlite3.SQLITE_FULL:
                 return ResourceExhausted(text, verbatim=True)
+            case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+                return Unavailable(text, verbatim=True)
             case _:
                 return Unknown(text)
+
+
+def impatient(connection: sqlite3.Connection) -> None:
+    """From now on it fails at once, with SQLITE_BUSY, where it would have to wait for a lock."""
+    connection.execute("PRAGMA busy_timeout = 0")
 
 
 class Transaction:
@@ -101,6 +167,9 @@ class Transaction:
         self._connection = connection
 
     def __enter__(self) -> sqlite3.Connection:
+        if self._connection.in_transaction:
+            # One before failed, and then so did its end: there was no memory for it, say.
+            self._connection.execute("ROLLBACK")
         self._connection.execute("BEGIN IMMEDIATE")
         return self._connection
 
@@ -110,5 +179,5 @@ class Transaction:
                 self._connection.execute("COMMIT")
         finally:
             if self._connection.in_transaction:
-                with suppress(sqlite3.Error):  # SQLite may have rolled back by itself
+                with suppress(*FAILURES):  # SQLite may have rolled back by itself
                     self._connection.execute("ROLLBACK")

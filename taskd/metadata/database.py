@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self, TypeVar
 
-import anyio.to_thread
+import anyio
+from anyio import to_thread
 
 from taskd.errors import TaskdError
-from taskd.sqlite import Row, SqliteFile, Transaction
+from taskd.sqlite import FAILURES, Row, SqliteFile, Transaction, impatient
 
 __all__ = ["Database", "Row"]
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
+
+IDLE_SECONDS = 1.0
+"""Without a change, after which SQLite's log is emptied."""
 
 # One script a version, never edited once released: what is new is appended.
 _MIGRATIONS = (
@@ -110,6 +117,9 @@ class Database:
         """
         self.path = path
         self._file = SqliteFile(path, "metadata database", "full")
+        self._changes = 0
+        self._changed = anyio.Event()
+        self._changed.set()  # an earlier daemon may have left a log
         self._listeners: list[Callable[[bool], None]] = []
         self._limiter = anyio.CapacityLimiter(1)
         # A cancelled `write` gives its place in the limiter up while its thread still runs.
@@ -122,12 +132,21 @@ class Database:
             self._writer.close()
             raise
         self._reader.execute("PRAGMA query_only = ON")
+        # It belongs to the event loop, which waits for nobody.
+        impatient(self._reader)
+        if self._file.lost:
+            log.error("metadata database %s: %s", path, self._file.lost)
+
+    @property
+    def fresh(self) -> bool:
+        """There was none before this one."""
+        return self._file.fresh
 
     def read(self, sql: str, parameters: Sequence[str | int] = ()) -> list[Row]:
         """All rows of one SELECT: always a consistent view, and no transaction stays open."""
         try:
             return self._reader.execute(sql, parameters).fetchall()
-        except sqlite3.Error as error:
+        except FAILURES as error:
             raise self._file.explained(error) from error
 
     async def write(self, work: Callable[[sqlite3.Connection], T], *, deletes: bool = False) -> T:
@@ -147,7 +166,31 @@ class Database:
 
     async def maintain(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """As `write`, for what no client has asked for; nobody is told of it."""
-        return await anyio.to_thread.run_sync(self._transact, work, limiter=self._limiter)
+        try:
+            return await to_thread.run_sync(self._transact, work, limiter=self._limiter)
+        finally:
+            self._changes += 1
+            self._changed.set()
+
+    async def keep_small(self) -> None:
+        """Empty SQLite's log whenever nothing changes for a while, for ever.
+
+        What is in it takes room, and is lost without it, or if it is damaged.
+        """
+        while True:
+            await self._changed.wait()
+            before = self._changes
+            await anyio.sleep(IDLE_SECONDS)
+            if self._changes == before:
+                self._changed = anyio.Event()
+                await to_thread.run_sync(self._empty_log, limiter=self._limiter)
+
+    def _empty_log(self) -> None:
+        with self._writing:
+            try:
+                self._file.checkpoint(self._writer, empty=True)
+            except FAILURES as error:
+                log.error("%s", self._file.explained(error))
 
     def close(self) -> None:
         """Close the file, after a transaction under way has ended."""
@@ -166,5 +209,5 @@ class Database:
             try:
                 with Transaction(self._writer) as connection:
                     return work(connection)
-            except sqlite3.Error as error:
+            except FAILURES as error:
                 raise self._file.explained(error) from error

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 
+import anyio
 import pytest
 
 from taskd.errors import DataLoss, FailedPrecondition, NotFound, Unknown
@@ -132,6 +135,101 @@ async def test_damage_within_the_file_is_found(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(DataLoss, match=str(path)):
         Database(path)
+
+
+def log_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}-wal")
+
+
+def as_it_is(path: Path, to: Path) -> Path:
+    """A copy of the files of an open database."""
+    to.mkdir()
+    for file in path.parent.glob("metadata.db*"):
+        shutil.copy(file, to)
+    return to / path.name
+
+
+async def test_damage_to_the_log_is_not_kept_quiet(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A flipped bit, anywhere: all records are there, or the log of the daemon says it."""
+    path = tmp_path / "metadata.db"
+    with Database(path) as database:
+        store = ContainerStore(database)
+        for number in range(20):
+            await store.create("ns", Container(f"c{number:02}", runtime_name="r", spec=SPEC))
+        copy = as_it_is(path, tmp_path / "copy")
+    content, pages = log_of(copy).read_bytes(), copy.read_bytes()
+    # Many of the log's header and of the last page's, and some of all others.
+    last = len(content) - 4096 - 24
+    bits = [*range(0, 256, 7), *range(last * 8, last * 8 + 192, 5)]
+    bits += range(0, len(content) * 8, 40_009)
+    lost = 0
+    for bit in bits:
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        log_of(copy).write_bytes(damaged)
+        copy.write_bytes(pages)
+        copy.with_name("metadata.db-shm").unlink(missing_ok=True)
+        caplog.clear()
+        try:
+            with Database(copy) as database:
+                there = len(await ContainerStore(database).list("ns"))
+        except (DataLoss, FailedPrecondition):
+            continue
+        if there < 20:
+            lost += 1
+            assert re.search("its log .*damaged|undone a commit", caplog.text), bit
+    assert lost > len(bits) // 2
+    log_of(copy).write_bytes(content)
+    copy.write_bytes(pages)
+    caplog.clear()
+    with Database(copy) as database:
+        assert len(await ContainerStore(database).list("ns")) == 20
+    assert not caplog.text
+
+
+async def test_the_log_stays_small_and_is_empty_when_idle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskd.metadata.database.IDLE_SECONDS", 0.1)
+    path = tmp_path / "metadata.db"
+    with Database(path) as database:
+        async with anyio.create_task_group() as group:
+            group.start_soon(database.keep_small)
+
+            def many(connection: sqlite3.Connection) -> None:
+                connection.execute("DELETE FROM namespaces")
+                for number in range(50):
+                    connection.execute(
+                        "INSERT INTO namespaces VALUES (?, ?)", (f"n{number}", "x" * 3000)
+                    )
+
+            most = 0
+            for _ in range(60):
+                await database.write(many)
+                most = max(most, log_of(path).stat().st_size)
+            assert most < 8 * 2**20
+            with anyio.fail_after(10):
+                while log_of(path).stat().st_size:
+                    await anyio.sleep(0.05)
+            group.cancel_scope.cancel()
+        assert len(database.read("SELECT * FROM namespaces")) == 50
+
+
+async def test_no_read_waits_for_a_lock(tmp_path: Path) -> None:
+    """It would hold up the whole event loop."""
+    path = tmp_path / "metadata.db"
+    with Database(path) as database:
+        assert database._reader.execute("PRAGMA busy_timeout").fetchall() == [(0,)]
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            writing = asyncio.create_task(database.write(fill))
+            await asyncio.sleep(0.1)
+            assert database.read("SELECT * FROM namespaces") == []
+            other.execute("ROLLBACK")
+            await writing
+        assert len(database.read("SELECT * FROM namespaces")) == 1
 
 
 async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
