@@ -70,6 +70,17 @@ class Filter:
 
     alternatives: tuple[tuple[_Selector, ...], ...] = ()
 
+    def equalities(self) -> list[list[tuple[tuple[str, ...], str]]]:
+        """For each alternative the field paths that must have a certain value, and which."""
+        return [
+            [
+                (selector.fieldpath, selector.value)
+                for selector in selectors
+                if selector.operator is _Operator.EQUAL
+            ]
+            for selectors in self.alternatives or ((),)
+        ]
+
     def match(self, fieldpath_lookup: Lookup) -> bool:
         """Whether the object behind `fieldpath_lookup` passes; without alternatives all do."""
         return not self.alternatives or any(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-from taskd import ttrpc
+from taskd import filters, ttrpc
 from taskd.api import request
 from taskd.errors import InvalidArgument, TaskdError, Unknown
-from taskd.events import Bus, Envelope, matching
+from taskd.events import Bus, Envelope
 from taskd.proto.containerd.services.events.ttrpc import v1 as ttrpc_api
 from taskd.proto.containerd.services.events.v1 import (
     EventsBase,
@@ -41,8 +41,8 @@ class Events(EventsBase):
 
     async def subscribe(self, message: SubscribeRequest) -> AsyncIterator[EnvelopeMessage]:
         try:
-            matches = await matching.prepare(message.filters)
-            subscription = self._bus.subscribe(message.filters, matches=matches)
+            passes = await filters.prepare(message.filters)
+            subscription = self._bus.subscribe(message.filters, passes=passes)
         except InvalidArgument as exc:
             # UNKNOWN is what containerd makes of it (services/events/service.go).
             raise Unknown(

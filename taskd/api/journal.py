@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+from taskd import filters
 from taskd.api import request
 from taskd.errors import FailedPrecondition, OutOfRange
-from taskd.events import Bus, matching
+from taskd.events import Bus
 from taskd.events import Journal as EventJournal
 from taskd.proto.taskd.v1 import (
     InfoRequest,
@@ -34,9 +35,9 @@ class Journal(JournalBase):
         until = None if message.follow else self._journal.last
         left = message.limit or None
         after = self._start(message)
-        matches = await matching.prepare(message.filters)
+        passes = await filters.prepare(message.filters)
         async with self._bus.subscribe(
-            message.filters, after, until, matches=matches
+            message.filters, after, until, passes=passes
         ) as subscription:
             # Tells a client that follows that nothing published from now on escapes it.
             await request.current.get().send_initial_metadata()

@@ -11,11 +11,12 @@ from types import TracebackType
 from typing import Self
 from weakref import WeakSet
 
-from taskd.errors import ResourceExhausted
-from taskd.events import matching
+from taskd import filters as language
+from taskd.errors import ResourceExhausted, Unavailable
 from taskd.events.envelope import Envelope, validate_topic
 from taskd.events.journal import Entry, Journal
-from taskd.events.matching import Matcher
+from taskd.events.matching import Index, fields
+from taskd.filters import Filter, Lookup
 from taskd.types import TypedValue
 from taskd.wellknown import unpack
 
@@ -25,6 +26,8 @@ RECENT = 1024
 """Events kept in memory for each set of filters, besides the journal."""
 _PAGE = 256
 """Events read from the journal at once."""
+_BUSY_SECONDS = 0.1
+"""Between two attempts to read a journal that somebody else has locked."""
 
 
 class Bus:
@@ -41,7 +44,7 @@ class Bus:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._feeds: dict[tuple[str, ...], _Feed] = {}
+        self._feeds = _Feeds(journal.last)
         self._kept: list[Entry] | None = []
         self._made: set[tuple[str, str]] = set()
         self._subscriptions: WeakSet[Subscription] = WeakSet()
@@ -53,7 +56,7 @@ class Bus:
         """Publish an event of this daemon's own, now.
 
         `first_hand` is of steps in a process's life: one that has been told already is left out.
-        Raises `InvalidArgument` for a bad topic, `ResourceExhausted` if the journal's disk is full.
+        Raises `InvalidArgument` for a bad topic, and what `Journal.append` does.
         """
         validate_topic(topic)
         envelope = Envelope(time.time_ns(), namespace, topic, event)
@@ -62,7 +65,7 @@ class Bus:
     async def forward(self, envelope: Envelope, *, shims: bool = False) -> None:
         """Publish an event of somebody else's, as it is; a shim's only if it is not known yet.
 
-        Raises `InvalidArgument`, and `ResourceExhausted` if the journal's disk is full.
+        Raises `InvalidArgument`, and what `Journal.append` does.
         """
         envelope.validate()
         await self._journal.append(envelope, shims=shims)
@@ -73,20 +76,19 @@ class Bus:
         after: int | None = None,
         until: int | None = None,
         *,
-        matches: Matcher | None = None,
+        passes: Filter | None = None,
     ) -> Subscription:
         """Events that pass any of `filters`; use it in ``async with``.
 
         They are those published from now on, or all that follow position `after` of the journal,
-        for ever, or up to position `until`. Raises `InvalidArgument` for a bad filter; `matches` is
-        what `matching.prepare` has made of them.
+        for ever, or up to position `until`. Raises `InvalidArgument` for a bad filter; `passes` is
+        what `filters.prepare` has made of them.
         """
-        key = tuple(filters)
-        feed = self._feeds.get(key) or _Feed(matches or matching.compile(key), self._journal.last)
+        feed = self._feeds.get(tuple(filters), passes)
         returning = self._kept if after is None and self._kept else ()
         position = self._journal.last if after is None else after
-        first = [entry for entry in returning if feed.matches(entry.envelope)]
-        subscription = Subscription(self._journal, self._feeds, key, feed, position, until, first)
+        first = [entry for entry in returning if feed.wants(entry)]
+        subscription = Subscription(self._journal, self._feeds, feed, position, until, first)
         self._subscriptions.add(subscription)
         return subscription
 
@@ -107,28 +109,63 @@ class Bus:
                 self._made.add(task)
             elif task not in self._made:
                 self._kept.append(entry)
-        for feed in self._feeds.values():
-            feed.offer(entry)
+        self._feeds.offer(entry)
+
+
+class _Feeds:
+    """All feeds that somebody has subscribed to."""
+
+    def __init__(self, position: int) -> None:
+        self.offered = position
+        """Position of the newest event, whether anybody wants it or not."""
+        self._feeds: dict[tuple[str, ...], _Feed] = {}
+        self._index: Index[_Feed] = Index()
+
+    def get(self, key: tuple[str, ...], passes: Filter | None = None) -> _Feed:
+        """The feed with these filters. Raises `InvalidArgument` for a bad one."""
+        return self._feeds.get(key) or _Feed(key, passes or language.compile(key), self.offered)
+
+    def offer(self, entry: Entry) -> None:
+        self.offered = entry.position
+        lookup = fields(entry.envelope)
+        for feed in self._index.candidates(lookup):
+            feed.offer(entry, lookup)
+
+    def join(self, feed: _Feed) -> None:
+        if not feed.subscribers:
+            self._feeds[feed.key] = feed
+            self._index.add(feed)
+        feed.subscribers += 1
+
+    def leave(self, feed: _Feed) -> None:
+        feed.subscribers -= 1
+        if not feed.subscribers:
+            del self._feeds[feed.key]
+            self._index.remove(feed)
+
+    def __len__(self) -> int:
+        return len(self._feeds)
 
 
 class _Feed:
     """The newest events that pass one set of filters, for all who subscribed with that set."""
 
-    def __init__(self, matches: Matcher, position: int) -> None:
-        self.matches = matches
+    def __init__(self, key: tuple[str, ...], passes: Filter, position: int) -> None:
+        self.key = key
+        self.filter = passes
         self.subscribers = 0
         self.recent: list[Entry] = []
         self.passed = position
         """Events up to here are not in `recent`, whether they match or not."""
         self.last = position
         """Position of the newest event that matches, or of the time when nobody had subscribed."""
-        self.offered = position
-        """Position of the newest event, whether it matches or not."""
         self._waiting: set[asyncio.Future[None]] = set()
 
-    def offer(self, entry: Entry) -> None:
-        self.offered = entry.position
-        if not self.matches(entry.envelope):
+    def wants(self, entry: Entry) -> bool:
+        return self.filter.match(fields(entry.envelope))
+
+    def offer(self, entry: Entry, lookup: Lookup) -> None:
+        if not self.filter.match(lookup):
             return
         self.recent.append(entry)
         self.last = entry.position
@@ -155,8 +192,7 @@ class Subscription:
     def __init__(
         self,
         journal: Journal,
-        feeds: dict[tuple[str, ...], _Feed],
-        key: tuple[str, ...],
+        feeds: _Feeds,
         feed: _Feed,
         position: int,
         until: int | None,
@@ -164,14 +200,12 @@ class Subscription:
     ) -> None:
         self._journal = journal
         self._feeds = feeds
-        self._key = key
         self._feed = feed
         self._first = first
         self._until = until
         self.position = position
         """Of the last event that it was given or that its filters left out."""
-        feed.subscribers += 1
-        feeds[key] = feed
+        feeds.join(feed)
 
     @property
     def lag(self) -> int:
@@ -181,7 +215,7 @@ class Subscription:
     async def next_batch(self) -> Sequence[Entry]:
         """What has come since the last call; waits for one event at least.
 
-        Empty at the end, for a subscription that has one.
+        Empty at the end, for a subscription that has one. Nothing is lost if it is cancelled.
 
         Raises `ResourceExhausted`, with the position to go on from, when the journal no longer has
         all that this subscriber has not seen.
@@ -191,13 +225,17 @@ class Subscription:
             return batch
         while True:
             if self.position < self._feed.passed:
-                batch = self._read()
                 # However much there is to read, nobody else waits for it.
                 await asyncio.sleep(0)
+                try:
+                    batch = self._read()
+                except Unavailable:
+                    await asyncio.sleep(_BUSY_SECONDS)
+                    continue
             else:
                 recent = self._feed.recent
                 batch = recent[bisect_right(recent, self.position, key=_position) :]
-                self.position = max(self.position, self._feed.offered)
+                self.position = max(self.position, self._feeds.offered)
             if self._until is not None:
                 batch = [entry for entry in batch if entry.position <= self._until]
             if batch or (self._until is not None and self.position >= self._until):
@@ -219,7 +257,7 @@ class Subscription:
             if entry.position <= self._feed.passed
         ]
         self.position = page[-1].position if page else self._feed.passed
-        return [entry for entry in page if self._feed.matches(entry.envelope)]
+        return [entry for entry in page if self._feed.wants(entry)]
 
     async def __aenter__(self) -> Self:
         return self
@@ -230,9 +268,7 @@ class Subscription:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._feed.subscribers -= 1
-        if not self._feed.subscribers:
-            del self._feeds[self._key]
+        self._feeds.leave(self._feed)
 
 
 _position = attrgetter("position")

@@ -1,8 +1,14 @@
 from __future__ import annotations
 
-import pytest
+from dataclasses import replace
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from taskd import filters
 from taskd.events import Envelope, matching
+from taskd.events.matching import Index, fields
 from taskd.proto.containerd.events import (
     ContainerCreate,
     ContainerCreateRuntime,
@@ -89,3 +95,76 @@ def test_what_cannot_be_read_has_no_fields() -> None:
 
 def test_type_names_are_containerds() -> None:
     assert pack(TaskOom()).type_url == "containerd.events.TaskOOM"
+
+
+class Reader:
+    def __init__(self, *expressions: str) -> None:
+        self.filter = filters.compile(expressions)
+
+
+def exit_of(container: str, namespace: str = "ns") -> Envelope:
+    return Envelope(1, namespace, "/tasks/exit", pack(TaskExit(container_id=container)))
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "event.container_id==c{0}",
+        'topic=="/tasks/exit",event.container_id==c{0}',
+        "namespace==ns,event.container_id==c{0}",
+        "namespace==n{0},topic~=|^/tasks/|",
+        'namespace==n{0},topic=="/tasks/exit"',
+        'topic=="/t/{0}",namespace==ns',
+    ],
+)
+def test_an_event_is_shown_to_few_of_many(expression: str) -> None:
+    index: Index[Reader] = Index()
+    readers = [Reader(expression.format(number)) for number in range(1000)]
+    for reader in readers:
+        index.add(reader)
+    envelope = exit_of("c7", "n7" if "n{0}" in expression else "ns")
+    if "/t/{0}" in expression:
+        envelope = replace(envelope, topic="/t/7")
+    found = list(index.candidates(fields(envelope)))
+    # Of the first few readers some are kept under what all have in common.
+    assert readers[7] in found
+    assert len(found) < 5
+    for reader in readers:
+        index.remove(reader)
+    assert not len(index)
+    assert list(index.candidates(fields(envelope))) == []
+
+
+_VALUES = st.sampled_from(["a", "b", "c"])
+_SELECTORS = st.one_of(
+    st.builds("namespace=={}".format, _VALUES),
+    st.builds('topic=="/{}"'.format, _VALUES),
+    st.builds("event.container_id=={}".format, _VALUES),
+    st.builds("event.container_id!={}".format, _VALUES),
+    st.builds("topic~=|{}|".format, _VALUES),
+    st.sampled_from(["event.id", "namespace", "event.nothing==a", 'event.id==""']),
+)
+_FILTERS = st.lists(st.lists(_SELECTORS, min_size=1, max_size=3).map(",".join), max_size=3)
+
+
+@given(
+    st.lists(_FILTERS, max_size=12),
+    st.lists(st.integers(0, 11)),
+    st.lists(st.tuples(_VALUES, _VALUES, _VALUES), max_size=5),
+)
+def test_whoever_wants_an_event_is_shown_it(
+    wanted: list[list[str]], leaving: list[int], events: list[tuple[str, str, str]]
+) -> None:
+    index: Index[Reader] = Index()
+    readers = [Reader(*expressions) for expressions in wanted]
+    for reader in readers:
+        index.add(reader)
+    for number in sorted(set(leaving), reverse=True):
+        if number < len(readers):
+            index.remove(readers.pop(number))
+    for namespace, topic, container in events:
+        lookup = fields(replace(exit_of(container, namespace), topic=f"/{topic}"))
+        shown = list(index.candidates(lookup))
+        assert len(shown) == len(set(shown))
+        assert {reader for reader in readers if reader.filter.match(lookup)} <= set(shown)
+        assert set(shown) <= set(readers)
