@@ -13,6 +13,7 @@ import sqlite3
 import time
 from collections.abc import Set
 
+from taskd.clock import Clock
 from taskd.content import ContentStore
 from taskd.content import records as writes
 from taskd.metadata import Database, leases
@@ -63,9 +64,13 @@ _REMOVE_BLOBS = f"""
 
 
 class Collector:
-    def __init__(self, database: Database, content: ContentStore) -> None:
+    def __init__(
+        self, database: Database, content: ContentStore, clock: Clock | None = None
+    ) -> None:
+        """`clock` is what leases and writes expire by."""
         self._database = database
         self._content = content
+        self._clock = clock or Clock()
 
     async def collect(self) -> float:
         """Remove the garbage of all namespaces, and on return the files that it had.
@@ -73,7 +78,7 @@ class Collector:
         No events tell of it, as in containerd. Returns for how many seconds other writers of
         metadata were held up. Raises OSError and what the database does.
         """
-        now, active = time.time_ns(), self._content.active
+        now, active = self._clock.now(), self._content.active
 
         def timed(connection: sqlite3.Connection) -> float:
             before = time.perf_counter()
@@ -86,7 +91,7 @@ class Collector:
 
     def overdue(self) -> bool:
         """Whether a lease or a write has expired, which no change tells of."""
-        now = time.time_ns()
+        now = self._clock.now()
         return bool(
             leases.expired(self._database.read, now)
             or writes.expired(self._database.read, now, self._content.active)
