@@ -30,9 +30,10 @@ from taskd.api.namespaces import Namespaces
 from taskd.api.server import ApiServer
 from taskd.api.tasks import Tasks
 from taskd.api.version import Version
+from taskd.clock import Clock
 from taskd.config import Config
 from taskd.content import ContentStore
-from taskd.errors import FailedPrecondition, ResourceExhausted
+from taskd.errors import FailedPrecondition, TaskdError
 from taskd.events import Bus, Journal
 from taskd.extras import missing
 from taskd.gc.collector import Collector
@@ -115,8 +116,12 @@ async def running(config: Config) -> AsyncIterator[None]:
     _select_engine(config)
     with (
         folders.own(config.root, config.state),
+        # Two daemons of one start of the machine have one clock, whatever it was set to between.
+        Clock(config.state / "clock") as clock,
         Database(config.root / "metadata.db") as database,
-        Journal(config.root / "events.db", config.events.sync, config.events.retention) as journal,
+        Journal(
+            config.root / "events.db", config.events.sync, config.events.retention, clock
+        ) as journal,
         # Under the lock: two daemons would undo each other's groups of resctrl. Before the sockets:
         # nobody is to connect to a daemon that a bad file ends.
         nullcontext(
@@ -125,6 +130,12 @@ async def running(config: Config) -> AsyncIterator[None]:
         listening(config.ttrpc_socket) as shim_listener,
         listening(config.socket) as listener,
     ):
+        if database.fresh and (config.root / "uuid").exists():
+            log.error(
+                "metadata database %s is new, though this root folder has been used: "
+                "it was removed or emptied, and what it had is lost",
+                database.path,
+            )
         content = ContentStore(database, config.root / CONTENT)
         async with (
             observed(config) as watch,
@@ -133,10 +144,12 @@ async def running(config: Config) -> AsyncIterator[None]:
             warm = Warm() if config.shims.warm else None
             bus = Bus(journal)
             sink = await _nats_sink(config, journal, bus)
+            group.start_soon(clock.keep)
             group.start_soon(journal.maintain)
+            group.start_soon(database.keep_small)
             monitor = Monitor(bus, journal, group)
             managers = _managers(config, group, bus, monitor, watch, warm)
-            scheduler = Scheduler(Collector(database, content), config.gc)
+            scheduler = Scheduler(Collector(database, content, clock), config.gc)
             database.listen(scheduler.noticed)
             group.start_soon(scheduler.run)
             shim_events = ttrpc.Server([watch.served(ttrpc_service(bus))])
@@ -286,7 +299,7 @@ def _select_engine(config: Config) -> None:
 async def _nats_sink(config: Config, journal: Journal, bus: Bus) -> NatsSink | None:
     if config.events.nats is None:
         # It would keep what nobody fetches.
-        with suppress(ResourceExhausted):
+        with suppress(TaskdError):
             await journal.drop_cursor(CURSOR)
         return None
     try:

@@ -205,7 +205,7 @@ class _Events(Collector):
         )
         yield GaugeMetricFamily("taskd_journal_first_position", "Of the oldest event", first)
         yield GaugeMetricFamily("taskd_journal_last_position", "Of the newest event", last)
-        yield GaugeMetricFamily("taskd_journal_size_bytes", "In use of the file", size)
+        yield GaugeMetricFamily("taskd_journal_size_bytes", "On the disk", size)
         yield GaugeMetricFamily("taskd_subscribers", "Readers of events", len(lags))
         yield GaugeMetricFamily(
             "taskd_subscriber_lag_events",

@@ -2,21 +2,24 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import anyio
 import pytest
 from betterproto2 import Message
+from harness.disks import FAULTS, Fault, locked
 from harness.mounts import tmpfs
 
-from taskd.errors import DataLoss, FailedPrecondition, ResourceExhausted
+from taskd.errors import DataLoss, FailedPrecondition, ResourceExhausted, TaskdError
 from taskd.events import Entry, Envelope, Journal, Retention, ledger
 from taskd.proto.containerd.events import (
     TaskCreate,
@@ -89,6 +92,14 @@ async def test_who_is_cancelled_while_it_appends_leaves_the_event(path: Path) ->
             group.cancel_scope.cancel()
         count = len(journal.read(0, 100))
         assert await journal.append(envelope()) == count + 1
+
+
+def log_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}-wal")
+
+
+def on_disk(path: Path) -> int:
+    return path.stat().st_size + log_of(path).stat().st_size
 
 
 STEPS = {
@@ -225,16 +236,64 @@ async def test_age_is_limited_but_not_for_a_cursor(path: Path) -> None:
 
 
 async def test_size_is_limited_whoever_has_not_read(
-    path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with Journal(path, retention=Retention(max_bytes=2**20)) as journal:
+    with (
+        tmpfs(tmp_path / "quick", "size=8m") as folder,
+        Journal(folder / "events.db", retention=Retention(max_bytes=2**20)) as journal,
+    ):
         await journal.move_cursor("sink", 0)
         for _ in range(3000):
             await journal.append(envelope(event=TypedValue("t", bytes(1000))))
         await journal.tidy()
         assert 400 < journal.last - journal.first < 1000
-        assert path.stat().st_size < 2 * 2**20
+        assert on_disk(folder / "events.db") < 2**20
     assert "though a cursor is at 0" in caplog.text
+
+
+async def test_the_disk_has_no_more_than_the_limit(tmp_path: Path) -> None:
+    """SQLite's log counts: without an idle moment, and without anybody who calls `tidy`."""
+    limit, most = 2**20, 0
+    with (
+        tmpfs(tmp_path / "small", f"size={limit + 2**17}") as folder,
+        Journal(folder / "events.db", retention=Retention(max_bytes=limit)) as journal,
+    ):
+        for number in range(2500):
+            await journal.append(envelope(event=TypedValue("t", bytes(number % 3000))))
+            most = max(most, on_disk(folder / "events.db"))
+        assert limit // 2 < most <= limit
+        assert journal.size == on_disk(folder / "events.db")
+        assert journal.last == 2500
+        assert journal.first > 500
+
+
+async def test_the_log_is_emptied_when_nothing_happens(path: Path) -> None:
+    with Journal(path) as journal:
+        for _ in range(3000):
+            await journal.append(envelope())
+        assert log_of(path).stat().st_size > 2**20
+        await journal.tidy()
+        assert log_of(path).stat().st_size == 0
+        assert len(journal.read(0, 5000)) == 3000
+        assert on_disk(path) < 2**20
+
+
+async def test_the_log_does_not_grow_for_ever(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taskd.events.journal._LOG_BYTES", 2**18)
+    with Journal(path) as journal:
+        with closing(sqlite3.connect(path)) as reader:
+            for _ in range(500):
+                await journal.append(envelope())
+            assert log_of(path).stat().st_size < 2**18 + 2**16
+            # As long as somebody reads it has to; he holds up nobody.
+            reader.execute("BEGIN")
+            reader.execute("SELECT * FROM events").fetchone()
+            for _ in range(500):
+                await journal.append(envelope())
+            assert log_of(path).stat().st_size > 2**19
+        for _ in range(500):
+            await journal.append(envelope())
+        assert log_of(path).stat().st_size < 2**18 + 2**16
 
 
 async def test_a_position_is_found_by_time(journal: Journal) -> None:
@@ -289,12 +348,12 @@ async def test_a_torn_commit_is_undone_with_a_word(
         whole = log.read_bytes()
         await journal.append(envelope())
         longer, pages = log.read_bytes(), path.read_bytes()
-    begins = next(i for i, (old, new) in enumerate(zip(whole, longer, strict=False)) if old != new)
-    log.write_bytes(longer[: begins + 1000])
+    log.write_bytes(longer[: len(whole) + 1000])
     path.write_bytes(pages)
     with caplog.at_level(logging.WARNING), Journal(path) as journal:
         assert [entry.position for entry in journal.read(0, 10)] == [1, 2]
-        assert await journal.append(envelope()) == 3
+        # The third number had been given out.
+        assert await journal.append(envelope()) == 4
     assert "undone a commit of 1 pages that was cut short; the last event is 2" in caplog.text
     caplog.clear()
     with Journal(path):
@@ -315,6 +374,193 @@ async def test_a_full_disk_is_an_error_and_no_more(tmp_path: Path, sync: str) ->
         subprocess.run(["mount", "-o", "remount,size=4m", str(folder)], check=True)
         with Journal(folder / "events.db") as journal:
             assert await journal.append(envelope()) == kept + 1
+
+
+@pytest.mark.parametrize("sync", ["normal", "full"])
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_what_may_pass_is_an_error_until_it_has(
+    tmp_path: Path, fault: Fault, sync: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskd.events.journal.PATIENCE_SECONDS", 0.1)
+    big = envelope(event=TypedValue("t", bytes(100_000)))
+    with tmpfs(tmp_path / "small", "size=1m") as folder:
+        with Journal(folder / "events.db", sync) as journal:  # type: ignore[arg-type]
+            seen: list[int] = []
+            journal.listen(lambda entry: seen.append(entry.position))
+            await journal.append(envelope())
+            with fault(folder) as words:
+                for change in (journal.append(big), journal.move_cursor("one", 1)):
+                    with pytest.raises(TaskdError, match=words) as caught:
+                        await change
+                    assert not isinstance(caught.value, DataLoss)
+                with suppress(TaskdError):
+                    await journal.tidy()
+            assert await journal.append(big) == 2
+            assert seen == [1, 2]
+        with Journal(folder / "events.db") as journal:
+            assert [entry.position for entry in journal.read(0, 9)] == [1, 2]
+
+
+@pytest.mark.parametrize("sync", ["normal", "full"])
+async def test_nobody_waits_with_who_waits_for_a_lock(path: Path, sync: str) -> None:
+    with Journal(path, sync) as journal:  # type: ignore[arg-type]
+        await journal.append(envelope())
+        async with anyio.create_task_group() as group:
+            with locked(path.parent):
+                group.start_soon(journal.append, envelope("/b"))
+                group.start_soon(journal.move_cursor, "one", 1)
+                longest = 0.0
+                for _ in range(10):
+                    before = anyio.current_time()
+                    await anyio.sleep(0.05)
+                    longest = max(longest, anyio.current_time() - before)
+                    assert [entry.position for entry in journal.read(0, 9)] == [1]
+                # SQLite's own patience has seconds.
+                assert longest < 2
+        assert (journal.last, journal.cursor("one")) == (2, 1)
+
+
+async def test_the_events_of_a_stranger_are_passed_with_a_word(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of another daemon, say, with the same root folder."""
+    with Journal(path) as journal, Journal(path) as stranger:
+        seen: list[int] = []
+        journal.listen(lambda entry: seen.append(entry.position))
+        for _ in range(3):
+            await stranger.append(envelope("/theirs"))
+        assert await journal.append(envelope("/ours")) == 4
+        assert await journal.append(envelope("/ours")) == 5
+        assert seen == [4, 5]
+        assert "somebody else has written the events from 1 to 3" in caplog.text
+        caplog.clear()
+        await stranger.append(envelope("/theirs"))
+        await journal.tidy()
+        assert "somebody else has written the events from 6 to 6" in caplog.text
+
+
+def copy(path: Path, to: Path) -> None:
+    """The files as they are while the journal is open."""
+    to.mkdir()
+    for file in path.parent.glob("events.*"):
+        shutil.copy(file, to)
+
+
+@pytest.mark.parametrize("mark", ["stays", "goes back", "is lost"])
+async def test_no_number_is_given_twice(
+    path: Path,
+    tmp_path: Path,
+    mark: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The journal goes back to an earlier state, as by a power cut."""
+    with Journal(path) as journal:
+        for _ in range(5):
+            await journal.append(envelope())
+        name = journal.id
+        copy(path, tmp_path / "then")
+        for _ in range(5):
+            await journal.append(envelope("/b"))
+        copy(path, tmp_path / "later")
+    for file in path.parent.glob("events.*"):
+        file.unlink()
+    for file in (tmp_path / "then").glob("events.db*"):
+        shutil.copy(file, path.parent)
+    if mark == "stays":
+        # As it was when the daemon ended, before it could close anything.
+        shutil.copy(tmp_path / "later/events.mark", path.parent)
+        monkeypatch.setattr("taskd.events.mark.Mark._inode", lambda _: inode)
+        inode = (tmp_path / "later/events.mark").stat().st_ino
+    elif mark == "goes back":
+        shutil.copy(tmp_path / "then/events.mark", path.parent)
+        monkeypatch.setattr("taskd.events.mark._boot", uuid.uuid4)
+    with Journal(path) as journal:
+        assert journal.last >= 10
+        used = journal.last
+        assert await journal.append(envelope("/c")) == used + 1
+        assert [entry.position for entry in journal.read(0, 99)] == [1, 2, 3, 4, 5, used + 1]
+        assert [entry.position for entry in journal.read(9, 99)] == [used + 1]
+        assert journal.id == name
+    assert f"ends with event 5, but the numbers up to {used}" in caplog.text
+    caplog.clear()
+    with Journal(path) as journal:
+        assert await journal.append(envelope()) == used + 2
+    assert not caplog.text
+
+
+async def test_numbers_are_reserved_again_and_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskd.events.mark._AHEAD", 10)
+    with Journal(path) as journal:
+        for _ in range(25):
+            await journal.append(envelope())
+        async with anyio.create_task_group() as group:
+            for _ in range(30):
+                group.start_soon(journal.append, envelope())
+        mark = path.with_suffix(".mark").read_bytes()
+    path.with_suffix(".mark").write_bytes(mark)
+    monkeypatch.setattr("taskd.events.mark._boot", uuid.uuid4)
+    with Journal(path) as journal:
+        assert 55 < journal.last <= 65
+        assert await journal.append(envelope()) == journal.last
+
+
+@pytest.mark.parametrize("damage", ["removed", "emptied", "replaced"])
+async def test_a_journal_that_is_gone_is_missed(
+    path: Path, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Journal(path) as journal:
+        for _ in range(3):
+            await journal.append(envelope())
+        name = journal.id
+    assert not caplog.text
+    if damage == "removed":
+        path.unlink()
+    elif damage == "emptied":
+        path.write_bytes(b"")
+    else:
+        with Journal(tmp_path / "other.db") as other:
+            await other.append(envelope())
+        shutil.copy(tmp_path / "other.db", path)
+    with Journal(path) as journal:
+        assert journal.id != name
+        assert "is not the one that was here before, which had come to position 3" in caplog.text
+    caplog.clear()
+    with Journal(path):
+        assert not caplog.text
+
+
+async def test_a_step_of_the_clock_removes_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = time.time_ns
+    month = 30 * 24 * 3600 * 10**9
+    with Journal(path) as journal:
+        for _ in range(3):
+            await journal.append(envelope())
+        monkeypatch.setattr(time, "time_ns", lambda: now() + month)
+        await journal.append(envelope())
+        await journal.tidy()
+        assert (journal.first, journal.last) == (1, 4)
+        assert "the clock was set forward by 25" in caplog.text
+        monkeypatch.setattr(time, "time_ns", now)
+        await journal.append(envelope())
+        await journal.tidy()
+        assert (journal.first, journal.last) == (1, 5)
+
+
+async def test_positions_are_found_by_time_across_a_gap(path: Path) -> None:
+    with Journal(path) as journal:
+        await journal.append(envelope())
+        await anyio.sleep(0.001)
+        between = time.time_ns()
+        await journal.begin_anew(1000)
+        assert await journal.append(envelope()) == 1001
+        assert journal.position_at(between) < 1001 <= journal.position_at(time.time_ns())
+        assert [entry.position for entry in journal.read(journal.position_at(between), 9)] == [1001]
+        assert journal.position_at(0) == 0
 
 
 async def test_it_goes_on_when_there_is_room_again(tmp_path: Path) -> None:
