@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ import anyio
 import nats.errors
 from nats.aio.client import Client
 from nats.js import JetStreamContext
-from nats.js.api import Header, PubAck, StreamConfig
+from nats.js.api import Header, PubAck, RawStreamMsg, StreamConfig
 from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
 from taskd import codec
@@ -69,10 +70,10 @@ class NatsSink:
 
     async def run(self) -> None:
         """Publish for ever. Whatever stands in the way is logged once, and tried again."""
-        if self._journal.cursor(CURSOR) is None:
-            await self._save(self._journal.first - 1)
         while True:
             try:
+                if self._journal.cursor(CURSOR) is None:
+                    await self._journal.move_cursor(CURSOR, self._journal.first - 1)
                 await self._session()
             except TaskdError as exc:
                 self._report(str(exc))
@@ -130,6 +131,9 @@ class NatsSink:
                 *(name, self._node),
             )
             return place
+        if not self._is_ours(newest):
+            await self._begin_anew(newest, place.position)
+            return place
         acked, place.sequence = map(int, (newest.headers or {})[ACKED].split(":"))
         place.position = max(place.position, acked)
         sequence, end = place.sequence, newest.seq or 0
@@ -141,21 +145,43 @@ class NatsSink:
                 place.stored.add(found)
         return place
 
+    def _is_ours(self, newest: RawStreamMsg) -> bool:
+        """Whether the newest message of the stream is an event that the journal has had.
+
+        Else the journal was rolled back, by more than it knows of itself: from a backup, say.
+        """
+        number = position(newest.headers, self._journal.id) or 0
+        if number > self._journal.last:
+            return False
+        kept = self._journal.read(number - 1, 1)
+        if not kept or kept[0].position != number:
+            return True  # retention has taken it, or it is in a gap
+        return codec.encode(kept[0].envelope.to_message()) == newest.data
+
+    async def _begin_anew(self, newest: RawStreamMsg, reached: int) -> None:
+        """Let no event pass for another that has had its number."""
+        last, earlier = self._journal.last, self._journal.id
+        number = position(newest.headers, earlier) or 0
+        await self._journal.begin_anew(number)
+        log.error(
+            "NATS: stream %s has other events of journal %s, up to position %d, than the journal, "
+            "which was rolled back: it is journal %s from here on, and goes on after position %d; "
+            "the events from %d to %d may be in the stream twice",
+            *(self._settings.stream, earlier, number, self._journal.id),
+            *(self._journal.last, reached + 1, last),
+        )
+
     async def _publish(self, client: Client, stream: JetStreamContext, place: _Place) -> None:
         log.info("NATS: publishing what follows position %d", place.position)
-        written = 0.0
         try:
             while True:
                 try:
                     async with self._bus.subscribe((), place.position) as subscription:
-                        while True:
-                            await self._publish_next(client, stream, place, subscription)
-                            if anyio.current_time() - written > _CURSOR_SECONDS:
-                                written = anyio.current_time()
-                                await self._save(place.position)
-                            self._trouble, self._pause = "", _PAUSES[0]
-                except _Overtaken:
+                        await self._publish_all(client, stream, place, subscription)
+                except ResourceExhausted:
                     first = self._journal.first
+                    if place.position >= first - 1:
+                        raise
                     log.error(
                         "NATS: the events from %d to %d are lost: the journal no longer has them",
                         *(place.position + 1, first - 1),
@@ -165,20 +191,27 @@ class NatsSink:
             with anyio.CancelScope(shield=True):
                 await self._save(place.position)
 
-    async def _save(self, reached: int) -> None:
-        # On a full disk it stays where it is: the stream knows better.
-        with suppress(ResourceExhausted):
-            await self._journal.move_cursor(CURSOR, reached)
-
-    async def _publish_next(
+    async def _publish_all(
         self, client: Client, stream: JetStreamContext, place: _Place, subscription: Subscription
     ) -> None:
-        try:
-            entries = await subscription.next_batch()
-        except ResourceExhausted as exc:
-            raise _Overtaken from exc
-        for begin in range(0, len(entries), _AT_ONCE):
-            await self._publish_batch(client, stream, place, entries[begin : begin + _AT_ONCE])
+        saved, written = -1, anyio.current_time()
+        while True:
+            entries: Sequence[Entry] = ()
+            # If nothing comes, what has been reached is written down all the same.
+            with anyio.move_on_after(math.inf if place.position == saved else _CURSOR_SECONDS):
+                entries = await subscription.next_batch()
+            for begin in range(0, len(entries), _AT_ONCE):
+                await self._publish_batch(client, stream, place, entries[begin : begin + _AT_ONCE])
+            place.position = max(place.position, subscription.position)
+            if anyio.current_time() - written >= _CURSOR_SECONDS:
+                saved, written = place.position, anyio.current_time()
+                await self._save(saved)
+            self._trouble, self._pause = "", _PAUSES[0]
+
+    async def _save(self, reached: int) -> None:
+        # If the journal does not take it, it stays where it is: the stream knows better.
+        with suppress(TaskdError):
+            await self._journal.move_cursor(CURSOR, reached)
 
     async def _publish_batch(
         self, client: Client, stream: JetStreamContext, place: _Place, entries: Sequence[Entry]
@@ -244,7 +277,3 @@ class NatsSink:
 def _size(headers: Headers) -> int:
     """Bytes that headers take in a message."""
     return 12 + sum(len(name) + len(value) + 4 for name, value in headers.items())
-
-
-class _Overtaken(Exception):
-    """The journal has removed what was to be published next."""
