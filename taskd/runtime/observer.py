@@ -20,7 +20,7 @@ class Observer(Protocol):
     """
 
     async def created(self, shim: Shim, options: CreateOptions) -> None:
-        """A task was made. It is undone if this raises `ResourceExhausted`."""
+        """A task was made. It is undone if this raises: the journal does not take it."""
 
     async def abandoned(self, shim: Shim, options: CreateOptions, found: Exit | None) -> None:
         """A task that was to be made is gone; `found` is its exit if it had been made already."""

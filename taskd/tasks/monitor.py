@@ -5,6 +5,10 @@ than it tries. So every step is told from here too, when taskd sees it: as the a
 call, as that of the `Wait` that it keeps open at the shim for every process that runs, or, after
 both have failed, from what the journal knows to have begun. The journal takes the first.
 
+What has happened cannot be undone because the journal is out of order: its disk is full, somebody
+else has it locked, an I/O error. Then it is told later, and of each task in the order in which it
+happened; only a damaged journal is given up.
+
 The events are those of containerd's shims (``runtime/v2/runc/task/service.go``).
 """
 
@@ -13,17 +17,18 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from collections.abc import Collection, Iterable
-from contextlib import aclosing, suppress
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+from contextlib import aclosing, asynccontextmanager, suppress
+from functools import partial
 
 import anyio
 import betterproto2
 from anyio.abc import TaskGroup
 
 from taskd.codec import MalformedMessage, decode
-from taskd.errors import ResourceExhausted, TaskdError
+from taskd.errors import DataLoss, TaskdError
 from taskd.events import Bus, Journal
-from taskd.events.ledger import Process
 from taskd.proto.containerd.events import (
     TaskCreate,
     TaskDelete,
@@ -48,11 +53,13 @@ UNSEEN = 255
 """containerd's status for an exit that nobody saw."""
 
 _LAST_WORDS_SECONDS = 1.0
-"""How long the exits of execs are awaited once their task is deleted."""
+"""How long the exits of execs are awaited once their init process has ended."""
 _RETRY_SECONDS = 1.0
 _BETWEEN_SECONDS = 0.002
 
-_Events = list[tuple[str, betterproto2.Message]]
+_Step = Callable[[], Awaitable[None]]
+"""Tells of what has happened to a task, as far as the journal does not have it. Can be repeated."""
+_Event = tuple[str, betterproto2.Message]
 
 
 class _Watch:
@@ -63,6 +70,15 @@ class _Watch:
         self.ended = anyio.Event()
 
 
+class _Steps:
+    """What is to be told of a task, one step after the other."""
+
+    def __init__(self) -> None:
+        self.lock = anyio.Lock()
+        self.late: deque[_Step] = deque()
+        self.users = 0
+
+
 class Monitor:
     """Tells of the tasks of all shim managers: their `Observer`. `group` owns its background."""
 
@@ -71,23 +87,24 @@ class Monitor:
         self._journal = journal
         self._group = group
         self._watched: dict[tuple[Shim, str], _Watch] = {}
+        self._steps: dict[tuple[str, str], _Steps] = {}
         # Found at start-up, and not watched yet; None once all have been found.
         self._found: list[tuple[Shim, bool]] | None = []
 
     # --- steps, as they are seen ----------------------------------------------------------
 
     async def created(self, shim: Shim, options: CreateOptions) -> None:
-        event = _created(shim, options.stdio, options)
-        await self._bus.publish(shim.namespace, "/tasks/create", pack(event), first_hand=True)
+        event = _created(shim, shim.pid, options.stdio, options)
+        await self._tell_now(shim.namespace, shim.id, [event])
         self._watch(shim, "")
         self._watch_memory(shim)
 
     async def abandoned(self, shim: Shim, options: CreateOptions, found: Exit | None) -> None:
+        events = []
         if found is not None and found.pid:
             # It had been made, which its shim may have told, or be about to.
-            with suppress(ResourceExhausted):
-                await self.created(shim, options)
-        await self._end(shim.namespace, shim.id, found)
+            events = [_created(shim, found.pid, options.stdio, options)]
+        await self._end(shim.namespace, shim.id, found, events)
 
     def starting(self, shim: Shim, exec_id: str) -> None:
         self._watch(shim, exec_id)
@@ -97,22 +114,15 @@ class Monitor:
             self._unwatch(shim, exec_id)
 
     async def started(self, shim: Shim, exec_id: str) -> None:
-        await self._tell(shim.namespace, [_started(shim, exec_id)])
+        await self._tell(shim, [_started(shim, exec_id)])
 
     async def exec_deleted(self, shim: Shim, exec_id: str, found: Exit) -> None:
-        await self._exited(shim, exec_id, found)
+        await self._exited(shim, exec_id, found, retire=True)
         self._unwatch(shim, exec_id)
-        with suppress(ResourceExhausted):
-            await self._journal.retire(shim.namespace, shim.id, exec_id)
 
     async def deleted(self, shim: Shim, found: Exit | None) -> None:
         shim.deleted = True
-        running = {process.id for process in self._running(shim.namespace, shim.id) if process.id}
-        with anyio.move_on_after(_LAST_WORDS_SECONDS):
-            # The answers to their Waits are on the way: they died before the init process did.
-            for exec_id in running:
-                if watch := self._watched.get((shim, exec_id)):
-                    await watch.ended.wait()
+        await self._hear_execs(shim)
         # First, lest one that comes late takes the end of a deleted process for news.
         for watched, exec_id in list(self._watched):
             if watched is shim:
@@ -139,14 +149,17 @@ class Monitor:
 
     async def found(self, shim: Shim, state: TaskState) -> None:
         """Tell what an earlier daemon has not, and watch what runs."""
-        known = self._journal.processes(shim.namespace, shim.id)
-        events: _Events = []
-        if not any(process.created for process in known):
-            events.append(("/tasks/create", _created(shim, state.stdio)))
         begun = state.status != Status.CREATED
-        if begun and not any(process.started for process in known if not process.id):
-            events.append(_started(shim, ""))
-        await self._tell(shim.namespace, events)
+        created, started = _created(shim, shim.pid, state.stdio), _started(shim, "")
+
+        async def tell() -> None:
+            known = self._journal.processes(shim.namespace, shim.id)
+            if not any(process.created for process in known):
+                await self._publish(shim.namespace, created)
+            if begun and not any(process.started for process in known if not process.id):
+                await self._publish(shim.namespace, started)
+
+        await self._surely(shim.namespace, shim.id, tell)
         shim.process("").begun = begun
         runs = begun and state.status != Status.STOPPED
         if self._found is not None:
@@ -160,10 +173,14 @@ class Monitor:
             return
         self._watch(shim, "")
         self._watch_memory(shim)
-        for process in self._journal.processes(shim.namespace, shim.id):
-            if process.id and process.started and not process.exited:
-                shim.process(process.id).pid = process.pid
-                self._watch(shim, process.id)
+
+        async def watch_execs() -> None:
+            for process in self._journal.processes(shim.namespace, shim.id):
+                if process.id and process.started and not process.exited:
+                    shim.process(process.id).pid = process.pid
+                    self._watch(shim, process.id)
+
+        await self._surely(shim.namespace, shim.id, watch_execs)
         if runs:
             await self._find_execs(shim)
 
@@ -176,7 +193,7 @@ class Monitor:
                 exec_id = decode(ProcessDetails, info.info.value).exec_id
                 if exec_id and not shim.process(exec_id).pid:
                     shim.process(exec_id).pid = info.pid
-                    await self._tell(shim.namespace, [_started(shim, exec_id)])
+                    await self._tell(shim, [_started(shim, exec_id)])
                     self._watch(shim, exec_id)
 
     # --- exits ----------------------------------------------------------------------------
@@ -197,8 +214,7 @@ class Monitor:
         with suppress(OSError):
             async with aclosing(Cgroup.of(shim.pid).ooms()) as notices:
                 async for _ in notices:
-                    event = TaskOom(container_id=shim.id)
-                    await self._tell(shim.namespace, [("/tasks/oom", event)])
+                    await self._tell(shim, [("/tasks/oom", TaskOom(container_id=shim.id))])
 
     def _unwatch(self, shim: Shim, exec_id: str) -> None:
         if watch := self._watched.pop((shim, exec_id), None):
@@ -209,6 +225,8 @@ class Monitor:
             with watch.scope:
                 found = await shim.wait(exec_id)
                 await shim.process(exec_id).settled()
+                if not exec_id:
+                    await self._hear_execs(shim)
                 if not shim.died and (exec_id or not shim.deleted):
                     await self._exited(shim, exec_id, found)
         except TaskdError as exc:
@@ -223,90 +241,164 @@ class Monitor:
                 del self._watched[shim, exec_id]
             watch.ended.set()
 
-    async def _exited(self, shim: Shim, exec_id: str, found: Exit) -> None:
+    async def _hear_execs(self, shim: Shim) -> None:
+        """Let the exits of what runs beside an init process that has ended be told before its own.
+
+        Shims tell them first, and the answers to their Waits are on the way. Where processes share
+        a pid namespace the shim kills them only once the init process has ended.
+        """
+        with anyio.move_on_after(_LAST_WORDS_SECONDS):
+            for (watched, exec_id), watch in list(self._watched.items()):
+                if watched is shim and exec_id:
+                    await watch.ended.wait()
+
+    async def _exited(self, shim: Shim, exec_id: str, found: Exit, *, retire: bool = False) -> None:
+        """Tell the exit of a process; `retire` says that it was removed, too."""
         process = shim.process(exec_id)
         if process.begun and not (found.pid or process.pid):
             with suppress(TaskdError):
                 process.pid = (await shim.task.state(exec_id)).pid
-        pid = found.pid or process.pid
-        if not pid:
-            return  # it never ran
-        known = [
-            known
-            for known in self._journal.processes(shim.namespace, shim.id)
-            if known.id == exec_id and (not exec_id or known.pid == pid)
-        ]
-        events: _Events = []
-        if process.begun and not any(each.started for each in known):
-            process.pid = pid
-            events.append(_started(shim, exec_id))
-        if not any(each.exited for each in known):
-            events.append(_exit(shim.id, exec_id, pid, found.status, found.exited_at))
-        await self._tell(shim.namespace, events)
+        pid = process.pid = found.pid or process.pid
+        started = _started(shim, exec_id) if process.begun else None
+        exited = _exit(shim.id, exec_id, pid, found.status, found.exited_at)
 
-    async def _end(self, namespace: str, container: str, found: Exit | None) -> None:
-        """Tell the exits of all that has not exited yet, and the deletion of the task."""
+        async def tell() -> None:
+            known = [
+                known
+                for known in self._journal.processes(shim.namespace, shim.id)
+                if known.id == exec_id and (not exec_id or known.pid == pid)
+            ]
+            if started is not None and not any(each.started for each in known):
+                await self._publish(shim.namespace, started)
+            if not any(each.exited for each in known):
+                await self._publish(shim.namespace, exited)
+
+        async def settle() -> None:
+            if pid:  # else it never ran
+                await tell()
+            if retire:
+                await self._journal.retire(shim.namespace, shim.id, exec_id)
+
+        await self._surely(shim.namespace, shim.id, settle)
+
+    async def _end(
+        self, namespace: str, container: str, found: Exit | None, events: Iterable[_Event] = ()
+    ) -> None:
+        """Tell `events`, the exits of all that has not exited yet, and the deletion of the task."""
+        now = time.time_ns()
+
+        async def tell() -> None:
+            for event in events:
+                await self._publish(namespace, event)
+            await self._tell_end(namespace, container, found, now)
+
+        await self._surely(namespace, container, tell)
+
+    async def _tell_end(self, namespace: str, container: str, found: Exit | None, now: int) -> None:
         known = self._journal.processes(namespace, container)
         init = [process for process in known if not process.id]
         if not any(process.created for process in init):
-            with suppress(ResourceExhausted):
-                await self._journal.settle(namespace, container)
+            await self._journal.settle(namespace, container)
             return
         told = next((process for process in init if process.exited), None)
         pid = (found.pid if found else 0) or max(process.pid for process in init)
         if told is not None:
             found = Exit(pid, told.exit_status, told.exited_at)
         elif found is None:
-            found = Exit(pid, UNSEEN, time.time_ns())
-        events: _Events = [
-            _exit(container, process.id, process.pid, UNSEEN, found.exited_at)
-            for process in self._running(namespace, container)
-            if process.id
-        ]
+            found = Exit(pid, UNSEEN, now)
+        for process in known:
+            if process.id and process.started and not process.exited:
+                event = _exit(container, process.id, process.pid, UNSEEN, found.exited_at)
+                await self._publish(namespace, event)
         if told is None:
             status = found.status
             if not status and not any(process.started for process in init):
                 status = 128 + signal.SIGKILL  # which is how runtimes delete what never ran
-            events.append(_exit(container, "", pid, status, found.exited_at))
+            await self._publish(namespace, _exit(container, "", pid, status, found.exited_at))
         deleted = TaskDelete(
             container_id=container,
             pid=pid,
             exit_status=found.status,
             exited_at=timestamp(found.exited_at),
         )
-        await self._tell(namespace, [*events, ("/tasks/delete", deleted)])
-
-    def _running(self, namespace: str, container: str) -> Iterable[Process]:
-        return [
-            process
-            for process in self._journal.processes(namespace, container)
-            if process.started and not process.exited
-        ]
+        await self._publish(namespace, ("/tasks/delete", deleted))
 
     # --- telling --------------------------------------------------------------------------
 
-    async def _tell(self, namespace: str, events: _Events) -> None:
-        """Publish events in order; what a full disk does not take now, as soon as it does."""
-        for number, (topic, event) in enumerate(events):
-            try:
-                await self._bus.publish(namespace, topic, pack(event), first_hand=True)
-            except ResourceExhausted as exc:
-                log.error("events wait until there is room: %s", exc)
-                self._group.start_soon(self._tell_later, namespace, events[number:])
-                return
+    async def _publish(self, namespace: str, event: _Event) -> None:
+        topic, message = event
+        await self._bus.publish(namespace, topic, pack(message), first_hand=True)
 
-    async def _tell_later(self, namespace: str, events: _Events) -> None:
-        for topic, event in events:
-            while True:
+    async def _tell(self, shim: Shim, events: Iterable[_Event]) -> None:
+        """Publish events of a task."""
+        await self._surely(
+            shim.namespace, shim.id, partial(self._publish_all, shim.namespace, events)
+        )
+
+    async def _publish_all(self, namespace: str, events: Iterable[_Event]) -> None:
+        for event in events:
+            await self._publish(namespace, event)
+
+    async def _tell_now(self, namespace: str, container: str, events: Iterable[_Event]) -> None:
+        """Publish events of a task after what is still to be told of it, or raise why not."""
+        async with self._steps_of(namespace, container) as steps:
+            await self._tell_late(steps)
+            await self._publish_all(namespace, events)
+
+    async def _surely(self, namespace: str, container: str, step: _Step) -> None:
+        """Take a step; if the journal does not let it be taken now, as soon as it does.
+
+        Raises `DataLoss`.
+        """
+        async with self._steps_of(namespace, container) as steps:
+            if not steps.late:
                 try:
-                    await self._bus.publish(namespace, topic, pack(event), first_hand=True)
-                    break
-                except ResourceExhausted:
-                    await anyio.sleep(_RETRY_SECONDS)
+                    await step()
+                    return
+                except DataLoss:
+                    raise
+                except TaskdError as exc:
+                    log.error(
+                        "events of %s/%s wait until the journal takes them: %s",
+                        *(namespace, container, exc),
+                    )
+                self._group.start_soon(self._keep_trying, namespace, container)
+            steps.late.append(step)
+
+    async def _keep_trying(self, namespace: str, container: str) -> None:
+        late = True
+        while late:
+            await anyio.sleep(_RETRY_SECONDS)
+            async with self._steps_of(namespace, container) as steps:
+                with suppress(TaskdError):
+                    await self._tell_late(steps)
+                late = bool(steps.late)
+
+    async def _tell_late(self, steps: _Steps) -> None:
+        while steps.late:
+            try:
+                await steps.late[0]()
+            except DataLoss as exc:
+                log.error("events are lost: %s", exc)
+            steps.late.popleft()
+
+    @asynccontextmanager
+    async def _steps_of(self, namespace: str, container: str) -> AsyncIterator[_Steps]:
+        """A task's steps, for one at a time, whoever has gone away."""
+        steps = self._steps.setdefault((namespace, container), _Steps())
+        steps.users += 1
+        try:
+            with anyio.CancelScope(shield=True):
+                async with steps.lock:
+                    yield steps
+        finally:
+            steps.users -= 1
+            if not steps.users and not steps.late:
+                del self._steps[namespace, container]
 
 
-def _created(shim: Shim, stdio: Stdio, options: CreateOptions | None = None) -> TaskCreate:
-    return TaskCreate(
+def _created(shim: Shim, pid: int, stdio: Stdio, options: CreateOptions | None = None) -> _Event:
+    event = TaskCreate(
         container_id=shim.id,
         bundle=str(shim.bundle.path),
         rootfs=mount_messages(options.rootfs if options else ()),
@@ -314,11 +406,12 @@ def _created(shim: Shim, stdio: Stdio, options: CreateOptions | None = None) -> 
             stdin=stdio.stdin, stdout=stdio.stdout, stderr=stdio.stderr, terminal=stdio.terminal
         ),
         checkpoint=options.checkpoint if options else "",
-        pid=shim.pid,
+        pid=pid,
     )
+    return "/tasks/create", event
 
 
-def _started(shim: Shim, exec_id: str) -> tuple[str, betterproto2.Message]:
+def _started(shim: Shim, exec_id: str) -> _Event:
     pid = shim.process(exec_id).pid
     if exec_id:
         event = TaskExecStarted(container_id=shim.id, exec_id=exec_id, pid=pid)
@@ -326,9 +419,7 @@ def _started(shim: Shim, exec_id: str) -> tuple[str, betterproto2.Message]:
     return "/tasks/start", TaskStart(container_id=shim.id, pid=pid)
 
 
-def _exit(
-    container: str, exec_id: str, pid: int, status: int, exited_at: int
-) -> tuple[str, betterproto2.Message]:
+def _exit(container: str, exec_id: str, pid: int, status: int, exited_at: int) -> _Event:
     event = TaskExit(
         container_id=container,
         id=exec_id or container,

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import anyio
+import pytest
+from harness.disks import FAULTS, Fault
+from harness.mounts import tmpfs
 
+from taskd.errors import TaskdError
 from taskd.events import Bus, Journal
 from taskd.runtime.bundle import Bundle
 from taskd.runtime.shim import Shim
-from taskd.runtime.types import Exit, Status, TaskState
+from taskd.runtime.types import CreateOptions, Exit, Status, TaskState
 from taskd.tasks import Monitor
+from taskd.wellknown import unpack
 
 PID = 42
 
@@ -43,3 +51,119 @@ async def test_what_is_deleted_before_it_is_watched_is_told_once(tmp_path: Path)
             await anyio.wait_all_tasks_blocked()
         told = [entry.envelope.topic for entry in journal.read(0, 100)]
     assert told == ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"]
+
+
+class Living:
+    """A task of which processes exit when the test says so."""
+
+    tells_oom = True
+
+    def __init__(self) -> None:
+        self.exits: dict[str, anyio.Event] = defaultdict(anyio.Event)
+
+    async def start(self, exec_id: str) -> int:
+        return PID + len(exec_id)
+
+    async def wait(self, exec_id: str) -> Exit:
+        await self.exits[exec_id].wait()
+        return Exit(PID + len(exec_id), 7, time.time_ns())
+
+    async def delete(self, exec_id: str) -> Exit:
+        return Exit(PID + len(exec_id), 7, time.time_ns())
+
+
+@asynccontextmanager
+async def task(folder: Path, journal: Journal) -> AsyncIterator[tuple[Shim, Living, Monitor]]:
+    nothing: Any = None
+    living = Living()
+    api: Any = living
+    async with anyio.create_task_group() as group:
+        monitor = Monitor(Bus(journal), journal, group)
+        bundle = Bundle("default", "one", folder)
+        shim = Shim(bundle, nothing, nothing, nothing, nothing, api, monitor, group.start_soon)
+        shim.process("").pid = PID
+        yield shim, living, monitor
+        group.cancel_scope.cancel()
+
+
+def told(journal: Journal) -> list[tuple[str, str]]:
+    """What the journal has of processes, in order: the topic's end, and the exec's id."""
+    found = []
+    for entry in journal.read(0, 100):
+        event = entry.envelope.event
+        message: Any = unpack(event) if event else None
+        name = getattr(message, "exec_id", "") or getattr(message, "id", "")
+        found.append((entry.envelope.topic.rpartition("/")[2], "" if name == "one" else name))
+    return found
+
+
+WHOLE = [
+    *(("create", ""), ("start", ""), ("exec-started", "two"), ("exit", "two")),
+    *(("exit", ""), ("delete", "")),
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_what_the_journal_cannot_take_is_told_when_it_can(
+    tmp_path: Path, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, and in order; nobody need call anything for it."""
+    monkeypatch.setattr("taskd.tasks.monitor._RETRY_SECONDS", 0.05)
+    monkeypatch.setattr("taskd.events.journal.PATIENCE_SECONDS", 0.05)
+    with tmpfs(tmp_path / "small", "size=1m") as folder, Journal(folder / "events.db") as journal:
+        async with task(tmp_path, journal) as (shim, living, monitor):
+            await monitor.created(shim, CreateOptions("any"))
+            await shim.start("")
+            with fault(folder):
+                await shim.start("two")
+                living.exits["two"].set()
+                await anyio.sleep(0.2)
+                await shim.delete_process("two")
+                living.exits[""].set()
+                await anyio.sleep(0.2)
+                with pytest.raises(TaskdError):
+                    await monitor.created(shim, CreateOptions("any"))
+                await monitor.deleted(shim, Exit(PID, 7, time.time_ns()))
+                await anyio.sleep(0.2)
+                with suppress(TaskdError):  # without memory there is no reading either
+                    assert told(journal) == WHOLE[:2]
+            with anyio.fail_after(10):
+                while len(told(journal)) < len(WHOLE):
+                    await anyio.sleep(0.02)
+            await anyio.sleep(0.2)
+            assert told(journal) == WHOLE
+            assert not monitor._steps
+
+
+async def test_the_exits_of_execs_come_first(tmp_path: Path) -> None:
+    """With a shared pid namespace the shim kills them when init has ended."""
+    with Journal(tmp_path / "events.db") as journal:
+        async with task(tmp_path, journal) as (shim, living, monitor):
+            await monitor.created(shim, CreateOptions("any"))
+            await shim.start("")
+            for name in ("two", "three"):
+                await shim.start(name)
+            living.exits[""].set()
+            await anyio.sleep(0.1)
+            living.exits["two"].set()
+            await anyio.sleep(0.1)
+            living.exits["three"].set()
+            with anyio.fail_after(5):
+                while ("exit", "") not in told(journal):
+                    await anyio.sleep(0.01)
+            assert told(journal)[-3:] == [("exit", "two"), ("exit", "three"), ("exit", "")]
+
+
+async def test_an_exec_that_does_not_end_holds_up_no_exit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskd.tasks.monitor._LAST_WORDS_SECONDS", 0.05)
+    with Journal(tmp_path / "events.db") as journal:
+        async with task(tmp_path, journal) as (shim, living, monitor):
+            await monitor.created(shim, CreateOptions("any"))
+            await shim.start("")
+            await shim.start("two")
+            living.exits[""].set()
+            with anyio.fail_after(5):
+                while told(journal)[-1] != ("exit", ""):
+                    await anyio.sleep(0.01)
