@@ -100,11 +100,12 @@ class Monitor:
         self._watch_memory(shim)
 
     async def abandoned(self, shim: Shim, options: CreateOptions, found: Exit | None) -> None:
-        events = []
         if found is not None and found.pid:
             # It had been made, which its shim may have told, or be about to.
-            events = [_created(shim, found.pid, options.stdio, options)]
-        await self._end(shim.namespace, shim.id, found, events)
+            event = _created(shim, found.pid, options.stdio, options)
+            with suppress(TaskdError):
+                await self._tell_now(shim.namespace, shim.id, [event])
+        await self._end(shim.namespace, shim.id, found)
 
     def starting(self, shim: Shim, exec_id: str) -> None:
         self._watch(shim, exec_id)
@@ -281,18 +282,10 @@ class Monitor:
 
         await self._surely(shim.namespace, shim.id, settle)
 
-    async def _end(
-        self, namespace: str, container: str, found: Exit | None, events: Iterable[_Event] = ()
-    ) -> None:
-        """Tell `events`, the exits of all that has not exited yet, and the deletion of the task."""
-        now = time.time_ns()
-
-        async def tell() -> None:
-            for event in events:
-                await self._publish(namespace, event)
-            await self._tell_end(namespace, container, found, now)
-
-        await self._surely(namespace, container, tell)
+    async def _end(self, namespace: str, container: str, found: Exit | None) -> None:
+        """Tell the exits of all that has not exited yet, and the deletion of the task."""
+        step = partial(self._tell_end, namespace, container, found, time.time_ns())
+        await self._surely(namespace, container, step)
 
     async def _tell_end(self, namespace: str, container: str, found: Exit | None, now: int) -> None:
         known = self._journal.processes(namespace, container)

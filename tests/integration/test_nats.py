@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -21,13 +22,19 @@ from harness.nats import NatsServer, connection, positions, settings, stored
 from harness.real import need
 from nats.js.api import StreamConfig
 
+from taskd import events
 from taskd.codec import decode
+from taskd.events import Bus, Journal
+from taskd.nats.settings import CURSOR, NatsConfig
+from taskd.nats.sink import NatsSink
 from taskd.proto.containerd.services.events.v1 import EventsStub, PublishRequest
 from taskd.proto.containerd.types import Envelope
 from taskd.proto.google.protobuf import Any
 from taskd.proto.taskd.v1 import InfoRequest, JournalStub
+from taskd.types import TypedValue
 
 EVENT = Any(type_url="a.Type", value=b"data")
+HAPPENED = events.Envelope(1, "default", "/a", TypedValue("a.Type", b"data"))
 
 
 @pytest.fixture
@@ -165,6 +172,70 @@ async def test_a_server_that_accepts_and_says_nothing(folder: Path) -> None:
             began = time.monotonic()
             assert daemon.stop() == 0
             assert time.monotonic() - began < 5
+
+
+@asynccontextmanager
+async def publishing(path: Path, server: NatsServer) -> AsyncIterator[Journal]:
+    """A journal whose events go to the server."""
+    with Journal(path) as journal:
+        async with anyio.create_task_group() as group:
+            sink = NatsSink(NatsConfig((server.url,)), "one", journal, Bus(journal))
+            group.start_soon(sink.run)
+            yield journal
+            group.cancel_scope.cancel()
+
+
+async def until_all_is_there(journal: Journal) -> None:
+    with anyio.fail_after(30):
+        while journal.cursor(CURSOR) != journal.last:
+            await anyio.sleep(0.05)
+
+
+async def test_what_is_stored_is_noted_though_nothing_follows(
+    server: NatsServer, folder: Path
+) -> None:
+    async with publishing(folder / "events.db", server) as journal:
+        for count in (1, 3):
+            for _ in range(count):
+                await journal.append(HAPPENED)
+            await until_all_is_there(journal)
+    assert len(await stored(server)) == 4
+
+
+@pytest.mark.parametrize("mark", [True, False])
+async def test_the_journal_goes_back_to_an_earlier_state(
+    server: NatsServer, folder: Path, mark: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a power cut; or from a backup, which it does not notice by itself."""
+    path = folder / "events.db"
+
+    async def append(journal: Journal, what: str) -> None:
+        for number in range(3):
+            await journal.append(replace(HAPPENED, topic=f"/{what}/{number}"))
+
+    async with publishing(path, server) as journal:
+        name = journal.id
+        await append(journal, "kept")
+        await until_all_is_there(journal)
+        await journal.tidy()
+        earlier = path.read_bytes()
+        await append(journal, "lost")
+        await until_all_is_there(journal)
+    path.write_bytes(earlier)
+    if not mark:
+        path.with_suffix(".mark").unlink()
+        monkeypatch.setattr("taskd.events.mark._AHEAD", 0)
+    async with publishing(path, server) as journal:
+        assert journal.last == (6 if mark else 3)
+        await append(journal, "new")
+        await until_all_is_there(journal)
+        await append(journal, "newer")
+        await until_all_is_there(journal)
+        assert (journal.id == name) is mark
+        assert journal.last > 6
+    found = [message.subject.partition("default.")[2] for message in await stored(server)]
+    wanted = ("kept", "lost", "new", "newer")
+    assert found == [f"{what}.{number}" for what in wanted for number in range(3)]
 
 
 async def test_two_nodes_and_one_reader(server: NatsServer, folder: Path) -> None:

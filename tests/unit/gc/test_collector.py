@@ -6,12 +6,13 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 
 import anyio
 import pytest
 
-from taskd import digests
+from taskd import clock, digests
 from taskd.content import ContentStore, Info
 from taskd.content.store import EXPIRY
 from taskd.errors import AlreadyExists
@@ -201,6 +202,18 @@ async def test_leases_expire(world: World) -> None:
     assert not world.collector.overdue()
 
 
+async def test_a_step_of_the_clock_expires_no_lease(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.lease("future", "a", labels=FUTURE)
+    await world.blob("a")
+    expires = datetime.fromisoformat(FUTURE["containerd.io/gc.expire"]).timestamp()
+    monkeypatch.setattr(time, "time_ns", lambda: int(expires * 1e9) + EXPIRY)
+    assert not world.collector.overdue()
+    assert await world.left() == "a"
+    assert [each.id for each in await world.leases.list("ns")] == ["future"]
+
+
 async def test_writes_expire(
     world: World, root: Path, store: ContentStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,9 +225,16 @@ async def test_writes_expire(
     assert [each.ref for each in await store.statuses("ns")] == ["leased", "new"]
     assert not world.collector.overdue()
     async with store.writer("ns", "active", 0, "") as writer:
-        now = time.time_ns()
+        now, passed = time.time_ns(), 0
+        uptime = clock._uptime()
         with monkeypatch.context() as patched:
             patched.setattr(time, "time_ns", lambda: now + 2 * EXPIRY)
+            patched.setattr(clock, "_uptime", lambda: uptime + passed)
+            # The clock was set; what it says has not passed.
+            assert not world.collector.overdue()
+            await world.collector.collect()
+            assert len(await store.statuses("ns")) == 3
+            passed = 2 * EXPIRY
             assert world.collector.overdue()
             await world.collector.collect()
             assert not world.collector.overdue()

@@ -41,7 +41,8 @@ default_message_pool.register_message("taskd.v1", "InfoRequest", InfoRequest)
 class InfoResponse(Message):
     journal: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
     """
-    Made anew with each journal, which lives as long as taskd's root folder.
+    Made anew with each journal, which lives as long as taskd's root folder, unless that is found to
+    have gone back to an earlier state.
     """
 
     first: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
@@ -56,7 +57,7 @@ class InfoResponse(Message):
 
     size: "int" = betterproto2.field(4, betterproto2.TYPE_UINT64)
     """
-    Size of the journal in bytes.
+    Bytes that the journal takes on the disk.
     """
 
     node: "str" = betterproto2.field(5, betterproto2.TYPE_STRING)
@@ -128,7 +129,8 @@ default_message_pool.register_message("taskd.v1", "ReadResponse", ReadResponse)
 class JournalStub(ServiceStub):
     """
     The event journal: what containerd's Events service tells to those who are there, for those who
-    were not. Positions are numbered from 1 without gaps, and never used again.
+    were not. Positions are numbered from 1, and never used again; there are gaps where events were
+    lost, after a power cut.
     """
 
     async def read(
@@ -191,7 +193,8 @@ from ...google import protobuf as __google__protobuf__
 class JournalBase(ServiceBase):
     """
     The event journal: what containerd's Events service tells to those who are there, for those who
-    were not. Positions are numbered from 1 without gaps, and never used again.
+    were not. Positions are numbered from 1, and never used again; there are gaps where events were
+    lost, after a power cut.
     """
 
     async def read(self, message: "ReadRequest") -> "AsyncIterator[ReadResponse]":
