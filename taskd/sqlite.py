@@ -20,7 +20,15 @@ from taskd.errors import (
     Unknown,
 )
 
-__all__ = ["FAILURES", "PATIENCE_SECONDS", "Failure", "Row", "SqliteFile", "Transaction", "impatient"]
+__all__ = [
+    "FAILURES",
+    "PATIENCE_SECONDS",
+    "Failure",
+    "Row",
+    "SqliteFile",
+    "Transaction",
+    "impatient",
+]
 
 Row = tuple[Any, ...]
 

@@ -37,7 +37,15 @@ from taskd.events import ledger
 from taskd.events.envelope import Envelope
 from taskd.events.ledger import Process
 from taskd.events.mark import Mark
-from taskd.sqlite import FAILURES, PATIENCE_SECONDS, Row, SqliteFile, Transaction, impatient
+from taskd.sqlite import (
+    FAILURES,
+    PATIENCE_SECONDS,
+    Failure,
+    Row,
+    SqliteFile,
+    Transaction,
+    impatient,
+)
 from taskd.types import TypedValue
 
 __all__ = ["Entry", "Journal", "Retention"]
@@ -580,7 +588,7 @@ class Journal:
         except FAILURES as error:
             log.error("%s", self._file.explained(error))
 
-    def _explained(self, error: sqlite3.Error | MemoryError | OSError) -> TaskdError:
+    def _explained(self, error: Failure | OSError) -> TaskdError:
         """The error of the journal's file, or of its mark's."""
         if not isinstance(error, OSError):
             return self._file.explained(error)
