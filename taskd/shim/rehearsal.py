@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import tempfile
+import time
 from pathlib import Path
 
 import betterproto2
@@ -36,6 +37,9 @@ _ID = "rehearsal"
 _LIVES = 12
 """The interpreter rewrites a function after some calls."""
 _PROGRAM = "/bin/true"
+_SECONDS = 5.0
+"""After so long no further life is begun: on a slow machine nothing would be warm for minutes."""
+_CALL_SECONDS = 60.0
 
 
 class _Rehearsal(Container):
@@ -68,7 +72,7 @@ class _Pretence(Container):
 def rehearse(*, again: bool = False) -> None:
     """Go through the life of a container some times; `again`, once more, and without processes.
 
-    Raises what goes wrong, which nothing does.
+    Raises what goes wrong; what begins late is left out.
     """
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "config.json").write_text(json.dumps({"process": {"args": [_PROGRAM]}}))
@@ -94,6 +98,18 @@ async def _lives(folder: str, kind: type[Container], lives: int) -> None:
     reaper.install()
     publisher = Publisher(f"{folder}/events", _ID)
     sent = asyncio.create_task(publisher.run())
+    service = TaskService(kind, _ID, reaper, publisher)
+    try:
+        await _served(folder, service, publisher, lives)
+    finally:
+        sent.cancel()
+        await asyncio.wait([sent])
+        await publisher.aclose()
+        await service.aclose()
+        reaper.uninstall()
+
+
+async def _served(folder: str, service: TaskService, publisher: Publisher, lives: int) -> None:
     forwarded: list[bytes] = []
 
     async def forward(context: ttrpc.CallContext, request: bytes) -> bytes:
@@ -101,28 +117,27 @@ async def _lives(folder: str, kind: type[Container], lives: int) -> None:
         return b""
 
     receiver = ttrpc.Service("containerd.services.events.ttrpc.v1.Events", {"Forward": forward})
-    service = TaskService(kind, _ID, reaper, publisher)
     ours, theirs = socket.socketpair()
+    enough = time.monotonic() + _SECONDS
     async with ttrpc.Server([receiver]) as daemon, ttrpc.Server(service.services()) as shim:
         await daemon.start(f"{folder}/events")
         await shim.serve_connection(theirs)
         client = await ttrpc.Client.from_socket(ours)
         for _ in range(lives):
             await _life(client, folder, f"{folder}/stdout")
+            if time.monotonic() > enough:
+                break
         await publisher.drained(1)
         await client.aclose()
-    sent.cancel()
-    await asyncio.wait([sent])
-    await publisher.aclose()
-    await service.aclose()
-    reaper.uninstall()
 
 
 async def _life(client: ttrpc.Client, bundle: str, fifo: str) -> None:
     async def call(
         method: str, request: betterproto2.Message, answer: type[betterproto2.Message] = Empty
     ) -> None:
-        found = await client.call("containerd.task.v2.Task", method, encode(request), timeout=5)
+        found = await client.call(
+            "containerd.task.v2.Task", method, encode(request), timeout=_CALL_SECONDS
+        )
         decode(answer, found)
 
     create = api.CreateTaskRequest(id=_ID, bundle=bundle, stdout=fifo, stderr=fifo)

@@ -43,7 +43,7 @@ def serve(control: socket.socket) -> None:
     """Fork for each call that comes, until the daemon hangs up."""
     inherited.take()
     shims = _load()
-    rehearse()
+    _rehearse()
     control.send(json.dumps([str(path) for path in shims]).encode())
     # Nobody asks how they end.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -73,7 +73,7 @@ def _wait_for_call(
     """Be a spare process: it takes one call, and becomes that call's process."""
     _die_with_parent(signal.SIGKILL)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    rehearse(again=True)
+    _rehearse(again=True)
     request, descriptors, _, _ = socket.recv_fds(control, MAX_REQUEST, 1)
     if not request:
         os._exit(0)
@@ -82,6 +82,14 @@ def _wait_for_call(
     control.close()
     _die_with_parent(0)
     _answer(shims, json.loads(request), descriptors[0])
+
+
+def _rehearse(*, again: bool = False) -> None:
+    """What does not succeed here takes its time in earnest: it is no reason to be of no use."""
+    try:
+        rehearse(again=again)
+    except Exception:
+        traceback.print_exc()
 
 
 def _die_with_parent(number: int) -> None:
