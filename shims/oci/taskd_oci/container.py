@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from taskd import moves
 from taskd.errors import NotFound, TaskdError, Unknown
 from taskd.shim import Container, Process
-from taskd_oci.runtime import ROOT, Failed, Runtime, runtime_features
+from taskd_oci.runtime import Failed, Runtime, default_root, runtime_features
 
 if TYPE_CHECKING:
     import betterproto2
@@ -63,7 +63,7 @@ class Oci(Container):
         settings = self.settings
         return Runtime(
             settings.binary_name or "runc",
-            Path(settings.root or ROOT, self.namespace),
+            Path(settings.root or default_root(), self.namespace),
             self.bundle / "log.json",
             settings.systemd_cgroup,
         )
@@ -229,7 +229,7 @@ class Oci(Container):
         try:
             settings = json.loads((bundle / _SETTINGS).read_bytes())
         except (OSError, ValueError):
-            settings = {"binary": "runc", "root": str(Path(ROOT, namespace))}
+            settings = {"binary": "runc", "root": str(default_root() / namespace)}
         runtime = Runtime(settings["binary"], Path(settings["root"]), bundle / "log.json")
         # What a shim that was killed had it do goes on, and may make what is not there yet.
         runtime.kill_calls()

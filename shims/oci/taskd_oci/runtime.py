@@ -18,10 +18,18 @@ from taskd.errors import Unknown
 if TYPE_CHECKING:
     from taskd.shim import Completed
 
-__all__ = ["ROOT", "Failed", "Runtime", "runtime_features"]
+__all__ = ["Failed", "Runtime", "default_root", "runtime_features"]
 
-ROOT = "/run/containerd/runc"
-"""Where containerd's shim keeps runc's state; a folder for each namespace."""
+
+def default_root() -> Path:
+    """Where containerd's shim keeps runc's state; a folder for each namespace.
+
+    For a user that is not root it is below the user's runtime folder (XDG), as runc's own is.
+    """
+    folder = "/run"
+    if os.geteuid() != 0:
+        folder = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
+    return Path(folder, "containerd/runc")
 
 
 class Failed(Exception):
