@@ -274,6 +274,7 @@ class Task:
         terminal: bool = False,
         stdin: str = "",
         stdout: str = "",
+        stderr: str = "",
     ) -> None:
         """Add an exec; `command` is a shell's, or a list of arguments."""
         arguments = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
@@ -286,7 +287,7 @@ class Task:
             terminal=terminal,
             stdin=stdin,
             stdout=stdout,
-            stderr=default_stderr(stdout, terminal),
+            stderr=stderr or default_stderr(stdout, terminal),
             spec=container.process_any(document),
         )
 

@@ -94,6 +94,20 @@ async def _(case: Case) -> None:
     case.equal("Wait", 9, await task.wait())
 
 
+@theme.check("standard input that is no FIFO: /dev/null, and a file", about="Exec", scene=running)
+async def _(case: Case) -> None:
+    task, file = case.container, case.folder / "io" / "input"
+    file.write_bytes(bytes(_MIB))
+    for name, path, size in (("two", "/dev/null", 0), ("three", str(file), _MIB)):
+        out = case.output(name)
+        await task.exec(name, "wc -c", stdin=path, stdout=str(out.path))
+        await task.start(name)
+        case.equal("Wait", 0, await task.wait(name))
+        await task.delete(name)
+        case.true(await out.end(10), "reading after Delete", "an end", "none")
+        case.equal(f"bytes that came from {path}", size, int(out.data))
+
+
 @theme.check("output to a file (file://), which is appended to")
 async def _(case: Case) -> None:
     file = case.folder / "io" / "log"
@@ -186,6 +200,27 @@ async def _(case: Case) -> None:
     await task.wait("two")
     await task.delete("two")
     case.true(await out.end(10), "reading after Delete", "an end", "none")
+
+
+@theme.check(
+    "with a terminal the output ends with the process, before Delete", about="Exec", scene=running
+)
+async def _(case: Case) -> None:
+    task, out, source = case.container, case.output(), case.input()
+    # Clients name a standard error that they never make.
+    await task.exec(
+        "two",
+        "trap '' HUP; sleep 1000 & echo hello",
+        terminal=True,
+        stdin=str(source.path),
+        stdout=str(out.path),
+        stderr=f"{out.path}-none",
+    )
+    await task.start("two")
+    case.equal("Wait", 0, await task.wait("two"))
+    case.true(await out.end(10), "reading after Wait", "an end", "none")
+    case.equal("its output", b"hello\r\n", out.data)
+    await task.delete("two")
 
 
 @theme.check("an exec's input and output", about="Exec", scene=running)
