@@ -86,7 +86,7 @@ class Writer:
 
         Raises `Unavailable` if another has it open, `Unknown` for what the disk says.
         """
-        self._locks.acquire(self._key)
+        await self._locks.acquire(self._key)
         self._locked = True
         self._ingest = await run_sync(Ingest.open, self._folder, self._key, total, check_cancelled)
         return self._ingest
@@ -130,6 +130,8 @@ class Writer:
 
     async def close(self) -> None:
         """Leave the write; if it was not committed, it may be resumed."""
+        if self._locked:
+            self._locks.leave(self._key)
         if self._ingest is not None:
             with anyio.CancelScope(shield=True):
                 await run_sync(self._ingest.close)
