@@ -14,6 +14,7 @@ RUN python3 -m venv /opt/taskd \
 COPY pyproject.toml README.md LICENSE ./
 COPY taskd taskd
 COPY shims shims
+COPY systemd systemd
 RUN /opt/taskd/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
 ENV PATH=/opt/taskd/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 COPY tests/composed/entrypoint /entrypoint
