@@ -8,8 +8,7 @@ what=
 [ "$1" = --with-libraries ] && what=all && shift
 suite=$1 package=$2 tree=$3
 [ -e "$tree" ] && exit
-mirror=$(sed -n 's/^URIs: *//p; s/^deb \(\[[^]]*\] \)\?\([^ ]*\) .*/\2/p' \
-    /etc/apt/sources.list /etc/apt/sources.list.d/*debian* 2>/dev/null | grep /debian | head -n 1)
+mirror=$("$(dirname "$0")/../../.ci/mirror")
 mkdir -p "$(dirname "$tree")"
 tree=$(cd "$(dirname "$tree")" && pwd)/$(basename "$tree")
 exec 9> "$tree.lock" # several may want it at once
