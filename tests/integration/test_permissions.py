@@ -6,6 +6,7 @@ import json
 import os
 import stat
 from pathlib import Path
+from typing import Self
 
 from harness.client import RUNC, Client
 from harness.containers import spec
@@ -29,6 +30,17 @@ from taskd.proto.containerd.types import Mount
 MAPPED = 100_000
 
 
+class Loose(Taskd):
+    """Started with a umask that forbids nothing."""
+
+    def start(self) -> Self:
+        before = os.umask(0)
+        try:
+            return super().start()
+        finally:
+            os.umask(before)
+
+
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.lstat().st_mode)
 
@@ -38,15 +50,10 @@ async def test_the_root_folder_is_for_its_user_alone(
     folder: Path, runc_shim: None, namespace: str, rootfs: Path
 ) -> None:
     need("runc", "containerd-shim-runc-v2")
-    # As an earlier taskd has left it, and started with a umask that forbids nothing.
+    # As an earlier taskd has left it.
     (folder / "taskd/root").mkdir(parents=True)
     (folder / "taskd/root").chmod(0o711)
-    before = os.umask(0)
-    try:
-        taskd = Taskd(folder / "taskd").start()
-    finally:
-        os.umask(before)
-    with taskd, leaving_nothing(taskd, namespace):
+    with Loose(folder / "taskd") as taskd, leaving_nothing(taskd, namespace):
         async with client(taskd.address, namespace) as channel:
             ask = Client(channel, rootfs)
             await ask.start("one", "/bin/sleep", "1000")
