@@ -204,7 +204,7 @@ def _path(value: object) -> Path:
 
 
 def _level(value: object) -> str:
-    if value not in LEVELS:
+    if not isinstance(value, str) or value not in LEVELS:
         raise ValueError(f"{value!r} is not one of {', '.join(LEVELS)}")
     return str(value)
 

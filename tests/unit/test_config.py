@@ -52,6 +52,8 @@ def test_the_socket_follows_the_state_folder() -> None:
         ("root = 1", "root: 1 is not an absolute path"),
         ('state = "a/b"', "state: 'a/b' is not an absolute path"),
         ('log_level = "loud"', "log_level: 'loud' is not one of trace"),
+        ('log_level = ["info"]', "log_level: ['info'] is not one of trace"),
+        ("log_level = {}", "log_level: {} is not one of trace"),
         ("shutdown_timeout = 10", "shutdown_timeout: 10 is not a duration"),
         ('timeouts = "1s"', "timeouts: '1s' is not a table"),
         ('[timeouts]\n"io.x" = "1s"', "timeouts: io.x: unknown key"),
