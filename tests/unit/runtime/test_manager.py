@@ -17,13 +17,20 @@ import anyio
 import pytest
 
 from taskd import ttrpc
-from taskd.errors import AlreadyExists, DeadlineExceeded, ResourceExhausted, TaskdError, Unknown
+from taskd.errors import (
+    AlreadyExists,
+    DeadlineExceeded,
+    NotFound,
+    ResourceExhausted,
+    TaskdError,
+    Unknown,
+)
 from taskd.runtime import manager as module
 from taskd.runtime.binary import Bootstrap
 from taskd.runtime.bundle import Bundle
 from taskd.runtime.generation import Generation
 from taskd.runtime.manager import ManagerConfig, ShimManager, Timeouts
-from taskd.runtime.types import CreateOptions, Exit
+from taskd.runtime.types import CreateOptions, Exit, Status, TaskState
 from taskd.types import TypedValue
 
 OPTIONS = CreateOptions("a.shim", spec=TypedValue("spec", b"{}"))
@@ -52,6 +59,8 @@ class Observer:
 
     async def lost(self, *_: object) -> None: ...
 
+    async def found(self, *_: object) -> None: ...
+
 
 class World:
     """Shims that are told what to do by a test; each has a process that listens."""
@@ -61,6 +70,7 @@ class World:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.connections: dict[str, Connection] = {}
         self.deleted: list[str] = []
+        self.gone: set[str] = set()
         self.delete_error: Exception | None = None
         self.create_error: BaseException | None = None
         self.start_error: Exception | None = None
@@ -145,6 +155,11 @@ class Api:
         if not self.world.tells_pid:
             await anyio.sleep_forever()
         return self.world.processes[self.world.socket(self.bundle).name].pid
+
+    async def state(self, exec_id: str, *, timeout: float) -> TaskState:
+        if self.bundle.id in self.world.gone:
+            raise NotFound(self.bundle.id)
+        return TaskState(pid=7, status=Status.RUNNING)
 
     async def delete(self, exec_id: str) -> Exit:
         raise Unknown("no such thing")
@@ -276,6 +291,21 @@ async def test_a_process_with_other_tasks_goes_on(world: World) -> None:
             while world.runs("group"):
                 await anyio.sleep(0.01)
     assert world.deleted == ["two", "three", "one"]
+
+
+async def test_a_task_that_is_gone_does_not_take_its_pods_shim_along(world: World) -> None:
+    """A daemon was killed after it had had the shim delete one task, and before it was done."""
+    world.name = "group"
+    async with managing(world) as shims:
+        for name in ("one", "two"):
+            await shims.create("ns", name, OPTIONS)
+    world.gone.add("one")
+    async with managing(world) as shims:
+        assert await shims.load(10) == {("ns", "one"), ("ns", "two")}
+        assert [shim.id for shim in shims.all()] == ["two"]
+        assert world.runs("group")
+        assert world.deleted == ["one"]
+        assert [each.name for each in bundles(world)] == ["two"]
 
 
 async def test_a_clean_up_goes_on_after_a_step_that_fails(
