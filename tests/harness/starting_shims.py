@@ -66,7 +66,9 @@ def run(generation: str) -> None:
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(path))
         listener.listen()
-        if not os.fork():
+        if child := os.fork():
+            Path("shim.pid").write_text(str(child))
+        else:
             os.setsid()
             for descriptor in range(3):
                 os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
