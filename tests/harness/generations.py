@@ -1,7 +1,10 @@
-"""containerd's generations: the system's own, and newer ones unpacked beside it."""
+"""containerd's generations: the system's own, and others' unpacked beside it."""
 
 from __future__ import annotations
 
+import os
+import platform
+import shutil
 import subprocess
 import sysconfig
 from contextlib import suppress
@@ -9,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-__all__ = ["GENERATIONS", "OWN", "Generation", "criu", "own_shim"]
+__all__ = ["COMPARED", "GENERATIONS", "Generation", "criu", "own_shim"]
 
 _HERE = Path(__file__).parent
 _CACHE = _HERE.parents[1] / ".cache"
@@ -20,7 +23,7 @@ class Generation:
     """A containerd with its own shims, from a suite of Debian's."""
 
     name: str
-    suite: str = ""
+    suite: str
     own_shim: bool = False
     """taskd runs its own ``io.taskd.oci.v1`` where containerd runs its shim."""
 
@@ -29,14 +32,30 @@ class Generation:
 
     def binaries(self) -> Path | None:
         """Folder of its programs, fetched if need be; None for what the system has."""
-        return _unpacked(self.suite) if self.suite else None
+        return None if self._is_systems else _unpacked(self.suite)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether there is any way to it."""
+        return self._is_systems or not OFFLINE
+
+    @property
+    def _is_systems(self) -> bool:
+        return platform.freedesktop_os_release().get("VERSION_CODENAME") == self.suite
 
 
-GENERATIONS = (Generation("1.6"), Generation("1.7", "trixie"), Generation("2", "sid"))
+OFFLINE = "TASKD_VM" in os.environ
+"""In the virtual machine of `tests/vm` nothing can be fetched: what the system has must do."""
+
+_ALL = (Generation("1.6", "bookworm"), Generation("1.7", "trixie"), Generation("2", "sid"))
+
+GENERATIONS = tuple(each for each in _ALL if each.is_here)
 """containerd 1.6.20, 1.7.24, and the newest 2.x that Debian has."""
 
-OWN = Generation("1.7", "trixie", own_shim=True)
-"""containerd 1.7.24 with its shim beside taskd with taskd's."""
+_OWN = Generation("1.7", "trixie", own_shim=True)
+
+COMPARED = (*GENERATIONS, *(each for each in (_OWN,) if each.is_here))
+"""What taskd is compared with; 1.7.24 once more, with its shim beside taskd with taskd's."""
 
 
 @cache
@@ -49,6 +68,8 @@ def _unpacked(suite: str) -> Path:
 @cache
 def criu() -> Path:
     """Folder of a CRIU that works on this kernel."""
+    if OFFLINE and (own := shutil.which("criu")):
+        return Path(own).parent
     done = subprocess.run(
         ["sh", str(_HERE / "criu.sh")], check=True, stdout=subprocess.PIPE, text=True
     )

@@ -11,7 +11,7 @@ import sys
 from collections import Counter
 
 import anyio
-from harness.generations import GENERATIONS, OWN
+from harness.generations import COMPARED
 from parity.known import Known
 from parity.runner import Pairs, compare
 from parity.scenarios import collected
@@ -19,12 +19,11 @@ from parity.scenarios import collected
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make parity")
-    generations = (*GENERATIONS, OWN)
-    names = [str(each) for each in generations]
+    names = [str(each) for each in COMPARED]
     parser.add_argument("-g", dest="generations", action="append", choices=names)
     parser.add_argument("words", nargs="*", help="in a scenario's name")
     chosen = parser.parse_args()
-    generations = [each for each in generations if str(each) in (chosen.generations or names)]
+    generations = [each for each in COMPARED if str(each) in (chosen.generations or names)]
     scenarios = [each for each in collected() if all(word in each.name for word in chosen.words)]
     width = max((len(each.name) for each in scenarios), default=0)
     print(f"{'scenario':{width}}", *(f"{each!s:9}" for each in generations))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness.generations import GENERATIONS, OWN, Generation
+from harness.generations import COMPARED, Generation
 from harness.real import need
 from parity.known import KNOWN
 from parity.runner import Pairs, compare
@@ -26,7 +26,7 @@ def pairs() -> Iterator[Pairs]:
 
 CASES = [
     pytest.param(scenario, generation, id=f"{generation}: {scenario.name}")
-    for generation in (*GENERATIONS, OWN)
+    for generation in COMPARED
     for scenario in SCENARIOS
     if scenario.concerns(generation)
 ]
