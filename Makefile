@@ -6,11 +6,12 @@ INSTALL := install --quiet --disable-pip-version-check
 LOCK = $(VENV)/.uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--upgrade --group build --custom-compile-command 'make lock' pyproject.toml
 SHIM := containerd-shim-runc-v2:containerd runc:runc busybox:busybox-static
+MACHINE := qemu-system-x86_64:qemu-system-x86 debootstrap:debootstrap mke2fs:e2fsprogs
 
 # Daemons are started by the dozen: what is compiled once is kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint types tests parity bench soak fuzz compose protos lock clean
+.PHONY: demo test lint types tests parity bench soak fuzz compose vm protos lock clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/taskd demo
@@ -25,7 +26,7 @@ types: $(VENV)/.installed-dev
 	$(BIN)/mypy taskd shims/*/taskd_*
 
 tests: $(VENV)/.installed-dev
-	@.ci/need -n $(SHIM) containerd:containerd ctr:containerd crun:crun dockerd:docker.io ps:procps losetup:mount nats-server:nats-server h2load:nghttp2-client
+	@.ci/need -n $(SHIM) containerd:containerd ctr:containerd crun:crun dockerd:docker.io ps:procps losetup:mount nats-server:nats-server h2load:nghttp2-client $(MACHINE)
 	$(BIN)/pytest --numprocesses 3 --dist worksteal $(PYTEST)
 
 parity: $(VENV)/.installed-dev
@@ -49,6 +50,11 @@ fuzz: $(VENV)/.installed-dev
 
 compose:
 	@.ci/compose
+
+# Debian 12 and 13 in virtual machines, in software.
+vm: $(VENV)/.installed-dev
+	@.ci/need $(MACHINE)
+	PYTHONPATH=tests $(BIN)/python -m vm $(VM)
 
 protos: $(VENV)/.installed-dev
 	$(BIN)/python protos/generate.py

@@ -1,0 +1,149 @@
+"""A virtual machine's disk: a plain Debian with systemd, and the project installed from wheels.
+
+It is made as root from the Debian mirror of the machine's own apt, and from Python's package index.
+The machine itself will have no network.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vm.plans import Plan
+
+__all__ = ["BOOKWORM", "TRIXIE", "Debian", "Image", "build"]
+
+REPOSITORY = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+
+VENV = "/opt/taskd"
+"""Where the project is installed, as `docs/configuration.md` tells operators to."""
+
+TESTS = "/opt/tests"
+"""Where the tests are, without the project beside them."""
+
+_BASE = (
+    *("linux-image-cloud-amd64", "systemd", "systemd-sysv", "udev", "dbus", "libpam-systemd"),
+    *("dbus-user-session", "uidmap", "python3", "python3-venv", "procps", "iproute2", "mount"),
+    *("containerd", "runc", "crun", "busybox-static"),
+)
+_TOOLS = ("pytest>=8.3", "pytest-asyncio>=0.25", "pytest-timeout>=2.3", "hypothesis>=6.100")
+_SPARE = 2500
+"""Megabytes of the disk that are left for the tests; until they are used they cost nothing."""
+
+
+@dataclass(frozen=True)
+class Debian:
+    """A release, and what its Python and containerd are."""
+
+    suite: str
+    python: str
+    containerd: str
+
+    def __str__(self) -> str:
+        return self.suite
+
+
+BOOKWORM = Debian("bookworm", "3.11", "1.6")
+TRIXIE = Debian("trixie", "3.13", "1.7")
+
+
+@dataclass(frozen=True)
+class Image:
+    """What a machine is started from."""
+
+    debian: Debian
+    kernel: Path
+    initrd: Path
+    disk: Path
+
+    @property
+    def console(self) -> Path:
+        """Where what it says is written while it runs."""
+        return self.disk.with_name("console")
+
+
+def build(debian: Debian, folder: Path, plan: Plan) -> Image:
+    """Make the disk of a machine that runs the plan's tests when it is started.
+
+    Raises CalledProcessError; what was said is on standard error.
+    """
+    tree = folder / "tree"
+    _debootstrap(debian.suite, tree, (*_BASE, *plan.packages))
+    _install(debian, tree, folder / "wheels")
+    _lay_out(tree, plan.tests)
+    kernel = _moved(tree, "vmlinuz-*", folder / "kernel")
+    initrd = _moved(tree, "initrd.img-*", folder / "initrd")
+    disk = folder / "disk"
+    used = int(_output("du", "--summarize", "--block-size=1M", str(tree)).split()[0])
+    size = f"{used * 11 // 10 + _SPARE}M"
+    _run("mke2fs", "-q", "-t", "ext4", "-d", str(tree), str(disk), size)
+    shutil.rmtree(tree)
+    return Image(debian, kernel, initrd, disk)
+
+
+def _debootstrap(suite: str, tree: Path, packages: Sequence[str]) -> None:
+    mirror = _output(str(REPOSITORY / ".ci/mirror")).strip()
+    include = f"--include={','.join(packages)}"
+    _run("debootstrap", "--variant=minbase", include, suite, str(tree), mirror)
+
+
+def _install(debian: Debian, tree: Path, wheels: Path) -> None:
+    """As a user without a network would: a virtual environment, and a folder of wheels."""
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    build = ("--no-deps", "--no-build-isolation", "--wheel-dir", str(wheels))
+    _run(*pip, "wheel", *build, str(REPOSITORY))
+    (own,) = wheels.glob("taskd_containers-*.whl")
+    what = (f"{own}[metrics,uvloop]", *_TOOLS)
+    which = ("--python-version", debian.python, "--only-binary=:all:")
+    _run(*pip, "download", *which, "--dest", str(wheels), *what)
+    inside = tree / "wheels"
+    wheels.rename(inside)
+    _run("chroot", str(tree), "python3", "-m", "venv", VENV, clean=True)
+    names = ("taskd-containers[metrics,uvloop]", *_TOOLS)
+    options = ("--quiet", "--no-index", "--find-links", "/wheels")
+    _run("chroot", str(tree), f"{VENV}/bin/pip", "install", *options, *names, clean=True)
+    shutil.rmtree(inside)
+
+
+def _lay_out(tree: Path, tests: Sequence[str]) -> None:
+    """The tests, and the unit that runs them and turns the machine off."""
+    place = tree / TESTS.lstrip("/")
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(REPOSITORY / "tests", place / "tests", ignore=ignored)
+    shutil.copy(REPOSITORY / "pyproject.toml", place)
+    (place / "arguments").write_text("".join(f"{each}\n" for each in tests))
+    units = tree / "etc/systemd/system"
+    shutil.copy(HERE / "guest/tests.service", units)
+    (units / "multi-user.target.wants").mkdir(exist_ok=True)
+    (units / "multi-user.target.wants/tests.service").symlink_to("../tests.service")
+    (tree / "etc/hostname").write_text("guest\n")
+    # Else the first start asks questions.
+    (tree / "etc/machine-id").write_text(f"{uuid.uuid4().hex}\n")
+
+
+def _moved(tree: Path, pattern: str, target: Path) -> Path:
+    (found,) = (tree / "boot").glob(pattern)
+    return found.rename(target)
+
+
+def _run(*command: str, clean: bool = False) -> None:
+    """With `clean`, nothing of this machine's settings of pip and the like is seen."""
+    path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    env = {"PATH": path, "LANG": "C.UTF-8"} if clean else dict(os.environ)
+    done = subprocess.run(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    if done.returncode:
+        print(done.stdout, file=sys.stderr)
+        done.check_returncode()
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
