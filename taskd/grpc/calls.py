@@ -303,6 +303,7 @@ class StreamingCall(grpclib.server.Stream[Any, Any]):
         self.gone = False
         """The client does not wait for an answer any more."""
         self.id = cast(int, stream.id)
+        self._half_closed = False
         self.task: asyncio.Task[None] | None = None
         self._calls = calls
         self._request = request
@@ -310,6 +311,7 @@ class StreamingCall(grpclib.server.Stream[Any, Any]):
 
     def end(self) -> None:
         """The client has sent all that it will."""
+        self._half_closed = True
         self._stream.__ended__()
 
     def begin(self) -> None:
@@ -344,16 +346,39 @@ class StreamingCall(grpclib.server.Stream[Any, Any]):
 
     async def send_message(self, message: Any) -> None:
         """Send a message. Raises StreamTerminatedError if the client has gone."""
-        if not self._send_initial_metadata_done:
-            await self.send_initial_metadata()
+        await self._send_beginning()
         data = frame(_CODEC.encode(message, self._send_type))
-        connection = cast(Connection, self._stream.connection)
+        connection = self._calls.connection
         if connection.write_ready.is_set() and len(data) <= connection.room(self.id):
-            connection.engine.send_data(self.id, data)
+            try:
+                connection.engine.send_data(self.id, data)
+            except H2ProtocolError as exc:
+                raise StreamTerminatedError("Stream closed") from exc
             self._calls.flush_message(len(data))
         else:
             await self._stream.send_data(data)
         self._send_message_done = True
+
+    async def send_initial_metadata(self, **_: Any) -> None:
+        """Tell the client that it is served. Raises StreamTerminatedError if it has gone."""
+        await self._send_beginning()
+        self._calls.connection.flush()
+
+    async def _send_beginning(self) -> None:
+        """Send the headers, if they are not: with what follows them."""
+        if not self._send_initial_metadata_done:
+            await self._send_fields(beginning())
+            self._send_initial_metadata_done = True
+
+    async def _send_fields(self, fields: Any, *, end: bool = False) -> None:
+        connection = self._calls.connection
+        await connection.write_ready.wait()
+        if self.gone or connection.is_closing() or self.id not in connection.engine.streams:
+            raise StreamTerminatedError("Stream closed")
+        try:
+            connection.engine.send_headers(self.id, fields, end_stream=end)
+        except H2ProtocolError as exc:
+            raise StreamTerminatedError("Stream closed") from exc
 
     async def _serve(self) -> None:
         try:
@@ -377,10 +402,11 @@ class StreamingCall(grpclib.server.Stream[Any, Any]):
         if error is None and not (self._cardinality.server_streaming or self._send_message_done):
             error = _NO_ANSWER
         status, message = (error.status, error.message) if error else (Status.OK, None)
-        last = trailers(status, message, cast(Connection, self._stream.connection).header_limit)
+        last = trailers(status, message, self._calls.connection.header_limit)
         if not self._send_initial_metadata_done:
             last = (*beginning(), *last)
-        await self._stream.send_headers(cast(Any, last), end_stream=True)
+        await self._send_fields(last, end=True)
         self._send_trailing_metadata_done = True
-        if self._stream.closable:
+        if not self._half_closed:
             self._stream.reset_nowait()  # what else the client sends is not waited for
+        self._calls.flush()
