@@ -262,7 +262,7 @@ class UnaryCall:
                 engine.send_headers(stream_id, beginning())
                 engine.send_data(stream_id, answer)
                 engine.send_headers(stream_id, last, end_stream=True)
-            if not self.half_closed and stream_id in engine.streams:
+            if error and not self.half_closed and stream_id in engine.streams:
                 engine.reset_stream(stream_id, 0)  # what else it sends is not waited for
         except H2ProtocolError:
             pass  # it has gone just now
@@ -407,6 +407,7 @@ class StreamingCall(grpclib.server.Stream[Any, Any]):
             last = (*beginning(), *last)
         await self._send_fields(last, end=True)
         self._send_trailing_metadata_done = True
-        if not self._half_closed:
+        # Not after an answer: there are clients, grpclib's among them, that then lose it.
+        if error and not self._half_closed:
             self._stream.reset_nowait()  # what else the client sends is not waited for
         self._calls.flush()

@@ -16,7 +16,7 @@ from grpclib import protocol
 from grpclib.config import Configuration
 from grpclib.exceptions import StreamTerminatedError
 from h2.connection import ConnectionState
-from h2.events import Event, ResponseReceived, TrailersReceived
+from h2.events import Event, ResponseReceived, StreamReset, TrailersReceived
 from h2.exceptions import ProtocolError as H2ProtocolError
 from h2.exceptions import TooManyStreamsError
 from h2.settings import SettingCodes
@@ -202,6 +202,21 @@ class Processor(protocol.EventsProcessor):
     def process_response_received(self, event: ResponseReceived) -> None:
         event.headers = cast(Any, decoded(event.headers))
         super().process_response_received(event)
+
+    def process_stream_reset(self, event: StreamReset) -> None:
+        """A server that has answered may say that it does not want the rest (RFC 9113, 8.1).
+
+        grpclib's own would take the answer, which has come just before, for lost.
+        """
+        stream = self.streams.get(event.stream_id)
+        if (
+            stream is None
+            or event.error_code
+            or ("grpc-status", "0") not in (stream.trailers or ())
+        ):
+            super().process_stream_reset(event)
+        else:
+            stream.window_updated.set()  # who still sends finds out
 
     def process_trailers_received(self, event: TrailersReceived) -> None:
         event.headers = cast(Any, decoded(event.headers))

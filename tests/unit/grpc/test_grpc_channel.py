@@ -170,6 +170,30 @@ async def test_an_answer_before_all_is_sent(folder: Path) -> None:
             )
 
 
+async def test_a_reset_after_the_answer_is_no_error(folder: Path) -> None:
+    """It comes with the answer, while the client has not yet said all."""
+
+    def work(h2: H2Connection, event: Event, writer: asyncio.StreamWriter) -> None:
+        if isinstance(event, DataReceived):
+            answer(h2, event.stream_id)
+            h2.reset_stream(event.stream_id, 0)
+
+    async with hosted(folder / "h", work) as channel:
+        for _ in range(3):
+            with suppress(_EnoughError):
+                async with channel.request(
+                    "/test.Service/Repeat", Cardinality.STREAM_STREAM, Message, Message
+                ) as stream:
+                    await stream.send_message(HELLO)
+                    assert await stream.recv_message() == HELLO
+                    assert await stream.recv_message() is None
+                    raise _EnoughError
+
+
+class _EnoughError(Exception):
+    """Leaves a call whose client has not said all."""
+
+
 @pytest.mark.parametrize("how", ["goaway", "close", "broken"])
 async def test_a_connection_that_ends_in_the_middle(folder: Path, how: str) -> None:
     seen = 0

@@ -324,16 +324,22 @@ async def test_pings_are_answered_however_many(path: Path) -> None:
         assert await works(peer)
 
 
-async def test_a_client_that_does_not_say_that_it_has_said_all(path: Path) -> None:
-    """Its side stays half open: the message is whole, and that is enough."""
+@pytest.mark.parametrize("called", [ECHO, "/test.Service/Fail"])
+async def test_a_client_that_does_not_say_that_it_has_said_all(path: Path, called: str) -> None:
+    """Its side stays half open: the message is whole, and that is enough.
+
+    A reset follows an error alone: grpclib's clients would take an answer for lost.
+    """
     async with Peer.on(path) as peer:
         for _ in range(3):
-            stream_id = peer.open(ECHO)
-            peer.send(stream_id, framed(HELLO), end=False)
+            stream_id = peer.open(called)
+            peer.send(stream_id, framed(HELLO if called == ECHO else b""), end=False)
             answer = await peer.answer(stream_id)
-            assert (answer.status, answer.data) == (0, framed(HELLO))
-        await peer.until(lambda: all(each.reset == 0 for each in peer.answers.values()))
+            assert answer.status == (Code.OK if called == ECHO else Code.NOT_FOUND)
+            assert answer.data == (framed(HELLO) if called == ECHO else b"")
         assert await works(peer)
+        resets = {each.reset for each in peer.answers.values() if each.status}
+        assert resets == (set() if called == ECHO else {0})
 
 
 async def test_a_reader_that_stops(path: Path, service: Service) -> None:
