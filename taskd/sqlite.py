@@ -28,6 +28,7 @@ __all__ = [
     "SqliteFile",
     "Transaction",
     "impatient",
+    "open_log",
 ]
 
 Row = tuple[Any, ...]
@@ -120,7 +121,7 @@ class SqliteFile:
         Waits for the disk. Raises one of `FAILURES`.
         """
         # SQLite 3.40 does nothing on a connection that has never read the file.
-        connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
+        open_log(connection)
         [(_, pages, moved)] = connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
         if empty and pages == moved:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
@@ -161,6 +162,14 @@ class SqliteFile:
                 return Unavailable(text, verbatim=True)
             case _:
                 return Unknown(text)
+
+
+def open_log(connection: sqlite3.Connection) -> None:
+    """Have a connection open its log, which it does when it first reads.
+
+    So all descriptors that there will be are there from the start. Raises one of `FAILURES`.
+    """
+    connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
 
 
 def impatient(connection: sqlite3.Connection) -> None:

@@ -45,6 +45,7 @@ from taskd.sqlite import (
     SqliteFile,
     Transaction,
     impatient,
+    open_log,
 )
 from taskd.types import TypedValue
 
@@ -198,6 +199,7 @@ class Journal:
         self._mark = Mark(self._path.with_suffix(".mark"))
         self._continue(self._mark)
         for connection in (self._writer, self._reader, self._maintainer):
+            open_log(connection)
             impatient(connection)
 
     def _continue(self, mark: Mark) -> None:

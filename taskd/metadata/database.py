@@ -13,7 +13,7 @@ import anyio
 from anyio import to_thread
 
 from taskd.errors import TaskdError
-from taskd.sqlite import FAILURES, Row, SqliteFile, Transaction, impatient
+from taskd.sqlite import FAILURES, Row, SqliteFile, Transaction, impatient, open_log
 
 __all__ = ["Database", "Row"]
 
@@ -132,6 +132,7 @@ class Database:
             self._writer.close()
             raise
         self._reader.execute("PRAGMA query_only = ON")
+        open_log(self._reader)
         # It belongs to the event loop, which waits for nobody.
         impatient(self._reader)
         if self._file.lost:

@@ -12,7 +12,7 @@ from taskd.ttrpc.messages import Request, Response
 
 __all__ = ["PATIENCE", "Peer", "call", "header"]
 
-PATIENCE = 5.0
+PATIENCE = 30.0
 """Seconds after which a test that waits has failed."""
 
 
