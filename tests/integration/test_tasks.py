@@ -190,7 +190,8 @@ async def test_update_and_metrics(ask: Client) -> None:
     answer = await ask.tasks.metrics(MetricsRequest(filters=["id==one", "id==two"]))
     assert [metric.id for metric in answer.metrics] == ["one"]
     assert answer.metrics[0].data is not None
-    assert answer.metrics[0].data.type_url.endswith("cgroups.v1.Metrics")
+    version = 2 if Path("/sys/fs/cgroup/cgroup.controllers").exists() else 1
+    assert answer.metrics[0].data.type_url.endswith(f"cgroups.v{version}.Metrics")
     assert (await ask.tasks.metrics(MetricsRequest(filters=["id==two"]))).metrics == []
     await ask.end("one")
 

@@ -49,7 +49,8 @@ def names(service: None, rootfs: Path) -> Iterator[list[str]]:
     found = []
     for number, runtime in enumerate(SHIMS):
         name = f"sleeper-{number}"
-        ctr("run", "--detach", "--runtime", runtime, "--rootfs", str(rootfs), name, "sleep", "9999")
+        options = ("--detach", "--runtime", runtime, "--rootfs", str(rootfs))
+        ctr("run", *options, name, "/bin/sleep", "9999")
         found.append(name)
     yield found
     for name in found:
@@ -136,7 +137,7 @@ def test_containers_live_through_a_restart(names: list[str], how: str) -> None:
         )
     assert states() == before
     for name in names:
-        assert ctr("task", "exec", "--exec-id", "x", name, "echo", "in") == "in"
+        assert ctr("task", "exec", "--exec-id", "x", name, "/bin/echo", "in") == "in"
         ctr("task", "kill", "--signal", "KILL", name)
     soon(lambda: {state for _, state in states().values()} == {"STOPPED"})
     pids = {pid for pid, _ in before.values()}
