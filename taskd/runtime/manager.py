@@ -282,10 +282,12 @@ class ShimManager:
         process: what its ``delete`` would find under that id is somebody else's.
         """
         found = None
-        with anyio.move_on_after(self._config.timeouts.cleanup), suppress(TaskdError):
+        with anyio.move_on_after(self._config.timeouts.cleanup) as asking, suppress(TaskdError):
             found = await shim.task.delete("")
         shim.ending = True
-        agreed = await shim.shutdown(timeout=self._config.timeouts.shutdown)
+        # One that hangs is asked no more.
+        hangs = asking.cancelled_caught
+        agreed = not hangs and await shim.shutdown(timeout=self._config.timeouts.shutdown)
         left = not refused or (shim.bundle.path / "init.pid").exists()
         binary = shim.binary if left or not agreed else None
         # If it has not answered, it may have been killed, or be making the task still.

@@ -477,9 +477,12 @@ class TaskService:
             except Exception:
                 log.exception("copying the last output of %s", task.container.id)
             paused = process.status is Status.PAUSED
+            process.exit_status = ended.status
+            # One that was ended by its deletion has no time (deletedState in containerd's
+            # init_state.go).
             if process.status is not Status.DELETED:
                 process.status = Status.STOPPED
-            process.exit_status, process.exited_at = ended.status, ended.at
+                process.exited_at = ended.at
             if paused:
                 with suppress(Exception):
                     await task.container.resume()
@@ -490,7 +493,7 @@ class TaskService:
                     id=process.id or task.container.id,
                     pid=process.pid,
                     exit_status=ended.status,
-                    exited_at=timestamp(ended.at),
+                    exited_at=timestamp(process.exited_at),
                 )
             )
         if process is not task.init:

@@ -10,7 +10,8 @@ from pathlib import Path
 from fuzz.session import Session, damaged
 from taskd import config, filters
 from taskd.errors import InvalidArgument
-from taskd.events import Envelope, matching
+from taskd.events import Envelope
+from taskd.events.matching import fields
 from taskd.proto.containerd.events import TaskCreate, TaskIo
 from taskd.wellknown import pack
 
@@ -36,7 +37,7 @@ async def filter_expressions(session: Session) -> None:
             size = sum(map(len, expressions))
             try:
                 filters.compile(expressions).match(lambda path: (".".join(path), len(path) > 1))
-                (await matching.prepare(expressions))(_ENVELOPE)
+                (await filters.prepare(expressions)).match(fields(_ENVELOPE))
             except InvalidArgument:
                 session.saw("refused", size)
             else:
