@@ -120,7 +120,8 @@ class SqliteFile:
         costs nothing; nobody can write meanwhile. Whoever reads keeps the log from being emptied.
         Waits for the disk. Raises one of `FAILURES`.
         """
-        # SQLite 3.40 does nothing on a connection that has never read the file.
+        # One that has looked at the file before it had a log, and not read it since, does nothing
+        # here: findings/sqlite-checkpoint-before-wal.sh.
         open_log(connection)
         [(_, pages, moved)] = connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
         if empty and pages == moved:
