@@ -128,7 +128,7 @@ class Monitor:
         for watched, exec_id in list(self._watched):
             if watched is shim:
                 self._unwatch(shim, exec_id)
-        await self._end(shim.namespace, shim.id, found)
+        await self._end(shim.namespace, shim.id, found, answered=found is not None)
 
     async def lost(self, bundle: Bundle, found: Exit) -> None:
         await self._end(bundle.namespace, bundle.id, found)
@@ -282,12 +282,20 @@ class Monitor:
 
         await self._surely(shim.namespace, shim.id, settle)
 
-    async def _end(self, namespace: str, container: str, found: Exit | None) -> None:
-        """Tell the exits of all that has not exited yet, and the deletion of the task."""
-        step = partial(self._tell_end, namespace, container, found, time.time_ns())
+    async def _end(
+        self, namespace: str, container: str, found: Exit | None, *, answered: bool = False
+    ) -> None:
+        """Tell the exits of all that has not exited yet, and the deletion of the task.
+
+        If the shim has `answered` its Delete, that is what the deletion tells, as in containerd; or
+        else what has been told of the exit, which is better than what was found out afterwards.
+        """
+        step = partial(self._tell_end, namespace, container, found, time.time_ns(), answered)
         await self._surely(namespace, container, step)
 
-    async def _tell_end(self, namespace: str, container: str, found: Exit | None, now: int) -> None:
+    async def _tell_end(
+        self, namespace: str, container: str, found: Exit | None, now: int, answered: bool
+    ) -> None:
         known = self._journal.processes(namespace, container)
         init = [process for process in known if not process.id]
         if not any(process.created for process in init):
@@ -295,7 +303,7 @@ class Monitor:
             return
         told = next((process for process in init if process.exited), None)
         pid = (found.pid if found else 0) or max(process.pid for process in init)
-        if told is not None:
+        if told is not None and not answered:
             found = Exit(pid, told.exit_status, told.exited_at)
         elif found is None:
             found = Exit(pid, UNSEEN, now)

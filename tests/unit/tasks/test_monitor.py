@@ -16,11 +16,12 @@ from harness.mounts import tmpfs
 
 from taskd.errors import TaskdError
 from taskd.events import Bus, Journal
+from taskd.proto.containerd.events import TaskExit
 from taskd.runtime.bundle import Bundle
 from taskd.runtime.shim import Shim
 from taskd.runtime.types import CreateOptions, Exit, Status, TaskState
 from taskd.tasks import Monitor
-from taskd.wellknown import unpack
+from taskd.wellknown import pack, timestamp, unpack
 
 PID = 42
 
@@ -167,3 +168,25 @@ async def test_an_exec_that_does_not_end_holds_up_no_exit(
             with anyio.fail_after(5):
                 while told(journal)[-1] != ("exit", ""):
                     await anyio.sleep(0.01)
+
+
+@pytest.mark.parametrize("answered", [True, False])
+async def test_a_deletion_tells_what_the_shim_answered(tmp_path: Path, answered: bool) -> None:
+    """Of a task that never ran it knows less than the exit that was told, as containerd's does."""
+    with Journal(tmp_path / "events.db") as journal:
+        async with task(tmp_path, journal) as (shim, _, monitor):
+            await monitor.found(shim, TaskState(pid=PID, status=Status.CREATED))
+            await monitor.reconcile({("default", "one")})
+            exited = pack(
+                TaskExit(
+                    container_id="one", id="one", pid=PID, exit_status=137, exited_at=timestamp(5)
+                )
+            )
+            await Bus(journal).publish("default", "/tasks/exit", exited, first_hand=True)
+            if answered:
+                await monitor.deleted(shim, Exit(PID, 0, 0))
+            else:
+                await monitor.lost(shim.bundle, Exit(PID, 255, 6))
+        *_, last = (entry.envelope.event for entry in journal.read(0, 100))
+    deleted: Any = last and unpack(last)
+    assert (deleted.exit_status, deleted.exited_at.nanos) == ((0, 0) if answered else (137, 5))
