@@ -203,7 +203,7 @@ async def test_what_it_leaves_behind_ends_with_it(taskd: Daemon) -> None:
 
 
 async def test_kill_all(taskd: Daemon) -> None:
-    command = ["/bin/sh", "-c", "sleep 1000 & echo $!; trap '' TERM; wait; exit 9"]
+    command = ["/bin/sh", "-c", "sleep 1000 & child=$!; trap '' TERM; echo $child; wait; exit 9"]
     async with taskd.container(RUNTIME, [], spec=process(command)) as container:
         await container.start()
         with anyio.fail_after(20):
