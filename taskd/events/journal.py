@@ -27,6 +27,7 @@ from anyio import to_thread
 
 from taskd.clock import Clock
 from taskd.errors import (
+    DataLoss,
     FailedPrecondition,
     ResourceExhausted,
     TaskdError,
@@ -187,6 +188,11 @@ class Journal:
                 connection.execute("INSERT INTO journal VALUES (?)", (str(uuid.uuid4()),))
             connection.execute(*ledger.forgetting(self._clock.now()))
         [(self.id,)] = self._writer.execute("SELECT id FROM journal")
+        try:
+            uuid.UUID(self.id)
+        except (AttributeError, TypeError, ValueError):
+            words = f"journal {self._path} is damaged: its id is {self.id!r}"
+            raise DataLoss(words, verbatim=True) from None
         newest = self._writer.execute(
             "SELECT position, recorded FROM events ORDER BY position DESC LIMIT 1"
         ).fetchone()

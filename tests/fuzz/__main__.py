@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import random
 import sys
 import traceback
 
@@ -32,10 +31,7 @@ def main() -> int:
     for name in options.targets or TARGETS:
         if name not in TARGETS:
             parser.error(f"there is no target {name!r}")
-        session = Session(name, seconds=options.seconds)
-        if options.seed is not None:
-            session.seed = options.seed
-            session.random = random.Random(options.seed)
+        session = Session(name, seconds=options.seconds, seed=options.seed)
         try:
             asyncio.run(TARGETS[name](session))
         except Exception:

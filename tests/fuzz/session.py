@@ -18,9 +18,16 @@ _STUCK_SECONDS = 120
 class Session:
     """Cases until their number or the time is over. The same seed gives the same cases."""
 
-    def __init__(self, name: str, *, cases: int = sys.maxsize, seconds: float = 3600.0) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        cases: int = sys.maxsize,
+        seconds: float = 3600.0,
+        seed: int | None = None,
+    ) -> None:
         self.name = name
-        self.seed = random.SystemRandom().getrandbits(32)
+        self.seed = random.SystemRandom().getrandbits(32) if seed is None else seed
         self.random = random.Random(self.seed)
         self.outcomes: Counter[str] = Counter()
         self.tried = self.bytes = 0

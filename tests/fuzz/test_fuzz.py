@@ -24,7 +24,8 @@ def test_each_target_has_a_short_form() -> None:
 
 @pytest.mark.parametrize("target", CASES)
 async def test_bad_input(target: str) -> None:
-    session = Session(target, cases=CASES[target])
+    # The same cases each time: what is new `make fuzz` finds.
+    session = Session(target, cases=CASES[target], seed=20261127)
     print(f"seed {session.seed}")
     await TARGETS[target](session)
     print(session)

@@ -605,3 +605,16 @@ async def test_processes_that_are_gone_are_forgotten(
         with closing(sqlite3.connect(file)) as connection:
             left = connection.execute("SELECT container FROM processes").fetchall()
     assert left == [("two",)]
+
+
+@pytest.mark.parametrize("name", ["b0bc27a2-7486-444a-aa67-379Xa9a0e100", "", 7, b"\x00"])
+def test_an_id_that_is_none_is_damage(tmp_path: Path, name: object) -> None:
+    path = tmp_path / "events.db"
+    with Journal(path):
+        pass
+    connection = sqlite3.connect(path)
+    connection.execute("UPDATE journal SET id = ?", (name,))
+    connection.commit()
+    connection.close()
+    with pytest.raises(DataLoss, match="is damaged: its id is"), Journal(path):
+        pass
