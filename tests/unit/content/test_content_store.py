@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -105,6 +107,32 @@ async def test_places(store: ContentStore, place: tuple[int, ...], expected: byt
             await get(store, "ns", DIGEST, *place)
     else:
         assert await get(store, "ns", DIGEST, *place) == expected
+
+
+@pytest.mark.parametrize("forgotten", [False, True])
+async def test_a_small_part_of_what_the_kernel_may_have_forgotten(
+    store: ContentStore, root: Path, forgotten: bool
+) -> None:
+    content = bytes(range(256)) * (1 << 12)
+    digest = await put(store, "ns", content)
+    if forgotten:
+        with (root / "blobs" / "sha256" / digest.removeprefix("sha256:")).open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    for place in ((0, 1 << 15), (5, 1 << 15), (len(content) - 3, 1 << 15), (1 << 15, 1 << 17)):
+        at, size = place
+        assert await get(store, "ns", digest, *place) == content[at : at + size]
+
+
+async def test_a_file_system_that_cannot_tell_what_it_has_at_hand(
+    store: ContentStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    await put(store, "ns", HELLO)
+    monkeypatch.setattr(os, "preadv", refuse)
+    assert await get(store, "ns", DIGEST) == HELLO
 
 
 async def test_a_blob_whose_file_is_lost(store: ContentStore, root: Path) -> None:
