@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import functools
-import json
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +11,8 @@ from dataclasses import dataclass, field, replace
 import anyio.lowlevel
 
 from taskd import identifiers
-from taskd.errors import AlreadyExists, DataLoss, InvalidArgument, NotFound, TaskdError
+from taskd.errors import AlreadyExists, InvalidArgument, NotFound, TaskdError
+from taskd.metadata import extensions as extensions_
 from taskd.metadata import labels as labels_
 from taskd.metadata.database import Database, Row
 from taskd.metadata.namespaces import ensure
@@ -256,7 +255,7 @@ def _to_row(container: Container) -> Row:
         container.snapshot_key,
         container.created_at,
         container.updated_at,
-        _dump_extensions(container.extensions),
+        extensions_.dump(container.extensions),
         container.sandbox_id,
     )
 
@@ -277,26 +276,6 @@ def _from_row(row: Row) -> Container:
         snapshot_key,
         created_at,
         updated_at,
-        _load_extensions(extensions),
+        extensions_.load(extensions),
         sandbox_id,
     )
-
-
-def _dump_extensions(extensions: Mapping[str, TypedValue]) -> str:
-    return json.dumps(
-        {
-            name: (extension.type_url, base64.b64encode(extension.value).decode())
-            for name, extension in extensions.items()
-        }
-    )
-
-
-def _load_extensions(stored: str) -> dict[str, TypedValue]:
-    try:
-        return {
-            name: TypedValue(type_url, base64.b64decode(value))
-            for name, (type_url, value) in json.loads(stored).items()
-        }
-    except (AttributeError, TypeError, ValueError):
-        message = f"the metadata database is damaged: extensions {stored!r}"
-        raise DataLoss(message, verbatim=True) from None
