@@ -27,6 +27,7 @@ from taskd.api.introspection import Introspection
 from taskd.api.journal import Journal as JournalService
 from taskd.api.leases import Leases
 from taskd.api.namespaces import Namespaces
+from taskd.api.sandboxes import Sandboxes
 from taskd.api.server import ApiServer
 from taskd.api.tasks import Tasks
 from taskd.api.version import Version
@@ -41,7 +42,14 @@ from taskd.gc.scheduler import Scheduler
 from taskd.grpc import engine
 from taskd.grpc.engine import Engine
 from taskd.grpc.server import Servable
-from taskd.metadata import ContainerStore, Database, ImageStore, LeaseStore, NamespaceStore
+from taskd.metadata import (
+    ContainerStore,
+    Database,
+    ImageStore,
+    LeaseStore,
+    NamespaceStore,
+    SandboxStore,
+)
 from taskd.nats.settings import CURSOR
 from taskd.observe.setup import Observed, observed
 from taskd.printable import printable
@@ -281,6 +289,7 @@ def _services(
         Introspection(_identity(config.root / "uuid")),
         Leases(LeaseStore(database), scheduler.collect_now),
         Namespaces(NamespaceStore(database), bus),
+        Sandboxes(SandboxStore(database)),
         Tasks(tasks),
         Version(),
     ]

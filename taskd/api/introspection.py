@@ -48,6 +48,7 @@ PLUGINS = (
         ("io.containerd.event.v1", "io.containerd.metadata.v1"),
         has_platform=True,
     ),
+    Part("io.containerd.sandbox.store.v1", "local", ("io.containerd.metadata.v1",)),
     Part("io.containerd.grpc.v1", "containers", ("io.containerd.metadata.v1",)),
     Part(
         "io.containerd.grpc.v1",
@@ -60,6 +61,7 @@ PLUGINS = (
     Part("io.containerd.grpc.v1", "introspection"),
     Part("io.containerd.grpc.v1", "leases", ("io.containerd.metadata.v1",)),
     Part("io.containerd.grpc.v1", "namespaces", ("io.containerd.metadata.v1",)),
+    Part("io.containerd.grpc.v1", "sandboxes", ("io.containerd.sandbox.store.v1",)),
     Part("io.containerd.grpc.v1", "tasks", ("io.containerd.runtime.v2",)),
     Part("io.containerd.grpc.v1", "version"),
     Part("io.containerd.ttrpc.v1", "events", ("io.containerd.event.v1",)),

@@ -39,6 +39,9 @@ _REMOVE_BLOBS = f"""
         SELECT namespace, label.value, 0 FROM containers, json_each(labels) AS label
             WHERE {_REFERS}
         UNION
+        SELECT namespace, label.value, 0 FROM sandboxes, json_each(labels) AS label
+            WHERE {_REFERS}
+        UNION
         SELECT resource.namespace, resource.id,
                 json_extract(lease.labels, '$."containerd.io/gc.flat"') IS NOT NULL
             FROM lease_resources AS resource JOIN leases AS lease

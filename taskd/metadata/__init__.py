@@ -1,4 +1,4 @@
-"""What clients declared: namespaces, containers, images and leases, in one SQLite file.
+"""What clients declared: namespaces, containers, sandboxes, images and leases, in one SQLite file.
 
 Records are plain frozen values; the stores give and take them. Reads run in the event loop
 (microseconds); a write runs in a worker thread and has reached the disk when it returns.
@@ -9,6 +9,7 @@ from taskd.metadata.database import Database
 from taskd.metadata.images import Descriptor, Image, ImageStore
 from taskd.metadata.leases import Lease, LeaseStore, Resource
 from taskd.metadata.namespaces import Namespace, NamespaceStore
+from taskd.metadata.sandboxes import Sandbox, SandboxStore
 
 __all__ = [
     "Container",
@@ -22,4 +23,6 @@ __all__ = [
     "Namespace",
     "NamespaceStore",
     "Resource",
+    "Sandbox",
+    "SandboxStore",
 ]

@@ -102,6 +102,25 @@ _MIGRATIONS = (
         PRIMARY KEY (namespace, ref)
     ) WITHOUT ROWID;
     """,
+    """
+    ALTER TABLE namespaces ADD COLUMN sandboxes INTEGER NOT NULL DEFAULT 0;
+
+    CREATE TABLE sandboxes (
+        namespace TEXT NOT NULL REFERENCES namespaces (name) ON DELETE CASCADE,
+        id TEXT NOT NULL,
+        runtime_name TEXT NOT NULL,
+        runtime_options_type TEXT,
+        runtime_options_value BLOB,
+        spec_type TEXT,
+        spec_value BLOB,
+        labels TEXT NOT NULL,
+        created_at INTEGER NOT NULL,
+        updated_at INTEGER NOT NULL,
+        extensions TEXT NOT NULL,
+        sandboxer TEXT NOT NULL,
+        PRIMARY KEY (namespace, id)
+    );
+    """,
 )
 
 

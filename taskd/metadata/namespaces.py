@@ -85,7 +85,7 @@ class NamespaceStore:
         await self._database.write(update)
 
     async def delete(self, name: str) -> None:
-        """Delete a namespace, its leases and its unfinished writes.
+        """Delete a namespace, its sandboxes, its leases and its unfinished writes.
 
         Raises `NotFound`, and `FailedPrecondition` naming what the namespace still has.
         """

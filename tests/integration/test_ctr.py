@@ -12,8 +12,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness.daemons import Taskd
+from harness.daemons import Taskd, client
+from harness.generations import GENERATIONS, Generation
 from harness.real import BOTH_SHIMS, need
+
+from taskd.proto.containerd.services.sandbox.v1 import (
+    StoreCreateRequest,
+    StoreDeleteRequest,
+    StoreStub,
+)
+from taskd.proto.containerd.types import Sandbox, SandboxRuntime
 
 pytestmark = [pytest.mark.usefixtures("clean"), BOTH_SHIMS]
 
@@ -52,6 +60,26 @@ def test_plugins(ctr: Ctr) -> None:
     rows = table(ctr("plugins", "ls").stdout)
     assert ["io.containerd.grpc.v1", "tasks", "-", "ok"] in rows
     assert ["io.containerd.runtime.v2", "task", "linux/amd64", "ok"] in rows
+
+
+@pytest.mark.parametrize("generation", GENERATIONS[1:], ids=str)
+async def test_sandboxes(daemon: Taskd, namespace: str, generation: Generation) -> None:
+    """With a client that knows of them; one is made by its Python stub."""
+    async with client(daemon.address, namespace) as channel:
+        runtime = SandboxRuntime(name="io.containerd.runc.v2")
+        sandbox = Sandbox(sandbox_id="one", runtime=runtime, labels={"a": "b"})
+        await StoreStub(channel).create(StoreCreateRequest(sandbox=sandbox))
+    ctr = [f"{generation.binaries()}/ctr", "-a", str(daemon.address), "-n", namespace]
+
+    def listed(*arguments: str) -> list[str]:
+        command = [*ctr, "sandboxes", "ls", *arguments]
+        rows = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        return [f"{row.split()[0]} {row.split()[-1]}" for row in rows.splitlines()]
+
+    assert listed() == ["ID RUNTIME", "one io.containerd.runc.v2"]
+    assert listed("--filters", "labels.a==c") == ["ID RUNTIME"]
+    async with client(daemon.address, namespace) as channel:
+        await StoreStub(channel).delete(StoreDeleteRequest(sandbox_id="one"))
 
 
 def test_namespaces(ctr: Ctr, namespace: str) -> None:

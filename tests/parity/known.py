@@ -46,6 +46,27 @@ KNOWN: tuple[Known, ...] = (
         ("1.7", "2"),
     ),
     Known(
+        r"(?<='some time'), 'sandboxer': '\w+'",
+        "",
+        "1.7 does not keep which controller a sandbox has",
+        ("1.7",),
+        "sandboxes: ",
+    ),
+    Known(
+        r"UNKNOWN: (failed to delete sandbox \"\w*\": )bucket not found",
+        r"NOT_FOUND: \1not found",
+        "1.7 does not translate what its database says",
+        ("1.7",),
+        "sandboxes: ",
+    ),
+    Known(
+        r"(?s)^Store\.create .*",
+        "",
+        "containerd ends with a nil dereference when there is no runtime",
+        ("1.7", "2"),
+        "sandboxes: create without a runtime",
+    ),
+    Known(
         r"('created_at': 'some time'), 'updated_at': '(some time|never)'",
         r"\1",
         "2.x tells in a list of content, too, when it was updated",

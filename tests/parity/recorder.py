@@ -29,6 +29,7 @@ from taskd.proto.containerd.services.events import v1 as events
 from taskd.proto.containerd.services.images import v1 as images
 from taskd.proto.containerd.services.leases import v1 as leases
 from taskd.proto.containerd.services.namespaces import v1 as namespaces
+from taskd.proto.containerd.services.sandbox import v1 as sandboxes
 from taskd.proto.containerd.services.tasks import v1 as tasks
 from taskd.proto.google import protobuf
 
@@ -131,6 +132,7 @@ class Recorder:
         self.leases = Service(self, leases.LeasesStub(channel))
         self.namespaces = Service(self, namespaces.NamespacesStub(channel))
         self.events = Service(self, events.EventsStub(channel))
+        self.sandboxes = Service(self, sandboxes.StoreStub(channel))
 
     @asynccontextmanager
     async def within(self, namespace: str | None) -> AsyncIterator[Recorder]:
