@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from taskd.shim.command import run
-    from taskd.shim.container import Container, Process, Status
+    from taskd.shim.container import Container
+    from taskd.shim.process import Process, Status
     from taskd.shim.reaper import Completed, Ended
     from taskd.shim.stdio import Pipes, Stdio
 
@@ -13,7 +14,8 @@ __all__ = ["Completed", "Container", "Ended", "Pipes", "Process", "Status", "Std
 
 _HOMES = {
     "run": "command",
-    **dict.fromkeys(("Container", "Process", "Status"), "container"),
+    "Container": "container",
+    **dict.fromkeys(("Process", "Status"), "process"),
     **dict.fromkeys(("Completed", "Ended"), "reaper"),
     **dict.fromkeys(("Pipes", "Stdio"), "stdio"),
 }

@@ -8,7 +8,6 @@ What only a process that serves has need of is imported where it is used: see `t
 
 from __future__ import annotations
 
-import enum
 import fcntl
 import json
 import os
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from taskd import rooted
-from taskd.errors import InvalidArgument, NotFound, Unimplemented, Unknown
+from taskd.errors import NotFound, Unimplemented, Unknown
 from taskd.shim import leftovers
 
 if TYPE_CHECKING:
@@ -28,111 +27,12 @@ if TYPE_CHECKING:
     import betterproto2
 
     from taskd import cgroups
-    from taskd.shim.console import Console
+    from taskd.shim.process import Process
     from taskd.shim.reaper import Completed, Ended, Reaper
-    from taskd.shim.stdio import Pipes, Stdio, Streams
+    from taskd.shim.stdio import Pipes
     from taskd.types import TypedValue
 
-__all__ = ["Container", "Process", "Status"]
-
-_DRAIN_SECONDS = 10.0
-"""For a client to take what a process has written before it is deleted, as in containerd."""
-
-
-class Status(enum.IntEnum):
-    """State of a process; the numbers are those of ``containerd.v1.types.Status``."""
-
-    CREATED = 1
-    RUNNING = 2
-    STOPPED = 3
-    PAUSED = 4
-    PAUSING = 5
-    DELETED = -1
-    """Gone: only calls that were under way still see it."""
-
-
-class Process:
-    """One process of a container: its init, or an exec."""
-
-    def __init__(self, id: str, spec: Mapping[str, Any], stdio: Stdio) -> None:  # noqa: A002
-        import asyncio
-
-        from taskd.wellknown import GO_ZERO
-
-        self.id = id
-        """The exec's id; empty for the init process."""
-        self.spec = spec
-        """``process`` of the OCI runtime specification (config.md, "Process")."""
-        self.stdio = stdio
-        self.pid = 0
-        self.status = Status.CREATED
-        self.exit_status = 0
-        self.exited_at = GO_ZERO
-        """Nanoseconds since the epoch."""
-        self.streams: Streams | None = None
-        """What to give to the process as its standard streams, unless it has a terminal."""
-        self.console: Console | None = None
-        self.gone = asyncio.Event()
-        """It has ended."""
-        self.ended = asyncio.Event()
-        """That has been told to the daemon, too, which may have had to wait."""
-        self.lock = asyncio.Lock()
-
-    @property
-    def args(self) -> list[str]:
-        """The program to run, and its arguments. Raises `InvalidArgument` if there is none."""
-        args = [str(each) for each in self.spec.get("args") or ()]
-        if not args:
-            raise InvalidArgument("args must not be empty")
-        return args
-
-    @property
-    def env(self) -> dict[str, str]:
-        """Its environment."""
-        pairs = (str(each).partition("=") for each in self.spec.get("env") or ())
-        return {name: value for name, _, value in pairs}
-
-    @property
-    def cwd(self) -> str:
-        """The folder to run it in, as the container sees it."""
-        return self.spec.get("cwd") or "/"
-
-    @property
-    def descriptors(self) -> tuple[int, int, int]:
-        """The standard streams of a process that is being started without a terminal."""
-        assert self.streams is not None
-        return self.streams.descriptors
-
-    def attach(self, master: int) -> None:
-        """From now on, copy between a terminal's `master` and the client."""
-        from taskd.shim.console import Console
-
-        assert self.streams is not None
-        try:
-            self.console, self.streams = Console(master, self.streams), None
-        except BaseException:
-            os.close(master)
-            raise
-
-    def close_stdin(self) -> None:
-        if self._io is not None:
-            self._io.close_stdin()
-
-    async def settle(self) -> None:
-        """It has ended: wait until its clients can read all that it has written."""
-        if self._io is not None:
-            await self._io.settle()
-
-    async def release(self, seconds: float = _DRAIN_SECONDS) -> None:
-        """Close all that was opened for it, when its output is copied, or after that time."""
-        if self._io is not None:
-            await self._io.drained(seconds)
-            await self._io.aclose()
-        self.console = self.streams = None
-
-    @property
-    def _io(self) -> Console | Streams | None:
-        return self.streams if self.console is None else self.console
+__all__ = ["Container"]
 
 
 class Container:

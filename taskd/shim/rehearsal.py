@@ -26,7 +26,8 @@ from taskd.proto.containerd.task import v3 as api
 from taskd.proto.google.protobuf import Empty
 from taskd.proto.io.containerd.cgroups import v1 as cgroup1
 from taskd.proto.io.containerd.cgroups import v2 as cgroup2
-from taskd.shim.container import Container, Process
+from taskd.shim.container import Container
+from taskd.shim.process import Process
 from taskd.shim.publisher import Publisher
 from taskd.shim.reaper import Ended, Reaper
 from taskd.shim.service import TaskService

@@ -37,11 +37,12 @@ from taskd.proto.containerd.v1.types import ProcessInfo
 from taskd.proto.containerd.v1.types import Status as ProtoStatus
 from taskd.proto.google.protobuf import Empty
 from taskd.shim import leftovers
-from taskd.shim.container import Container, Process, Status
+from taskd.shim.container import Container
+from taskd.shim.process import Process, Status
 from taskd.shim.publisher import Publisher
 from taskd.shim.reaper import Ended, Reaper
 from taskd.shim.stdio import Stdio, Streams
-from taskd.shim.task import Task, refuse
+from taskd.shim.task import Task
 from taskd.ttrpc import CallContext, Handler, Service, unmarshal
 from taskd.wellknown import from_any, pack, timestamp, to_any
 
@@ -187,7 +188,7 @@ class TaskService:
         task = self._task(request.id)
         process = task.process(request.exec_id)
         async with process.lock:
-            refuse(process, "start", Status.RUNNING, Status.PAUSED, Status.STOPPED)
+            process.refuse("start", Status.RUNNING, Status.PAUSED, Status.STOPPED)
             with self._reaper.starting():
                 if process is task.init:
                     await self._start_init(task)
@@ -200,7 +201,7 @@ class TaskService:
         before = init.pid
         init.pid = await container.start(init) or before
         self._handed(init)
-        init.status = Status.RUNNING
+        init.begun()
         self._publish(events.TaskStart(container_id=container.id, pid=init.pid))
         if not before:
             leftovers.note_init(container.bundle, init.pid)
@@ -227,7 +228,7 @@ class TaskService:
         finally:
             task.starting.remove(starting)
         self._handed(process)
-        process.status = Status.RUNNING
+        process.begun()
         self._publish(
             events.TaskExecStarted(container_id=container.id, exec_id=process.id, pid=process.pid)
         )
@@ -237,13 +238,13 @@ class TaskService:
         task = self._task(request.id)
         process = task.process(request.exec_id)
         async with process.lock:
-            refuse(process, "delete", Status.RUNNING, Status.PAUSED)
+            process.refuse("delete", Status.RUNNING, Status.PAUSED)
             if process is task.init:
                 await self._delete_task(task)
             else:
                 await process.release()
                 task.execs.pop(process.id, None)
-            process.status = Status.DELETED
+            process.deleted()
         return api.DeleteResponse(
             pid=process.pid,
             exit_status=process.exit_status,
@@ -321,14 +322,14 @@ class TaskService:
         async with init.lock:
             if init.status is Status.CREATED:
                 raise Unknown("cannot pause task in created state")
-            refuse(init, "pause", Status.PAUSED, Status.STOPPED, of="container")
-            init.status = Status.PAUSING
+            init.refuse("pause", Status.PAUSED, Status.STOPPED, of="container")
+            init.pausing()
             try:
                 await task.container.pause()
             except BaseException:
-                init.status = Status.RUNNING
+                init.begun()
                 raise
-            init.status = Status.PAUSED
+            init.paused()
             self._publish(events.TaskPaused(container_id=request.id))
         return Empty()
 
@@ -338,17 +339,17 @@ class TaskService:
         async with init.lock:
             if init.status is Status.CREATED:
                 raise Unknown("cannot resume task in created state")
-            refuse(init, "resume", Status.RUNNING)
-            refuse(init, "resume", Status.STOPPED, of="container")
+            init.refuse("resume", Status.RUNNING)
+            init.refuse("resume", Status.STOPPED, of="container")
             await task.container.resume()
-            init.status = Status.RUNNING
+            init.begun()
             self._publish(events.TaskResumed(container_id=request.id))
         return Empty()
 
     async def update(self, request: api.UpdateTaskRequest) -> Empty:
         task = self._task(request.id)
         async with task.init.lock:
-            refuse(task.init, "update", Status.STOPPED, of="container")
+            task.init.refuse("update", Status.STOPPED, of="container")
             try:
                 resources = json.loads(request.resources.value if request.resources else b"")
             except ValueError as exc:
@@ -363,7 +364,7 @@ class TaskService:
         async with task.init.lock:
             if task.init.status is Status.CREATED:
                 raise Unknown("cannot checkpoint a task in created state")
-            refuse(task.init, "checkpoint", Status.STOPPED, of="container")
+            task.init.refuse("checkpoint", Status.STOPPED, of="container")
             await task.container.checkpoint_to(request.path, from_any(request.options))
         return Empty()
 
@@ -424,7 +425,7 @@ class TaskService:
     async def resize_pty(self, request: api.ResizePtyRequest) -> Empty:
         process = self._task(request.id).process(request.exec_id)
         if process.id:
-            refuse(process, "resize", Status.STOPPED, of="container")
+            process.refuse("resize", Status.STOPPED, of="container")
         if process.console is not None:
             process.console.resize(request.width & 0xFFFF, request.height & 0xFFFF)
         return Empty()
@@ -477,12 +478,7 @@ class TaskService:
             except Exception:
                 log.exception("copying the last output of %s", task.container.id)
             paused = process.status is Status.PAUSED
-            process.exit_status = ended.status
-            # One that was ended by its deletion has no time (deletedState in containerd's
-            # init_state.go).
-            if process.status is not Status.DELETED:
-                process.status = Status.STOPPED
-                process.exited_at = ended.at
+            process.stopped(ended)
             if paused:
                 with suppress(Exception):
                     await task.container.resume()

@@ -6,10 +6,11 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from taskd.errors import NotFound, Unknown
-from taskd.shim.container import Container, Process, Status
+from taskd.errors import NotFound
+from taskd.shim.container import Container
+from taskd.shim.process import Process
 
-__all__ = ["Task", "refuse"]
+__all__ = ["Task"]
 
 
 class Task:
@@ -52,14 +53,3 @@ class Task:
         self.running -= 1
         if not self.running:
             self.quiet.set()
-
-
-def refuse(process: Process, doing: str, *states: Status, of: str = "process") -> None:
-    """Raise containerd's error if `process` is in one of `states`, or deleted."""
-    status = process.status
-    if status is Status.DELETED:
-        if doing == "delete":
-            raise NotFound("cannot delete a deleted process")
-        raise Unknown(f"cannot {doing} a deleted process")
-    if status in states:
-        raise Unknown(f"cannot {doing} a {status.name.lower()} {of}")
