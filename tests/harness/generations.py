@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-__all__ = ["COMPARED", "GENERATIONS", "Generation", "criu", "own_shim"]
+__all__ = ["COMPARED", "GENERATIONS", "Generation", "criu", "crun", "own_shim"]
 
 _HERE = Path(__file__).parent
 _CACHE = _HERE.parents[1] / ".cache"
@@ -67,11 +67,25 @@ def _unpacked(suite: str) -> Path:
 
 @cache
 def criu() -> Path:
-    """Folder of a CRIU that works on this kernel."""
+    """Folder of a CRIU that works on this kernel: Debian 12's own, 3.17, fails on newer ones."""
     if OFFLINE and (own := shutil.which("criu")):
         return Path(own).parent
+    return _loaded("trixie", "criu")
+
+
+def crun() -> Path:
+    """Folder of the newest crun that Debian has."""
+    return _loaded("sid", "crun")
+
+
+@cache
+def _loaded(suite: str, program: str) -> Path:
+    """Folder of a program of another suite's, which is in the package of that name."""
     done = subprocess.run(
-        ["sh", str(_HERE / "criu.sh")], check=True, stdout=subprocess.PIPE, text=True
+        ["sh", str(_HERE / "loaded.sh"), suite, program, program],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     return Path(done.stdout.strip())
 
