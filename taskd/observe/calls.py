@@ -17,7 +17,7 @@ from taskd import ttrpc
 from taskd.errors import TaskdError
 from taskd.grpc import NAMESPACE_HEADER
 from taskd.logs import TRACE
-from taskd.observe import Handler
+from taskd.observe import Handler, WatchedConnection
 from taskd.runtime.bundle import Bundle
 from taskd.runtime.connection import Connection
 
@@ -38,7 +38,16 @@ class LoggedCalls:
         return logged
 
     def outgoing(self, connection: Connection, bundle: Bundle) -> Connection:
-        return _LoggedConnection(connection, f"{bundle.namespace}/{bundle.id}")
+        shim = f"{bundle.namespace}/{bundle.id}"
+
+        @contextmanager
+        def logged(
+            service: str, method: str, metadata: ttrpc.Metadata | None
+        ) -> Iterator[ttrpc.Metadata | None]:
+            with _logged(f"ttrpc /{service}/{method} to shim {shim}"):
+                yield metadata
+
+        return WatchedConnection(connection, logged)
 
     def served(self, service: ttrpc.Service) -> ttrpc.Service:
         """The service, which shims call, with each call logged."""
@@ -53,32 +62,6 @@ class LoggedCalls:
 
         methods = {name: watched(name, each) for name, each in service.methods.items()}
         return replace(service, methods=methods)
-
-
-class _LoggedConnection:
-    def __init__(self, connection: Connection, shim: str) -> None:
-        self._connection = connection
-        self._shim = shim
-
-    async def call(
-        self,
-        service: str,
-        method: str,
-        payload: bytes,
-        *,
-        timeout: float | None = None,
-        metadata: ttrpc.Metadata | None = None,
-    ) -> bytes:
-        with _logged(f"ttrpc /{service}/{method} to shim {self._shim}"):
-            return await self._connection.call(
-                service, method, payload, timeout=timeout, metadata=metadata
-            )
-
-    async def wait_closed(self) -> None:
-        await self._connection.wait_closed()
-
-    async def aclose(self) -> None:
-        await self._connection.aclose()
 
 
 @contextmanager

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from anyio import to_thread
@@ -30,7 +30,7 @@ from prometheus_client.registry import Collector
 import taskd
 from taskd.errors import FailedPrecondition, TaskdError
 from taskd.events import Bus, Entry, Journal
-from taskd.observe import Handler
+from taskd.observe import Handler, WatchedConnection
 from taskd.observe.containers import families
 from taskd.runtime.binary import Bootstrap
 from taskd.runtime.bundle import Bundle
@@ -112,7 +112,22 @@ class Meters:
         return metered
 
     def outgoing(self, connection: Connection, bundle: Bundle) -> Connection:
-        return _MeteredConnection(connection, self._shim_calls)
+        return WatchedConnection(connection, self._asked)
+
+    @contextmanager
+    def _asked(self, _: str, method: str, metadata: Metadata | None) -> Iterator[Metadata | None]:
+        begin = time.perf_counter()
+        code = "OK"
+        try:
+            yield metadata
+        except TaskdError as exc:
+            code = _name(exc.code.name)
+            raise
+        except BaseException:
+            code = _name(Status.CANCELLED.name)
+            raise
+        finally:
+            self._shim_calls.labels(method, code).observe(time.perf_counter() - begin)
 
     def starting(self, binary: Binary) -> Binary:
         """The executable of a shim, watched."""
@@ -121,42 +136,6 @@ class Meters:
     def published(self, entry: Entry) -> None:
         """Count an event."""
         self._events.labels(entry.envelope.topic).inc()
-
-
-class _MeteredConnection:
-    def __init__(self, connection: Connection, calls: Histogram) -> None:
-        self._connection = connection
-        self._calls = calls
-
-    async def call(
-        self,
-        service: str,
-        method: str,
-        payload: bytes,
-        *,
-        timeout: float | None = None,
-        metadata: Metadata | None = None,
-    ) -> bytes:
-        begin = time.perf_counter()
-        code = "OK"
-        try:
-            return await self._connection.call(
-                service, method, payload, timeout=timeout, metadata=metadata
-            )
-        except TaskdError as exc:
-            code = _name(exc.code.name)
-            raise
-        except BaseException:
-            code = _name(Status.CANCELLED.name)
-            raise
-        finally:
-            self._calls.labels(method, code).observe(time.perf_counter() - begin)
-
-    async def wait_closed(self) -> None:
-        await self._connection.wait_closed()
-
-    async def aclose(self) -> None:
-        await self._connection.aclose()
 
 
 class _MeteredBinary:

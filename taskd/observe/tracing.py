@@ -6,8 +6,8 @@ as W3C has it) goes on here, and in shims that trace.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from anyio import move_on_after, to_thread
@@ -24,7 +24,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 import taskd
 from taskd.config import TracingConfig
 from taskd.errors import Code, TaskdError
-from taskd.observe import Handler
+from taskd.observe import Handler, WatchedConnection
 from taskd.runtime.bundle import Bundle
 from taskd.runtime.connection import Connection
 from taskd.ttrpc import Metadata
@@ -88,23 +88,12 @@ class Traces:
         return traced
 
     def outgoing(self, connection: Connection, bundle: Bundle) -> Connection:
-        return _TracedConnection(connection, self._tracer)
+        return WatchedConnection(connection, self._asked)
 
-
-class _TracedConnection:
-    def __init__(self, connection: Connection, tracer: Tracer) -> None:
-        self._connection = connection
-        self._tracer = tracer
-
-    async def call(
-        self,
-        service: str,
-        method: str,
-        payload: bytes,
-        *,
-        timeout: float | None = None,
-        metadata: Metadata | None = None,
-    ) -> bytes:
+    @contextmanager
+    def _asked(
+        self, service: str, method: str, metadata: Metadata | None
+    ) -> Iterator[Metadata | None]:
         with self._tracer.start_as_current_span(
             f"{service}/{method}",
             kind=SpanKind.CLIENT,
@@ -114,22 +103,12 @@ class _TracedConnection:
         ) as span:
             carrier: dict[str, str] = {}
             _W3C.inject(carrier)
-            sent = {**(metadata or {}), **{key: [value] for key, value in carrier.items()}}
             try:
-                answer = await self._connection.call(
-                    service, method, payload, timeout=timeout, metadata=sent
-                )
+                yield {**(metadata or {}), **{key: [value] for key, value in carrier.items()}}
             except TaskdError as exc:
                 _note(span, exc.code.value, str(exc))
                 raise
             _note(span, Code.OK, "")
-            return answer
-
-    async def wait_closed(self) -> None:
-        await self._connection.wait_closed()
-
-    async def aclose(self) -> None:
-        await self._connection.aclose()
 
 
 def _note(span: Span, code: int, message: str) -> None:
