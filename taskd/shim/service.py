@@ -12,38 +12,34 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-import betterproto2
-
 from taskd import mounts
-from taskd.codec import encode
 from taskd.errors import (
     AlreadyExists,
     FailedPrecondition,
     NotFound,
-    TaskdError,
     Unimplemented,
     Unknown,
 )
 from taskd.proto.containerd import events
 from taskd.proto.containerd.runc.v1 import ProcessDetails
 from taskd.proto.containerd.task import v3 as api
-from taskd.proto.containerd.types import Mount
 from taskd.proto.containerd.v1.types import ProcessInfo
 from taskd.proto.containerd.v1.types import Status as ProtoStatus
 from taskd.proto.google.protobuf import Empty
 from taskd.shim import leftovers
+from taskd.shim.answers import mount_rootfs, unary
 from taskd.shim.container import Container
 from taskd.shim.process import Process, Status
 from taskd.shim.publisher import Publisher
 from taskd.shim.reaper import Ended, Reaper
 from taskd.shim.stdio import Stdio, Streams
 from taskd.shim.task import Task
-from taskd.ttrpc import CallContext, Handler, Service, unmarshal
+from taskd.ttrpc import Handler, Service
 from taskd.wellknown import from_any, pack, timestamp, to_any
 
 __all__ = ["TaskService"]
@@ -51,11 +47,8 @@ __all__ = ["TaskService"]
 log = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
-_Request = TypeVar("_Request", bound=betterproto2.Message)
 _START_SECONDS = 10.0
 """For a process to be started when its client, or its container, has gone."""
-_WORDS = 8192
-"""Characters of an error, which gRPC sends in a header: clients refuse long ones."""
 _NAMES = ("containerd.task.v2.Task", "containerd.task.v3.Task")
 
 
@@ -80,23 +73,23 @@ class TaskService:
     def services(self) -> list[Service]:
         """What a ttrpc server serves: both versions, whose messages are the same."""
         methods: dict[str, Handler] = {
-            "Create": _unary(api.CreateTaskRequest, self.create),
-            "Start": _unary(api.StartRequest, self.start),
-            "Delete": _unary(api.DeleteRequest, self.delete),
-            "Exec": _unary(api.ExecProcessRequest, self.exec),
-            "ResizePty": _unary(api.ResizePtyRequest, self.resize_pty),
-            "State": _unary(api.StateRequest, self.state),
-            "Pause": _unary(api.PauseRequest, self.pause),
-            "Resume": _unary(api.ResumeRequest, self.resume),
-            "Kill": _unary(api.KillRequest, self.kill),
-            "Pids": _unary(api.PidsRequest, self.pids),
-            "CloseIO": _unary(api.CloseIoRequest, self.close_io),
-            "Checkpoint": _unary(api.CheckpointTaskRequest, self.checkpoint),
-            "Update": _unary(api.UpdateTaskRequest, self.update),
-            "Wait": _unary(api.WaitRequest, self.wait),
-            "Stats": _unary(api.StatsRequest, self.stats),
-            "Connect": _unary(api.ConnectRequest, self.connect),
-            "Shutdown": _unary(api.ShutdownRequest, self.shutdown),
+            "Create": unary(api.CreateTaskRequest, self.create),
+            "Start": unary(api.StartRequest, self.start),
+            "Delete": unary(api.DeleteRequest, self.delete),
+            "Exec": unary(api.ExecProcessRequest, self.exec),
+            "ResizePty": unary(api.ResizePtyRequest, self.resize_pty),
+            "State": unary(api.StateRequest, self.state),
+            "Pause": unary(api.PauseRequest, self.pause),
+            "Resume": unary(api.ResumeRequest, self.resume),
+            "Kill": unary(api.KillRequest, self.kill),
+            "Pids": unary(api.PidsRequest, self.pids),
+            "CloseIO": unary(api.CloseIoRequest, self.close_io),
+            "Checkpoint": unary(api.CheckpointTaskRequest, self.checkpoint),
+            "Update": unary(api.UpdateTaskRequest, self.update),
+            "Wait": unary(api.WaitRequest, self.wait),
+            "Stats": unary(api.StatsRequest, self.stats),
+            "Connect": unary(api.ConnectRequest, self.connect),
+            "Shutdown": unary(api.ShutdownRequest, self.shutdown),
         }
         return [Service(name, methods) for name in _NAMES]
 
@@ -136,8 +129,7 @@ class TaskService:
         container.init = init = Process("", container.spec.get("process") or {}, stdio)
         try:
             if rootfs is not None:
-                rootfs.mkdir(mode=0o711, exist_ok=True)
-                await self._mount(request.rootfs, rootfs)
+                mount_rootfs(request.rootfs, rootfs)
             with self._reaper.starting():
                 await self._open(task, init, "")
                 init.pid = await container.create(init)
@@ -525,15 +517,6 @@ class TaskService:
         except KeyError:
             raise NotFound("container not created") from None
 
-    async def _mount(self, rootfs: list[Mount], target: Path) -> None:
-        for each in rootfs:
-            try:
-                mounts.mount(each.type, each.source, target, each.options, inside=each.target)
-            except OSError as exc:
-                raise Unknown(
-                    f"failed to mount rootfs component: {(exc.strerror or str(exc)).lower()}"
-                ) from exc
-
 
 def _without_nulls(given: Any) -> Any:
     """The same JSON value without members that are null, as if they were not there."""
@@ -548,21 +531,3 @@ def _without_nulls(given: Any) -> Any:
 def _log_failure(starting: asyncio.Task[Any]) -> None:
     if not starting.cancelled() and (exc := starting.exception()) is not None:
         log.warning("a start that nobody waited for: %s", exc)
-
-
-def _unary(
-    request_type: type[_Request],
-    function: Callable[[_Request], Awaitable[betterproto2.Message]],
-) -> Handler:
-    async def handler(context: CallContext, payload: bytes) -> bytes:
-        try:
-            return encode(await function(unmarshal(request_type, payload)))
-        except TaskdError as exc:
-            words = exc.message
-            if len(words) <= _WORDS:
-                raise
-            # A runtime repeats what it has been given.
-            words = f"{words[: _WORDS // 2]} … {words[-_WORDS // 2 :]}"
-            raise type(exc)(words, verbatim=True) from exc
-
-    return handler
