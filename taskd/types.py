@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["TypedValue"]
+__all__ = ["Mount", "TypedValue"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,3 +16,16 @@ class TypedValue:
 
     type_url: str
     value: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One mount of a root filesystem, as mount(8) would have it.
+
+    `target` is where in it the mount belongs; empty: it is the root.
+    """
+
+    type: str
+    source: str
+    target: str = ""
+    options: tuple[str, ...] = ()

@@ -37,8 +37,9 @@ from taskd.proto.containerd.types import Metric as MetricMessage
 from taskd.proto.containerd.v1.types import Process, ProcessInfo
 from taskd.proto.containerd.v1.types import Status as StatusMessage
 from taskd.proto.google.protobuf import Empty
-from taskd.runtime.types import Mount, Stdio, TaskState
+from taskd.runtime.types import Stdio, TaskState
 from taskd.tasks import TaskService
+from taskd.types import Mount
 from taskd.wellknown import from_any, timestamp, to_any
 
 __all__ = ["Tasks"]

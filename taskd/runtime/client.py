@@ -18,9 +18,9 @@ from taskd.errors import NotFound, TaskdError, Unimplemented, Unknown
 from taskd.proto.containerd.task import v2 as api
 from taskd.proto.containerd.types import Mount as MountMessage
 from taskd.runtime.connection import Connection
-from taskd.runtime.types import CreateOptions, Exit, Mount, ProcessInfo, Status, Stdio, TaskState
+from taskd.runtime.types import CreateOptions, Exit, ProcessInfo, Status, Stdio, TaskState
 from taskd.ttrpc import ConnectionClosed
-from taskd.types import TypedValue
+from taskd.types import Mount, TypedValue
 from taskd.wellknown import from_any, nanoseconds, to_any
 
 __all__ = ["TaskClient", "mount_messages", "read_answer", "status_of", "time_left"]

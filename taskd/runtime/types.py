@@ -12,13 +12,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from taskd.types import TypedValue
+from taskd.types import Mount, TypedValue
 
 __all__ = [
     "GO_ZERO_TIME",
     "CreateOptions",
     "Exit",
-    "Mount",
     "ProcessInfo",
     "Status",
     "Stdio",
@@ -48,16 +47,6 @@ class Stdio:
     stdout: str = ""
     stderr: str = ""
     terminal: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Mount:
-    """One mount of a container's root filesystem."""
-
-    type: str
-    source: str
-    target: str = ""
-    options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

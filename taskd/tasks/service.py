@@ -21,10 +21,10 @@ from taskd.metadata.images import Descriptor
 from taskd.qos import Qos
 from taskd.runtime.manager import ShimManager
 from taskd.runtime.shim import Shim
-from taskd.runtime.types import CreateOptions, Exit, Mount, ProcessInfo, Status, Stdio, TaskState
+from taskd.runtime.types import CreateOptions, Exit, ProcessInfo, Status, Stdio, TaskState
 from taskd.tasks.archive import Checkpoints
 from taskd.tasks.checkpoint import checkpoint_path, restore_path
-from taskd.types import TypedValue
+from taskd.types import Mount, TypedValue
 
 __all__ = ["Metric", "TaskService"]
 
