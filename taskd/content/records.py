@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from taskd.content.files import Files
-from taskd.errors import NotFound
 from taskd.metadata import labels as labels_
 from taskd.metadata.database import Row
 
@@ -23,10 +22,8 @@ __all__ = [
     "end",
     "expired",
     "has",
-    "hold",
     "info",
     "key",
-    "release",
     "remove_unused",
     "used",
 ]
@@ -116,30 +113,3 @@ def expired(
         (now,),
     )
     return [(namespace, ref) for namespace, ref in rows if key(namespace, ref) not in active]
-
-
-def hold(
-    connection: sqlite3.Connection, namespace: str, lease: str | None, type_: str, id_: str
-) -> None:
-    """Let the lease, if there is one, hold a blob or a write. Raises `NotFound` for the lease."""
-    if lease is None:
-        return
-    found = connection.execute(
-        "SELECT 1 FROM leases WHERE namespace = ? AND id = ?", (namespace, lease)
-    )
-    if not found.fetchone():
-        raise NotFound("lease does not exist")
-    connection.execute(
-        "INSERT INTO lease_resources (namespace, lease, type, id) VALUES (?, ?, ?, ?) "
-        "ON CONFLICT DO NOTHING",
-        (namespace, lease, type_, id_),
-    )
-
-
-def release(
-    connection: sqlite3.Connection, namespace: str, lease: str | None, type_: str, id_: str
-) -> None:
-    connection.execute(
-        "DELETE FROM lease_resources WHERE namespace = ? AND lease = ? AND type = ? AND id = ?",
-        (namespace, lease, type_, id_),
-    )

@@ -24,6 +24,7 @@ from taskd.content.records import Info
 from taskd.content.writer import Shared, Writer
 from taskd.errors import AlreadyExists, InvalidArgument, NotFound, OutOfRange, TaskdError
 from taskd.metadata import labels as labels_
+from taskd.metadata import leases
 from taskd.metadata.database import Database
 from taskd.metadata.namespaces import ensure
 
@@ -124,7 +125,7 @@ class ContentStore:
             )
             if not deleted.rowcount:
                 raise NotFound(f"content digest {digest}")
-            records.release(connection, namespace, lease, "content", digest)
+            leases.release(connection, namespace, lease, "content", digest)
 
         await self._database.write(delete, deletes=True)
         await self._remove_unused(digest)
@@ -204,7 +205,7 @@ class ContentStore:
             expected = records.end(connection, namespace, ref)
             if expected is None:
                 raise NotFound(f"reference {ref}")
-            records.release(connection, namespace, lease, "ingests", ref)
+            leases.release(connection, namespace, lease, "ingests", ref)
             # Within the transaction: whoever begins this write again comes after it.
             self._files.discard(self._files.ingest(records.key(namespace, ref)))
             return expected
@@ -228,7 +229,7 @@ class ContentStore:
 
         def begin(connection: sqlite3.Connection) -> tuple[bool, Shared | None]:
             if expected and records.has(connection, namespace, expected):
-                records.hold(connection, namespace, lease, "content", expected)
+                leases.hold(connection, namespace, lease, "content", expected)
                 return True, None
             source, now = None, time.time_ns()
             size = self._files.size(expected)
@@ -242,7 +243,7 @@ class ContentStore:
                 expected if source else "",
                 None if lease else now + EXPIRY,
             )
-            records.hold(connection, namespace, lease, "ingests", ref)
+            leases.hold(connection, namespace, lease, "ingests", ref)
             return False, source
 
         exists, source = await self._database.write(begin)

@@ -19,6 +19,7 @@ from taskd.content.ingest import Ingest, Status
 from taskd.content.locks import Locks
 from taskd.errors import AlreadyExists, FailedPrecondition, NotFound, TaskdError
 from taskd.metadata import labels as labels_
+from taskd.metadata import leases
 from taskd.metadata.database import Database
 from taskd.metadata.namespaces import ensure
 
@@ -167,8 +168,8 @@ class Writer:
         """
         digest, now = self.digest, time.time_ns()
         # First what may be refused: after the file's move the write could not be resumed.
-        records.release(connection, self._namespace, self._lease, "ingests", self._ref)
-        records.hold(connection, self._namespace, self._lease, "content", digest)
+        leases.release(connection, self._namespace, self._lease, "ingests", self._ref)
+        leases.hold(connection, self._namespace, self._lease, "content", digest)
         if self._ingest is not None:
             self._files.place(self._ingest.data, digest)
         elif self._files.size(digest) is None:

@@ -19,7 +19,16 @@ from taskd.metadata import labels as labels_
 from taskd.metadata.database import Database, Row
 from taskd.metadata.namespaces import ensure
 
-__all__ = ["EXPIRE_LABEL", "Lease", "LeaseStore", "Resource", "expired", "remove"]
+__all__ = [
+    "EXPIRE_LABEL",
+    "Lease",
+    "LeaseStore",
+    "Resource",
+    "expired",
+    "hold",
+    "release",
+    "remove",
+]
 
 EXPIRE_LABEL = "containerd.io/gc.expire"
 """Label whose value, a time of RFC 3339, says from when on a lease may be removed."""
@@ -159,6 +168,31 @@ def expired(
 def remove(connection: sqlite3.Connection, namespace: str, lease_id: str) -> None:
     """Delete a lease and its references, if there is one, as a part of a transaction."""
     connection.execute("DELETE FROM leases WHERE namespace = ? AND id = ?", (namespace, lease_id))
+
+
+def hold(
+    connection: sqlite3.Connection, namespace: str, lease: str | None, type_: str, id_: str
+) -> None:
+    """Let the lease, if there is one, hold a resource. Raises `NotFound` for the lease."""
+    if lease is None:
+        return
+    if not _exists(connection, namespace, lease):
+        raise NotFound("lease does not exist")
+    connection.execute(
+        "INSERT INTO lease_resources (namespace, lease, type, id) VALUES (?, ?, ?, ?) "
+        "ON CONFLICT DO NOTHING",
+        (namespace, lease, type_, id_),
+    )
+
+
+def release(
+    connection: sqlite3.Connection, namespace: str, lease: str | None, type_: str, id_: str
+) -> None:
+    """Let the lease, if there is one, hold a resource no more."""
+    connection.execute(
+        "DELETE FROM lease_resources WHERE namespace = ? AND lease = ? AND type = ? AND id = ?",
+        (namespace, lease, type_, id_),
+    )
 
 
 def _exists(connection: sqlite3.Connection, namespace: str, lease_id: str) -> bool:
