@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 from types import ModuleType
@@ -18,17 +18,18 @@ from typing import TYPE_CHECKING
 import anyio
 from anyio.abc import TaskGroup
 
-from taskd import folders, stacks, ttrpc
+from taskd import folders, snapshots, stacks, ttrpc
 from taskd.api.containers import Containers
 from taskd.api.content import Content
 from taskd.api.events import Events, ttrpc_service
 from taskd.api.images import Images
-from taskd.api.introspection import Introspection
+from taskd.api.introspection import Introspection, Part
 from taskd.api.journal import Journal as JournalService
 from taskd.api.leases import Leases
 from taskd.api.namespaces import Namespaces
 from taskd.api.sandboxes import Sandboxes
 from taskd.api.server import ApiServer
+from taskd.api.snapshots import Snapshots
 from taskd.api.tasks import Tasks
 from taskd.api.version import Version
 from taskd.clock import Clock
@@ -61,6 +62,7 @@ from taskd.runtime.manager import ManagerConfig, ShimManager, Timeouts
 from taskd.runtime.request import Forms
 from taskd.runtime.warm import Warm
 from taskd.service_manager import ServiceManager
+from taskd.snapshots import Snapshotter
 from taskd.sockets import listening
 from taskd.tasks import Checkpoints, Monitor, TaskService
 
@@ -155,15 +157,18 @@ async def running(config: Config) -> AsyncIterator[None]:
             group.start_soon(clock.keep)
             group.start_soon(journal.maintain)
             group.start_soon(database.keep_small)
+            snapshotters = snapshots.load(database, bus, config.root)
             monitor = Monitor(bus, journal, group)
             managers = _managers(config, group, bus, monitor, watch, warm)
-            scheduler = Scheduler(Collector(database, content, clock), config.gc)
+            scheduler = Scheduler(
+                Collector(database, content, snapshotters.values(), clock), config.gc
+            )
             database.listen(scheduler.noticed)
             group.start_soon(scheduler.run)
             shim_events = ttrpc.Server([watch.served(ttrpc_service(bus))])
             tasks = _tasks(config, database, content, managers, qos)
             services = [
-                *_services(config, database, content, bus, tasks, scheduler),
+                *_services(config, database, content, bus, tasks, scheduler, snapshotters),
                 JournalService(journal, bus, config.events.node),
             ]
             api = ApiServer(services, watch.instruments)
@@ -280,18 +285,33 @@ def _services(
     bus: Bus,
     tasks: TaskService,
     scheduler: Scheduler,
+    snapshotters: Mapping[str, Snapshotter],
 ) -> list[Servable]:
     return [
         Containers(ContainerStore(database), bus),
         Content(content, bus),
         Events(bus),
         Images(ImageStore(database), bus, scheduler.collect_now),
-        Introspection(_identity(config.root / "uuid")),
+        Introspection(_identity(config.root / "uuid"), _parts(snapshotters.values())),
         Leases(LeaseStore(database), scheduler.collect_now),
         Namespaces(NamespaceStore(database), bus),
         Sandboxes(SandboxStore(database)),
+        Snapshots(snapshotters),
         Tasks(tasks),
         Version(),
+    ]
+
+
+def _parts(snapshotters: Iterable[Snapshotter]) -> list[Part]:
+    return [
+        Part(
+            snapshots.TYPE,
+            each.name,
+            has_platform=True,
+            exports={"root": str(each.root)},
+            capabilities=each.capabilities,
+        )
+        for each in snapshotters
     ]
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from taskd import filters
@@ -35,6 +35,8 @@ class Part:
     id: str
     needs: tuple[str, ...] = ()
     has_platform: bool = False
+    exports: Mapping[str, str] = field(default_factory=dict)
+    capabilities: tuple[str, ...] = ()
 
 
 PLUGINS = (
@@ -62,6 +64,7 @@ PLUGINS = (
     Part("io.containerd.grpc.v1", "leases", ("io.containerd.metadata.v1",)),
     Part("io.containerd.grpc.v1", "namespaces", ("io.containerd.metadata.v1",)),
     Part("io.containerd.grpc.v1", "sandboxes", ("io.containerd.sandbox.store.v1",)),
+    Part("io.containerd.grpc.v1", "snapshots", ("io.containerd.snapshotter.v1",)),
     Part("io.containerd.grpc.v1", "tasks", ("io.containerd.runtime.v2",)),
     Part("io.containerd.grpc.v1", "version"),
     Part("io.containerd.ttrpc.v1", "events", ("io.containerd.event.v1",)),
@@ -69,15 +72,16 @@ PLUGINS = (
 
 
 class Introspection(IntrospectionBase):
-    def __init__(self, identity: Path) -> None:
-        """`identity` is the file that has this daemon's UUID."""
+    def __init__(self, identity: Path, parts: Iterable[Part] = ()) -> None:
+        """`identity` is the file that has this daemon's UUID; `parts` are those of this machine."""
         self._identity = identity
+        self._parts = (*PLUGINS, *parts)
         self._pid_namespace = Path("/proc/self/ns/pid").stat().st_ino
 
     async def plugins(self, message: PluginsRequest) -> PluginsResponse:
         wanted = await filters.prepare(message.filters)
         return PluginsResponse(
-            plugins=[_plugin(part) for part in PLUGINS if wanted.match(_lookup(part))]
+            plugins=[_plugin(part) for part in self._parts if wanted.match(_lookup(part))]
         )
 
     async def server(self, message: Empty) -> ServerResponse:
@@ -99,6 +103,8 @@ def _plugin(part: Part) -> Plugin:
         id=part.id,
         requires=list(part.needs),
         platforms=[here] if part.has_platform else [],
+        exports=dict(part.exports),
+        capabilities=list(part.capabilities),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from taskd.api.descriptors import descriptor, descriptor_message
+from taskd.api.mounts import mounts
 from taskd.api.request import lease, namespace, subject
 from taskd.proto.containerd.services.tasks.v1 import (
     CheckpointTaskRequest,
@@ -39,7 +40,6 @@ from taskd.proto.containerd.v1.types import Status as StatusMessage
 from taskd.proto.google.protobuf import Empty
 from taskd.runtime.types import Stdio, TaskState
 from taskd.tasks import TaskService
-from taskd.types import Mount
 from taskd.wellknown import from_any, timestamp, to_any
 
 __all__ = ["Tasks"]
@@ -54,10 +54,7 @@ class Tasks(TasksBase):
         pid = await self._tasks.create(
             namespace(),
             message.container_id,
-            rootfs=tuple(
-                Mount(mount.type, mount.source, mount.target, tuple(mount.options))
-                for mount in message.rootfs
-            ),
+            rootfs=mounts(message.rootfs),
             stdio=Stdio(message.stdin, message.stdout, message.stderr, message.terminal),
             options=from_any(message.options),
             runtime_path=message.runtime_path,

@@ -1,6 +1,6 @@
 """One collection: from what is kept for its own sake to all that this refers to; the rest goes.
 
-Source: containerd's ``metadata/gc.go`` and ``metadata/db.go``. There, writers are locked out from
+Source: containerd's ``metadata/db.go``. There, writers are locked out from
 the first mark to the last removal of a record. Here both are one transaction, which comes to the
 same thing: what was committed before it is seen, what is committed later finds things as they
 are then. Reading goes on, and so do transfers of content, whose bytes are not in the database.
@@ -11,68 +11,32 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from collections.abc import Set
+from collections.abc import Iterable, Set
 
 from taskd.clock import Clock
 from taskd.content import ContentStore
 from taskd.content import records as writes
+from taskd.gc.marking import garbage
 from taskd.metadata import Database, leases
+from taskd.snapshots import Snapshotter
 
 __all__ = ["Collector", "remove"]
 
 _log = logging.getLogger(__name__)
 
-# A label refers to content by its name, which anything may follow after a dot or a slash.
-_REFERS = (
-    "(label.key = 'containerd.io/gc.ref.content' "
-    "OR label.key GLOB 'containerd.io/gc.ref.content[./]*')"
-)
-
-# The query planner must not begin with the table of all blobs, hence CROSS JOIN; nor does it
-# search a recursive table by an index, hence EXCEPT.
-_REMOVE_BLOBS = f"""
-    WITH RECURSIVE marked (namespace, digest, flat) AS (
-        SELECT namespace, digest, 0 FROM images
-        UNION
-        SELECT namespace, label.value, 0 FROM images, json_each(labels) AS label WHERE {_REFERS}
-        UNION
-        SELECT namespace, label.value, 0 FROM containers, json_each(labels) AS label
-            WHERE {_REFERS}
-        UNION
-        SELECT namespace, label.value, 0 FROM sandboxes, json_each(labels) AS label
-            WHERE {_REFERS}
-        UNION
-        SELECT resource.namespace, resource.id,
-                json_extract(lease.labels, '$."containerd.io/gc.flat"') IS NOT NULL
-            FROM lease_resources AS resource JOIN leases AS lease
-            ON lease.namespace = resource.namespace AND lease.id = resource.lease
-            WHERE resource.type = 'content'
-        UNION
-        SELECT namespace, expected, 0 FROM ingests WHERE expected <> ''
-        UNION
-        SELECT namespace, digest, 0 FROM blobs
-            WHERE json_extract(labels, '$."containerd.io/gc.root"') IS NOT NULL
-        UNION
-        SELECT marked.namespace, label.value, 0
-            FROM marked
-            CROSS JOIN blobs ON blobs.namespace = marked.namespace AND blobs.digest = marked.digest
-            CROSS JOIN json_each(blobs.labels) AS label
-            WHERE NOT marked.flat AND {_REFERS}
-    )
-    DELETE FROM blobs WHERE (namespace, digest) IN (
-        SELECT namespace, digest FROM blobs EXCEPT SELECT namespace, digest FROM marked
-    )
-    RETURNING namespace, digest
-"""  # noqa: S608 - constants only
-
 
 class Collector:
     def __init__(
-        self, database: Database, content: ContentStore, clock: Clock | None = None
+        self,
+        database: Database,
+        content: ContentStore,
+        snapshotters: Iterable[Snapshotter] = (),
+        clock: Clock | None = None,
     ) -> None:
         """`clock` is what leases and writes expire by."""
         self._database = database
         self._content = content
+        self._snapshotters = tuple(snapshotters)
         self._clock = clock or Clock()
 
     async def collect(self) -> float:
@@ -90,6 +54,8 @@ class Collector:
 
         held = await self._database.maintain(timed)
         await self._content.sweep()
+        for snapshotter in self._snapshotters:
+            await snapshotter.sweep()
         return held
 
     def overdue(self) -> bool:
@@ -113,5 +79,18 @@ def remove(connection: sqlite3.Connection, now: int, active: Set[str]) -> None:
     for namespace, ref in writes.expired(connection.execute, now, active):
         writes.end(connection, namespace, ref)
         _log.debug("write %s/%s is removed", namespace, ref)
-    for namespace, digest in connection.execute(_REMOVE_BLOBS).fetchall():
-        _log.debug("content %s/%s is removed", namespace, digest)
+    # A snapshot goes with those that are on it, in whatever order.
+    connection.execute("PRAGMA defer_foreign_keys = ON")
+    for node in garbage(connection):
+        match node.kind.split("/", 1):
+            case ["content"]:
+                connection.execute(
+                    "DELETE FROM blobs WHERE namespace = ? AND digest = ?",
+                    (node.namespace, node.key),
+                )
+            case ["snapshots", snapshotter]:
+                connection.execute(
+                    "DELETE FROM snapshots WHERE namespace = ? AND snapshotter = ? AND name = ?",
+                    (node.namespace, snapshotter, node.key),
+                )
+        _log.debug("%s %s/%s is removed", node.kind, node.namespace, node.key)

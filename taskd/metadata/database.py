@@ -121,6 +121,25 @@ _MIGRATIONS = (
         PRIMARY KEY (namespace, id)
     );
     """,
+    # A number is never given out again: it is the name of a folder, which may be mounted yet.
+    """
+    CREATE TABLE snapshots (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        namespace TEXT NOT NULL REFERENCES namespaces (name),
+        snapshotter TEXT NOT NULL,
+        name TEXT NOT NULL,
+        kind INTEGER NOT NULL,
+        parent INTEGER REFERENCES snapshots (id),
+        labels TEXT NOT NULL,
+        size INTEGER NOT NULL DEFAULT 0,
+        inodes INTEGER NOT NULL DEFAULT 0,
+        created_at INTEGER NOT NULL,
+        updated_at INTEGER NOT NULL,
+        UNIQUE (namespace, snapshotter, name)
+    );
+
+    CREATE INDEX snapshots_by_parent ON snapshots (parent);
+    """,
 )
 
 
@@ -162,7 +181,7 @@ class Database:
         """There was none before this one."""
         return self._file.fresh
 
-    def read(self, sql: str, parameters: Sequence[str | int] = ()) -> list[Row]:
+    def read(self, sql: str, parameters: Sequence[str | int | None] = ()) -> list[Row]:
         """All rows of one SELECT: always a consistent view, and no transaction stays open."""
         try:
             return self._reader.execute(sql, parameters).fetchall()

@@ -15,9 +15,11 @@ __all__ = ["Namespace", "NamespaceStore", "ensure"]
 
 # What keeps a namespace from being deleted, in the order in which containerd lists it.
 _OCCUPANTS = (
-    ("images", "SELECT 1 FROM images WHERE namespace = ? LIMIT 1"),
-    ("blobs", "SELECT 1 FROM blobs WHERE namespace = ? LIMIT 1"),
-    ("containers", "SELECT 1 FROM containers WHERE namespace = ? LIMIT 1"),
+    "SELECT 'images' FROM images WHERE namespace = ? LIMIT 1",
+    "SELECT 'blobs' FROM blobs WHERE namespace = ? LIMIT 1",
+    "SELECT 'containers' FROM containers WHERE namespace = ? LIMIT 1",
+    "SELECT DISTINCT 'snapshots on \"' || snapshotter || '\" snapshotter' "
+    "FROM snapshots WHERE namespace = ? ORDER BY snapshotter",
 )
 
 
@@ -91,7 +93,7 @@ class NamespaceStore:
         """
 
         def delete(connection: sqlite3.Connection) -> None:
-            left = [kind for kind, sql in _OCCUPANTS if connection.execute(sql, (name,)).fetchone()]
+            left = [kind for sql in _OCCUPANTS for (kind,) in connection.execute(sql, (name,))]
             if left:
                 raise FailedPrecondition(
                     f'namespace "{name}" must be empty, but it still has {", ".join(left)}'
