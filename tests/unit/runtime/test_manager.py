@@ -2,200 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
+from harness.fake_generation import OPTIONS, Api, Observer, World, bundles, managing
 
 from taskd import ttrpc
 from taskd.errors import (
     AlreadyExists,
     DeadlineExceeded,
-    NotFound,
     ResourceExhausted,
     TaskdError,
     Unknown,
 )
 from taskd.runtime import manager as module
-from taskd.runtime.binary import Bootstrap
 from taskd.runtime.bundle import Bundle
-from taskd.runtime.generation import Generation
-from taskd.runtime.manager import ManagerConfig, ShimManager, Timeouts
-from taskd.runtime.types import CreateOptions, Exit, Status, TaskState
-from taskd.types import TypedValue
-
-OPTIONS = CreateOptions("a.shim", spec=TypedValue("spec", b"{}"))
-SHIM = """
-import os, socket, sys, time
-listener = socket.socket(socket.AF_UNIX)
-listener.bind(sys.argv[1])
-listener.listen()
-open(sys.argv[1] + ".ready", "w").close()
-time.sleep(1000)
-"""
-
-
-class Observer:
-    """Is told, and takes note of nothing."""
-
-    refuses: TaskdError | None = None
-
-    async def created(self, *_: object) -> None:
-        if self.refuses:
-            raise self.refuses
-
-    async def abandoned(self, *_: object) -> None: ...
-
-    async def deleted(self, *_: object) -> None: ...
-
-    async def lost(self, *_: object) -> None: ...
-
-    async def found(self, *_: object) -> None: ...
-
-
-class World:
-    """Shims that are told what to do by a test; each has a process that listens."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.connections: dict[str, Connection] = {}
-        self.deleted: list[str] = []
-        self.gone: set[str] = set()
-        self.delete_error: Exception | None = None
-        self.create_error: BaseException | None = None
-        self.start_error: Exception | None = None
-        self.made_first = False
-        """Whether Create makes an init process before it fails."""
-        self.tells_pid = True
-        self.agrees = True
-        self.name = ""
-        """Name of the process that the next shims share."""
-
-    def socket(self, bundle: Bundle) -> Path:
-        return self.folder / f"{self.name or bundle.id}.sock"
-
-    def begin(self, bundle: Bundle) -> Bootstrap:
-        path = self.socket(bundle)
-        if path.name not in self.processes:
-            command = [sys.executable, "-S", "-c", SHIM, str(path)]
-            # Not in the bundle, as one of a group is not.
-            self.processes[path.name] = subprocess.Popen(command, cwd="/")
-        while not path.with_name(f"{path.name}.ready").exists():
-            pass
-        return Bootstrap(f"unix://{path}")
-
-    def runs(self, name: str) -> bool:
-        return self.processes[f"{name}.sock"].poll() is None
-
-    def generation(self) -> Generation:
-        return Generation(
-            resolve=Path,
-            binary=lambda path, bundle: Binary(self, path, bundle),  # type: ignore[arg-type,return-value]
-            task=lambda connection, bundle, bootstrap: Api(self, connection, bundle),  # type: ignore[arg-type,return-value]
-            socket=self.socket,
-        )
-
-
-class Binary:
-    deletes_after_shutdown = True
-
-    def __init__(self, world: World, path: Path, bundle: Bundle) -> None:
-        self.world, self.path, self.bundle = world, path, bundle
-
-    async def start(self, options: CreateOptions) -> Bootstrap:
-        bootstrap = self.world.begin(self.bundle)
-        if self.world.start_error:
-            raise self.world.start_error
-        return bootstrap
-
-    async def delete(self) -> Exit:
-        self.world.deleted.append(self.bundle.id)
-        if self.world.delete_error:
-            raise self.world.delete_error
-        return Exit(7, 137, 1)
-
-
-class Connection:
-    def __init__(self) -> None:
-        self.closed = asyncio.Event()
-
-    async def wait_closed(self) -> None:
-        await self.closed.wait()
-
-    async def aclose(self) -> None:
-        self.closed.set()
-
-
-class Api:
-    tells_oom = True
-
-    def __init__(self, world: World, connection: Connection, bundle: Bundle) -> None:
-        self.world, self.bundle = world, bundle
-        world.connections[bundle.id] = connection
-
-    async def create(self, bundle: str, options: CreateOptions) -> int:
-        await anyio.sleep(0.05)
-        if self.world.made_first:
-            (self.bundle.path / "init.pid").write_text("7")
-        if self.world.create_error:
-            raise self.world.create_error
-        return 7
-
-    async def connect(self) -> int:
-        if not self.world.tells_pid:
-            await anyio.sleep_forever()
-        return self.world.processes[self.world.socket(self.bundle).name].pid
-
-    async def state(self, exec_id: str, *, timeout: float) -> TaskState:
-        if self.bundle.id in self.world.gone:
-            raise NotFound(self.bundle.id)
-        return TaskState(pid=7, status=Status.RUNNING)
-
-    async def delete(self, exec_id: str) -> Exit:
-        raise Unknown("no such thing")
-
-    async def shutdown(self) -> None:
-        if not self.world.agrees:
-            await anyio.sleep_forever()
-
-
-@pytest.fixture
-def world(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    async def connect(bootstrap: Bootstrap, *, timeout: float) -> Connection:
-        return Connection()
-
-    monkeypatch.setattr(module, "connect", connect)
-    monkeypatch.setattr(module, "_SWEEP_SECONDS", (0.01, 0.05, 0.2))
-    world = World(folder)
-    yield world
-    for process in world.processes.values():
-        process.kill()
-        process.wait()
-
-
-@asynccontextmanager
-async def managing(world: World, observer: Observer | None = None) -> AsyncIterator[ShimManager]:
-    config = ManagerConfig(
-        world.folder / "root", world.folder / "state", Timeouts(shutdown=0.3, cleanup=1)
-    )
-    async with anyio.create_task_group() as group:
-        observing: Any = observer or Observer()
-        yield ShimManager(config, world.generation(), group, observing)
-        group.cancel_scope.cancel()
-
-
-def bundles(world: World) -> list[Path]:
-    return list((world.folder / "state/ns").iterdir())
+from taskd.runtime.types import CreateOptions
 
 
 async def test_a_refused_create_undoes_only_what_it_made(world: World) -> None:
