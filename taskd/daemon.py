@@ -58,7 +58,7 @@ from taskd.qos import Qos
 from taskd.runtime import binary
 from taskd.runtime.client import TaskClient
 from taskd.runtime.generation import V1_RUNTIME, Generation
-from taskd.runtime.manager import ManagerConfig, ShimManager, Timeouts
+from taskd.runtime.manager import ManagerConfig, TaskManager, Timeouts
 from taskd.runtime.request import Forms
 from taskd.runtime.warm import Warm
 from taskd.service_manager import ServiceManager
@@ -205,8 +205,8 @@ def _managers(
     monitor: Monitor,
     watch: Observed,
     warm: Warm | None,
-) -> dict[str, ShimManager]:
-    """The shim managers of both runtimes, by the names that containerd has for them."""
+) -> dict[str, TaskManager]:
+    """The task managers of both runtimes, by the names that containerd has for them."""
     timeouts = config.timeouts
     bounds = Timeouts(
         start=timeouts["io.taskd.timeout.shim.start"],
@@ -250,7 +250,7 @@ def _managers(
     }
 
     return {
-        name: ShimManager(
+        name: TaskManager(
             ManagerConfig(config.root / name, config.state / name, bounds),
             watch.generation(generation),
             group,
@@ -264,7 +264,7 @@ def _tasks(
     config: Config,
     database: Database,
     content: ContentStore,
-    managers: dict[str, ShimManager],
+    managers: dict[str, TaskManager],
     qos: Qos,
 ) -> TaskService:
     others = {name: manager for name, manager in managers.items() if name != RUNTIME}

@@ -19,6 +19,7 @@ from pathlib import Path
 from taskd import folders, identifiers
 from taskd.errors import AlreadyExists, InvalidArgument
 from taskd.mounts import unmount_all
+from taskd.runtime.types import Key
 
 __all__ = ["Bundle"]
 
@@ -70,6 +71,10 @@ class Bundle:
             shutil.rmtree(work, ignore_errors=True)
             raise
         return bundle
+
+    @property
+    def key(self) -> Key:
+        return Key(self.namespace, self.id)
 
     @property
     def rootfs(self) -> Path:

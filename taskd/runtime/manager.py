@@ -1,4 +1,4 @@
-"""The shim manager: makes, finds, and takes down the shims of all tasks.
+"""The task manager: makes, finds, and takes down all tasks of one generation of shims.
 
 Sources: containerd's ``runtime/v2/manager.go``, ``shim.go`` and ``shim_load.go``.
 """
@@ -24,22 +24,20 @@ from taskd.runtime.connection import Connection, connect
 from taskd.runtime.features import needs_idmapped_mounts, refuse_without_idmapped_mounts
 from taskd.runtime.generation import Binary, Generation
 from taskd.runtime.held import listening
-from taskd.runtime.observer import Observer
-from taskd.runtime.shim import Shim
+from taskd.runtime.shim import Shim, State
 from taskd.runtime.shim_log import ShimLog
 from taskd.runtime.spawn import kill_group
 from taskd.runtime.survey import Note, note, survey
-from taskd.runtime.types import CreateOptions, Exit
+from taskd.runtime.task import Fate, Observer, Task
+from taskd.runtime.types import CreateOptions, Exit, Key
 from taskd.sockets import remove_stale
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-__all__ = ["ManagerConfig", "ShimManager", "Timeouts"]
+__all__ = ["ManagerConfig", "TaskManager", "Timeouts"]
 
 log = logging.getLogger(__name__)
-
-_Key = tuple[str, str]
 
 _DELETES = 2
 """Times that `delete` is run if it fails: whoever killed the shim may have killed that, too."""
@@ -77,8 +75,8 @@ class ManagerConfig:
     timeouts: Timeouts = field(default_factory=Timeouts)
 
 
-class ShimManager:
-    """All shims of this daemon, by namespace and id.
+class TaskManager:
+    """All tasks of this daemon whose shims are of one generation.
 
     `group` owns what goes on in the background: a watch on each shim's connection. `observer` is
     told what becomes of the tasks.
@@ -95,61 +93,62 @@ class ShimManager:
         self._generation = generation
         self._group = group
         self._observer = observer
-        self._shims: dict[_Key, Shim] = {}
+        self._tasks: dict[Key, Task] = {}
         # Those in which a task is being made.
-        self._making: set[Shim] = set()
+        self._making: set[Task] = set()
         self._busy = _KeyedLock()
 
-    def get(self, namespace: str, id: str) -> Shim:  # noqa: A002
-        """The shim of a task. Raises `NotFound`."""
+    def get(self, namespace: str, id: str) -> Task:  # noqa: A002
+        """Raises `NotFound`."""
         try:
-            return self._shims[namespace, id]
+            return self._tasks[Key(namespace, id)]
         except KeyError:
             raise NotFound(f"task {id}") from None
 
-    def all(self, namespace: str | None = None) -> list[Shim]:
-        """The shims of a namespace, or of all."""
-        return [shim for shim in self._shims.values() if namespace in (None, shim.namespace)]
+    def all(self, namespace: str | None = None) -> list[Task]:
+        """The tasks of a namespace, or all."""
+        return [task for task in self._tasks.values() if namespace in (None, task.namespace)]
 
-    async def create(self, namespace: str, id: str, options: CreateOptions) -> Shim:  # noqa: A002
+    async def create(self, namespace: str, id: str, options: CreateOptions) -> Task:  # noqa: A002
         """Start a shim and make a task in it.
 
         Raises `AlreadyExists` if there is such a task, `InvalidArgument` for a bad id or spec,
         `Unknown` in the shim's own words if it does not start, and the shim's error if it does
         not make the task. Nothing is left behind then, nor if the caller is cancelled.
         """
-        async with self._busy.hold((namespace, id)):
-            if (namespace, id) in self._shims:
+        key = Key(namespace, id)
+        async with self._busy.hold(key):
+            if key in self._tasks:
                 raise AlreadyExists(f"task {id}")
             moves.expect()
             try:
-                shim = await self._start(namespace, id, options)
+                task = await self._start(key, options)
             except TaskdError as exc:
                 raise exc.within("failed to start shim") from exc
-            self._making.add(shim)
+            self._making.add(task)
             answered = False
             try:
                 if options.unpack_checkpoint is not None:
-                    folder = shim.bundle.work / "checkpoint"
+                    folder = task.bundle.work / "checkpoint"
                     await options.unpack_checkpoint(folder)
                     options = replace(options, checkpoint=str(folder))
                 try:
-                    pid = await shim.task.create(str(shim.bundle.path), options)
+                    pid = await task.api.create(str(task.bundle.path), options)
                 except (ttrpc.ConnectionClosed, DeadlineExceeded):
                     raise
                 except TaskdError:
                     answered = True
                     raise
-                shim.process("").pid = pid
-                await self._observer.created(shim, options)
+                task.process("").pid = pid
+                await self._observer.created(task, options)
             except BaseException:
                 with anyio.CancelScope(shield=True):
-                    await self._abandon(shim, options, refused=answered)
+                    await self._abandon(task, options, refused=answered)
                 raise
             finally:
-                self._making.discard(shim)
-            self._admit(shim)
-            return shim
+                self._making.discard(task)
+            self._admit(task)
+            return task
 
     async def delete(self, namespace: str, id: str) -> Exit:  # noqa: A002
         """Delete a task that has exited, with its shim and its bundle; returns its exit.
@@ -157,27 +156,27 @@ class ShimManager:
         If the shim dies meanwhile the task is gone all the same, and its exit is what could be
         found out. Raises `NotFound`, or the shim's error (`FailedPrecondition` while it runs).
         """
-        async with self._busy.hold((namespace, id)):
-            shim = self.get(namespace, id)
+        async with self._busy.hold(Key(namespace, id)):
+            task = self.get(namespace, id)
             try:
-                found = await shim.task.delete_task()
+                found = await task.api.delete_task()
             except ttrpc.ConnectionClosed:
                 pass
             except NotFound:
                 # The shim does not know its own task: there is nothing to keep it for.
                 with anyio.CancelScope(shield=True):
-                    await self._observer.deleted(shim, None)
-                    await self._finish(shim)
+                    await task.deleted(None)
+                    await self._finish(task)
                 raise
             else:
                 with anyio.CancelScope(shield=True):
-                    await self._observer.deleted(shim, found)
-                    await self._finish(shim)
+                    await task.deleted(found)
+                    await self._finish(task)
                 return found
         # The watch, which needs the lock, cleans up.
-        return await shim.end()
+        return await task.end()
 
-    async def load(self, grace: float) -> set[_Key]:
+    async def load(self, grace: float) -> set[Key]:
         """Reconnect to the shims of an earlier daemon and clean up after those that died.
 
         Returns the namespaces and ids of all bundles, after `grace` seconds at the latest: what has
@@ -186,7 +185,7 @@ class ShimManager:
         left alone.
         """
         found = await to_thread.run_sync(survey, self._config.state, self._config.root)
-        known = {(bundle.namespace, bundle.id) for bundle, _ in found}
+        known = {bundle.key for bundle, _ in found}
         unfinished = set(known)
         finished = anyio.Event()
         limiter = anyio.CapacityLimiter(_LOADS_AT_ONCE)
@@ -195,7 +194,7 @@ class ShimManager:
             try:
                 await self._load(bundle, noted, limiter)
             finally:
-                unfinished.discard((bundle.namespace, bundle.id))
+                unfinished.discard(bundle.key)
                 if not unfinished:
                     finished.set()
 
@@ -210,17 +209,17 @@ class ShimManager:
 
     async def close(self) -> None:
         """Close all connections; the shims and their containers go on."""
-        for shim in self._shims.values():
-            await shim.disconnect()
+        for task in self._tasks.values():
+            await task.shim.disconnect()
 
     # --- starting -------------------------------------------------------------------------
 
-    async def _start(self, namespace: str, id: str, options: CreateOptions) -> Shim:  # noqa: A002
+    async def _start(self, key: Key, options: CreateOptions) -> Task:
         spec = options.spec.value if options.spec is not None else b""
         config = self._config
         try:
             bundle = await to_thread.run_sync(
-                Bundle.create, config.state, config.root, namespace, id, spec
+                Bundle.create, config.state, config.root, key.namespace, key.id, spec
             )
         except OSError as exc:
             raise Unknown(str(exc)) from exc
@@ -252,7 +251,7 @@ class ShimManager:
                     await connection.aclose()
                 await self._take_down(bundle, bootstrap)
             raise
-        return self._shim(binary, connection, bootstrap, shim_log)
+        return self._task(binary, connection, bootstrap, shim_log)
 
     async def _require_idmapped_mounts(self, binary: Binary, options: CreateOptions) -> None:
         """An OCI runtime that knows nothing of them would mount without mapping, and not say so."""
@@ -265,45 +264,47 @@ class ShimManager:
         except TaskdError as exc:
             raise exc.within("failed to validate OCI runtime features") from exc
 
-    def _shim(
+    def _task(
         self, binary: Binary, connection: Connection, bootstrap: Bootstrap, shim_log: ShimLog
-    ) -> Shim:
+    ) -> Task:
         bundle = binary.bundle
-        task = self._generation.task(connection, bundle, bootstrap)
+        api = self._generation.task(connection, bundle, bootstrap)
         spawn = self._group.start_soon
-        shim = Shim(bundle, binary, connection, bootstrap, shim_log, task, self._observer, spawn)
+        shim = Shim(binary, connection, bootstrap, shim_log, api)
         spawn(shim.hold)
-        return shim
+        return Task(bundle, api, shim, self._observer, spawn)
 
-    async def _abandon(self, shim: Shim, options: CreateOptions, *, refused: bool) -> None:
+    async def _abandon(self, task: Task, options: CreateOptions, *, refused: bool) -> None:
         """Take down a shim in which no task could be made.
 
         One that has `refused` to make it has undone what it did itself, unless it has noted an init
         process: what its ``delete`` would find under that id is somebody else's.
         """
+        shim = task.shim
         found = None
         with anyio.move_on_after(self._config.timeouts.cleanup) as asking, suppress(TaskdError):
-            found = await shim.task.delete("")
-        shim.ending = True
+            found = await task.api.delete("")
+        shim.state = State.ENDING
         # One that hangs is asked no more.
         hangs = asking.cancelled_caught
         agreed = not hangs and await shim.shutdown(timeout=self._config.timeouts.shutdown)
-        left = not refused or (shim.bundle.path / "init.pid").exists()
+        left = not refused or (task.bundle.path / "init.pid").exists()
         binary = shim.binary if left or not agreed else None
         # If it has not answered, it may have been killed, or be making the task still.
         ends = agreed and refused
-        await self._take_down(shim.bundle, shim.bootstrap, shim=shim, binary=binary, ends=ends)
-        await self._observer.abandoned(shim, options, found)
+        await self._take_down(task.bundle, shim.bootstrap, shim=shim, binary=binary, ends=ends)
+        await self._observer.abandoned(task, options, found)
 
-    def _admit(self, shim: Shim) -> None:
-        self._shims[shim.namespace, shim.id] = shim
-        self._group.start_soon(self._watch, shim)
+    def _admit(self, task: Task) -> None:
+        self._tasks[task.key] = task
+        self._group.start_soon(self._watch, task)
 
     # --- ending ---------------------------------------------------------------------------
 
-    async def _finish(self, shim: Shim) -> None:
+    async def _finish(self, task: Task) -> None:
         """End a shim whose task is deleted, and remove what is left of both."""
-        shim.ending = True
+        shim = task.shim
+        shim.state = State.ENDING
         # The task is deleted already, so neither has to wait for the other.
         async with anyio.create_task_group() as both:
             if shim.binary.deletes_after_shutdown:
@@ -312,11 +313,11 @@ class ShimManager:
             await shim.disconnect()
         if agreed:
             shim.release()
-            await self._delete_bundle(shim.bundle)
-            self._group.start_soon(self._sweep_socket, shim)
+            await self._delete_bundle(task.bundle)
+            self._group.start_soon(self._sweep_socket, task)
         else:
-            await self._take_down(shim.bundle, shim.bootstrap, shim=shim)
-        self._shims.pop((shim.namespace, shim.id), None)
+            await self._take_down(task.bundle, shim.bootstrap, shim=shim)
+        self._tasks.pop(task.key, None)
 
     async def _take_down(
         self,
@@ -363,39 +364,40 @@ class ShimManager:
                 finally:
                     process.release()
         except OSError as exc:
-            log.error("killing shim %s/%s: %s", bundle.namespace, bundle.id, exc)
+            log.error("killing shim %s: %s", bundle.key, exc)
 
     def _is_shared(self, bootstrap: Bootstrap, shim: Shim | None) -> bool:
-        """Whether tasks other than `shim` live in that process (containerd's shim grouping)."""
+        """Whether tasks other than `shim`'s live in that process (containerd's shim grouping)."""
         return any(
-            other is not shim and other.bootstrap.address == bootstrap.address
-            for other in (*self._shims.values(), *self._making)
+            other.shim is not shim and other.shim.bootstrap.address == bootstrap.address
+            for other in (*self._tasks.values(), *self._making)
         )
 
-    async def _watch(self, shim: Shim) -> None:
+    async def _watch(self, task: Task) -> None:
         """Wait for the connection to end; if nobody ended it, the shim died."""
+        shim = task.shim
         await shim.connection.wait_closed()
-        if shim.ending:
+        if shim.state is State.ENDING:
             return
-        shim.died = True
-        log.warning("shim %s/%s disconnected; cleaning up after it", shim.namespace, shim.id)
-        async with self._busy.hold((shim.namespace, shim.id)):
-            found = await self._clean_up_dead(shim.binary, shim.bootstrap, shim)
-            del self._shims[shim.namespace, shim.id]
-        shim.lost(found)
-        await self._observer.lost(shim.bundle, found)
+        shim.state, task.fate = State.GONE, Fate.LOST
+        log.warning("shim %s disconnected; cleaning up after it", shim.name)
+        async with self._busy.hold(task.key):
+            found = await self._clean_up_dead(shim.binary, shim.bootstrap, task)
+            del self._tasks[task.key]
+        task.ended(found)
+        await self._observer.lost(task.key, found)
 
     async def _clean_up_dead(
         self,
         binary: Binary,
         bootstrap: Bootstrap | None,
-        shim: Shim | None = None,
+        task: Task | None = None,
         *,
         ends: bool = False,
     ) -> Exit:
         """Take a shim down that cannot tell how its task has ended; what is known of that."""
+        shim, pid = (task.shim, task.pid) if task is not None else (None, 0)
         found = await self._take_down(binary.bundle, bootstrap, shim=shim, binary=binary, ends=ends)
-        pid = shim.pid if shim is not None else 0
         if found is None:
             # 255: containerd's status for an exit that nobody saw.
             return Exit(pid, 255, time.time_ns())
@@ -414,17 +416,18 @@ class ShimManager:
             return False
         return True
 
-    async def _sweep_socket(self, shim: Shim) -> None:
+    async def _sweep_socket(self, task: Task) -> None:
         """Remove the socket of a shim that has agreed to end, if it is killed before it does so."""
+        shim = task.shim
         for pause in _SWEEP_SECONDS:
             await anyio.sleep(pause)
             # Another one of the same name may be about to listen there.
-            async with self._busy.hold((shim.namespace, shim.id)):
-                if (shim.namespace, shim.id) in self._shims:
+            async with self._busy.hold(task.key):
+                if task.key in self._tasks:
                     return
                 if self._is_shared(shim.bootstrap, shim):
                     return
-                if await self._remove_socket(shim.bundle, shim.bootstrap):
+                if await self._remove_socket(task.bundle, shim.bootstrap):
                     return
 
     async def _run_delete(self, binary: Binary) -> Exit | None:
@@ -434,10 +437,10 @@ class ShimManager:
                 with anyio.fail_after(self._config.timeouts.cleanup):
                     return await binary.delete()
             except TimeoutError:
-                log.warning("cleaning up after shim %s/%s: timeout", bundle.namespace, bundle.id)
+                log.warning("cleaning up after shim %s: timeout", bundle.key)
                 break
             except (TaskdError, OSError) as exc:
-                log.warning("cleaning up after shim %s/%s: %s", bundle.namespace, bundle.id, exc)
+                log.warning("cleaning up after shim %s: %s", bundle.key, exc)
         return None
 
     async def _delete_bundle(self, bundle: Bundle) -> None:
@@ -457,8 +460,8 @@ class ShimManager:
         for pause in _SWEEP_SECONDS:
             await anyio.sleep(pause)
             # What lies there under its name then is another's.
-            async with self._busy.hold((bundle.namespace, bundle.id)):
-                if (bundle.namespace, bundle.id) in self._shims:
+            async with self._busy.hold(bundle.key):
+                if bundle.key in self._tasks:
                     return
                 if await self._bundle_deleted(bundle):
                     return
@@ -467,11 +470,11 @@ class ShimManager:
 
     async def _load(self, bundle: Bundle, noted: Note, limiter: anyio.CapacityLimiter) -> None:
         async with limiter:
-            shim = await self._reconnect(bundle, noted)
-        if shim is not None:
-            await self._greet(shim)
+            task = await self._reconnect(bundle, noted)
+        if task is not None:
+            await self._greet(task)
 
-    async def _reconnect(self, bundle: Bundle, noted: Note) -> Shim | None:
+    async def _reconnect(self, bundle: Bundle, noted: Note) -> Task | None:
         try:
             path = self._generation.resolve(noted.binary())
         except FileNotFoundError:
@@ -491,60 +494,63 @@ class ShimManager:
             bootstrap = noted.bootstrap()
             connection = await connect(bootstrap, timeout=self._config.timeouts.load)
         except (OSError, ValueError, TaskdError) as exc:
-            log.warning("shim %s/%s is dead: %s", bundle.namespace, bundle.id, exc)
-            async with self._busy.hold((bundle.namespace, bundle.id)):
+            log.warning("shim %s is dead: %s", bundle.key, exc)
+            async with self._busy.hold(bundle.key):
                 found = await self._clean_up_dead(binary, bootstrap)
-            await self._observer.lost(bundle, found)
+            await self._observer.lost(bundle.key, found)
             return None
-        shim = self._shim(binary, connection, bootstrap, ShimLog(bundle))
-        self._admit(shim)
-        return shim
+        task = self._task(binary, connection, bootstrap, ShimLog(bundle))
+        self._admit(task)
+        return task
 
-    async def _greet(self, shim: Shim) -> None:
+    async def _greet(self, task: Task) -> None:
         """Ask a shim of an earlier daemon for its task until it answers."""
+        shim = task.shim
         while True:
             try:
-                state = await shim.task.state("", timeout=self._config.timeouts.load)
+                state = await task.api.state("", timeout=self._config.timeouts.load)
             except ttrpc.ConnectionClosed:
                 return  # the watch cleans up
             except NotFound:
-                await self._end_idle(shim)
+                await self._end_idle(task)
                 return
             except TaskdError as exc:
-                if not shim.silent:
-                    shim.silent = True
-                    log.warning("shim %s/%s does not answer: %s", shim.namespace, shim.id, exc)
+                if shim.state is State.SERVING:
+                    shim.state = State.SILENT
+                    log.warning("shim %s does not answer: %s", shim.name, exc)
                 await anyio.sleep(_GREETING_SECONDS)
                 continue
-            shim.process("").pid = state.pid
-            if shim.silent:
-                shim.silent = False
-                log.warning("shim %s/%s answers again", shim.namespace, shim.id)
-            await self._observer.found(shim, state)
+            task.process("").pid = state.pid
+            if shim.state is State.SILENT:
+                shim.state = State.SERVING
+                log.warning("shim %s answers again", shim.name)
+            await self._observer.found(task, state)
             return
 
-    async def _end_idle(self, shim: Shim) -> None:
+    async def _end_idle(self, task: Task) -> None:
         """End a shim that has no task: an earlier daemon was making it, or had deleted it."""
-        async with self._busy.hold((shim.namespace, shim.id)):
-            if shim.ending or shim.died:
+        shim = task.shim
+        async with self._busy.hold(task.key):
+            if shim.ends:
                 return
-            log.warning("shim %s/%s has no task; ending it", shim.namespace, shim.id)
-            shim.ending = True
+            log.warning("shim %s has no task; ending it", shim.name)
+            shim.state, task.fate = State.ENDING, Fate.LOST
             # It may agree because it has other tasks, of which we do not know yet.
             agreed = await shim.shutdown(timeout=self._config.timeouts.shutdown)
-            found = await self._clean_up_dead(shim.binary, shim.bootstrap, shim, ends=agreed)
-            del self._shims[shim.namespace, shim.id]
-        await self._observer.lost(shim.bundle, found)
+            found = await self._clean_up_dead(shim.binary, shim.bootstrap, task, ends=agreed)
+            del self._tasks[task.key]
+        task.ended(found)
+        await self._observer.lost(task.key, found)
 
 
 class _KeyedLock:
     """One lock for each key, while somebody holds it."""
 
     def __init__(self) -> None:
-        self._locks: dict[_Key, tuple[anyio.Lock, int]] = {}
+        self._locks: dict[Key, tuple[anyio.Lock, int]] = {}
 
     @asynccontextmanager
-    async def hold(self, key: _Key) -> AsyncIterator[None]:
+    async def hold(self, key: Key) -> AsyncIterator[None]:
         lock, users = self._locks.get(key, (None, 0))
         lock = lock or anyio.Lock()
         self._locks[key] = lock, users + 1

@@ -11,6 +11,7 @@ import enum
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from taskd.types import Mount, TypedValue
 
@@ -18,6 +19,7 @@ __all__ = [
     "GO_ZERO_TIME",
     "CreateOptions",
     "Exit",
+    "Key",
     "ProcessInfo",
     "Status",
     "Stdio",
@@ -26,6 +28,16 @@ __all__ = [
 
 GO_ZERO_TIME = -62135596800 * 10**9
 """0001-01-01T00:00:00Z in nanoseconds since the epoch."""
+
+
+class Key(NamedTuple):
+    """Which task."""
+
+    namespace: str
+    id: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.id}"
 
 
 class Status(enum.IntEnum):

@@ -39,10 +39,9 @@ from taskd.proto.containerd.events import (
     TaskStart,
 )
 from taskd.proto.containerd.runc.v1 import ProcessDetails
-from taskd.runtime.bundle import Bundle
 from taskd.runtime.client import mount_messages
-from taskd.runtime.shim import Shim
-from taskd.runtime.types import CreateOptions, Exit, Status, Stdio, TaskState
+from taskd.runtime.task import Fate, Task
+from taskd.runtime.types import CreateOptions, Exit, Key, Status, Stdio, TaskState
 from taskd.wellknown import pack, timestamp
 
 __all__ = ["Monitor"]
@@ -80,58 +79,57 @@ class _Steps:
 
 
 class Monitor:
-    """Tells of the tasks of all shim managers: their `Observer`. `group` owns its background."""
+    """Tells of the tasks of all task managers: their `Observer`. `group` owns its background."""
 
     def __init__(self, bus: Bus, journal: Journal, group: TaskGroup) -> None:
         self._bus = bus
         self._journal = journal
         self._group = group
-        self._watched: dict[tuple[Shim, str], _Watch] = {}
+        self._watched: dict[tuple[Task, str], _Watch] = {}
         self._steps: dict[tuple[str, str], _Steps] = {}
         # Found at start-up, and not watched yet; None once all have been found.
-        self._found: list[tuple[Shim, bool]] | None = []
+        self._found: list[tuple[Task, bool]] | None = []
 
     # --- steps, as they are seen ----------------------------------------------------------
 
-    async def created(self, shim: Shim, options: CreateOptions) -> None:
-        event = _created(shim, shim.pid, options.stdio, options)
-        await self._tell_now(shim.namespace, shim.id, [event])
-        self._watch(shim, "")
-        self._watch_memory(shim)
+    async def created(self, task: Task, options: CreateOptions) -> None:
+        event = _created(task, task.pid, options.stdio, options)
+        await self._tell_now(task.namespace, task.id, [event])
+        self._watch(task, "")
+        self._watch_memory(task)
 
-    async def abandoned(self, shim: Shim, options: CreateOptions, found: Exit | None) -> None:
+    async def abandoned(self, task: Task, options: CreateOptions, found: Exit | None) -> None:
         if found is not None and found.pid:
             # It had been made, which its shim may have told, or be about to.
-            event = _created(shim, found.pid, options.stdio, options)
+            event = _created(task, found.pid, options.stdio, options)
             with suppress(TaskdError):
-                await self._tell_now(shim.namespace, shim.id, [event])
-        await self._end(shim.namespace, shim.id, found)
+                await self._tell_now(task.namespace, task.id, [event])
+        await self._end(task.namespace, task.id, found)
 
-    def starting(self, shim: Shim, exec_id: str) -> None:
-        self._watch(shim, exec_id)
+    def starting(self, task: Task, exec_id: str) -> None:
+        self._watch(task, exec_id)
 
-    def not_started(self, shim: Shim, exec_id: str) -> None:
+    def not_started(self, task: Task, exec_id: str) -> None:
         if exec_id:
-            self._unwatch(shim, exec_id)
+            self._unwatch(task, exec_id)
 
-    async def started(self, shim: Shim, exec_id: str) -> None:
-        await self._tell(shim, [_started(shim, exec_id)])
+    async def started(self, task: Task, exec_id: str) -> None:
+        await self._tell(task, [_started(task, exec_id)])
 
-    async def exec_deleted(self, shim: Shim, exec_id: str, found: Exit) -> None:
-        await self._exited(shim, exec_id, found, retire=True)
-        self._unwatch(shim, exec_id)
+    async def exec_deleted(self, task: Task, exec_id: str, found: Exit) -> None:
+        await self._exited(task, exec_id, found, retire=True)
+        self._unwatch(task, exec_id)
 
-    async def deleted(self, shim: Shim, found: Exit | None) -> None:
-        shim.deleted = True
-        await self._hear_execs(shim)
+    async def deleted(self, task: Task, found: Exit | None) -> None:
+        await self._hear_execs(task)
         # First, lest one that comes late takes the end of a deleted process for news.
         for watched, exec_id in list(self._watched):
-            if watched is shim:
-                self._unwatch(shim, exec_id)
-        await self._end(shim.namespace, shim.id, found, answered=found is not None)
+            if watched is task:
+                self._unwatch(task, exec_id)
+        await self._end(task.namespace, task.id, found, answered=found is not None)
 
-    async def lost(self, bundle: Bundle, found: Exit) -> None:
-        await self._end(bundle.namespace, bundle.id, found)
+    async def lost(self, key: Key, found: Exit) -> None:
+        await self._end(key.namespace, key.id, found)
 
     async def reconcile(self, bundles: Collection[tuple[str, str]]) -> None:
         """Tell the end of all tasks, by namespace and id, of which there is no bundle any more."""
@@ -141,108 +139,108 @@ class Monitor:
         found, self._found = self._found, None
         self._group.start_soon(self._catch_up, found or [])
 
-    async def _catch_up(self, found: Iterable[tuple[Shim, bool]]) -> None:
+    async def _catch_up(self, found: Iterable[tuple[Task, bool]]) -> None:
         # Not all at once: clients, who have waited for the daemon, come first.
-        for shim, runs in found:
-            if not shim.ending and not shim.died:
-                self._group.start_soon(self._follow, shim, runs)
+        for task, runs in found:
+            if task.lives:
+                self._group.start_soon(self._follow, task, runs)
                 await anyio.sleep(_BETWEEN_SECONDS)
 
-    async def found(self, shim: Shim, state: TaskState) -> None:
+    async def found(self, task: Task, state: TaskState) -> None:
         """Tell what an earlier daemon has not, and watch what runs."""
         begun = state.status != Status.CREATED
-        created, started = _created(shim, shim.pid, state.stdio), _started(shim, "")
+        created, started = _created(task, task.pid, state.stdio), _started(task, "")
 
         async def tell() -> None:
-            known = self._journal.processes(shim.namespace, shim.id)
+            known = self._journal.processes(task.namespace, task.id)
             if not any(process.created for process in known):
-                await self._publish(shim.namespace, created)
+                await self._publish(task.namespace, created)
             if begun and not any(process.started for process in known if not process.id):
-                await self._publish(shim.namespace, started)
+                await self._publish(task.namespace, started)
 
-        await self._surely(shim.namespace, shim.id, tell)
-        shim.process("").begun = begun
+        await self._surely(task.namespace, task.id, tell)
+        task.process("").begun = begun
         runs = begun and state.status != Status.STOPPED
         if self._found is not None:
-            self._found.append((shim, runs))
+            self._found.append((task, runs))
         else:
-            await self._follow(shim, runs)
+            await self._follow(task, runs)
 
-    async def _follow(self, shim: Shim, runs: bool) -> None:
+    async def _follow(self, task: Task, runs: bool) -> None:
         """Watch the processes of a shim of an earlier daemon."""
-        if shim.deleted:
+        if task.fate is Fate.DELETED:
             return
-        self._watch(shim, "")
-        self._watch_memory(shim)
+        self._watch(task, "")
+        self._watch_memory(task)
 
         async def watch_execs() -> None:
-            for process in self._journal.processes(shim.namespace, shim.id):
+            for process in self._journal.processes(task.namespace, task.id):
                 if process.id and process.started and not process.exited:
-                    shim.process(process.id).pid = process.pid
-                    self._watch(shim, process.id)
+                    task.process(process.id).pid = process.pid
+                    self._watch(task, process.id)
 
-        await self._surely(shim.namespace, shim.id, watch_execs)
+        await self._surely(task.namespace, task.id, watch_execs)
         if runs:
-            await self._find_execs(shim)
+            await self._find_execs(task)
 
-    async def _find_execs(self, shim: Shim) -> None:
+    async def _find_execs(self, task: Task) -> None:
         """Tell and watch the execs of which the journal does not know that they were started."""
         with suppress(TaskdError, MalformedMessage):
-            for info in await shim.task.pids():
+            for info in await task.api.pids():
                 if info.info is None:
                     continue
                 exec_id = decode(ProcessDetails, info.info.value).exec_id
-                if exec_id and not shim.process(exec_id).pid:
-                    shim.process(exec_id).pid = info.pid
-                    await self._tell(shim, [_started(shim, exec_id)])
-                    self._watch(shim, exec_id)
+                if exec_id and not task.process(exec_id).pid:
+                    task.process(exec_id).pid = info.pid
+                    await self._tell(task, [_started(task, exec_id)])
+                    self._watch(task, exec_id)
 
     # --- exits ----------------------------------------------------------------------------
 
-    def _watch(self, shim: Shim, exec_id: str) -> None:
-        if (shim, exec_id) not in self._watched:
-            watch = self._watched[shim, exec_id] = _Watch()
-            self._group.start_soon(self._await_exit, shim, exec_id, watch)
+    def _watch(self, task: Task, exec_id: str) -> None:
+        if (task, exec_id) not in self._watched:
+            watch = self._watched[task, exec_id] = _Watch()
+            self._group.start_soon(self._await_exit, task, exec_id, watch)
 
-    def _watch_memory(self, shim: Shim) -> None:
-        if not shim.task.tells_oom:
-            self._group.start_soon(self._tell_ooms, shim)
+    def _watch_memory(self, task: Task) -> None:
+        if not task.api.tells_oom:
+            self._group.start_soon(self._tell_ooms, task)
 
-    async def _tell_ooms(self, shim: Shim) -> None:
+    async def _tell_ooms(self, task: Task) -> None:
         from taskd.cgroups.v1 import Cgroup  # of use with old shims alone
 
         # Closed at once, not when somebody collects it: it holds a file.
         with suppress(OSError):
-            async with aclosing(Cgroup.of(shim.pid).ooms()) as notices:
+            async with aclosing(Cgroup.of(task.pid).ooms()) as notices:
                 async for _ in notices:
-                    await self._tell(shim, [("/tasks/oom", TaskOom(container_id=shim.id))])
+                    await self._tell(task, [("/tasks/oom", TaskOom(container_id=task.id))])
 
-    def _unwatch(self, shim: Shim, exec_id: str) -> None:
-        if watch := self._watched.pop((shim, exec_id), None):
+    def _unwatch(self, task: Task, exec_id: str) -> None:
+        if watch := self._watched.pop((task, exec_id), None):
             watch.scope.cancel()
 
-    async def _await_exit(self, shim: Shim, exec_id: str, watch: _Watch) -> None:
+    async def _await_exit(self, task: Task, exec_id: str, watch: _Watch) -> None:
         try:
             with watch.scope:
-                found = await shim.wait(exec_id)
-                await shim.process(exec_id).settled()
+                found = await task.wait(exec_id)
+                await task.process(exec_id).settled()
                 if not exec_id:
-                    await self._hear_execs(shim)
-                if not shim.died and (exec_id or not shim.deleted):
-                    await self._exited(shim, exec_id, found)
+                    await self._hear_execs(task)
+                if task.fate is Fate.MADE or (exec_id and task.fate is Fate.DELETED):
+                    await self._exited(task, exec_id, found)
         except TaskdError as exc:
             # If the shim has gone, the end of its processes is told by who ends or misses it.
-            if not shim.ending and not shim.died:
+            if task.lives:
                 log.warning(
                     "waiting for %s of %s/%s: %s",
-                    *(exec_id or "the init process", shim.namespace, shim.id, exc),
+                    *(exec_id or "the init process", task.namespace, task.id, exc),
                 )
         finally:
-            if self._watched.get((shim, exec_id)) is watch:
-                del self._watched[shim, exec_id]
+            if self._watched.get((task, exec_id)) is watch:
+                del self._watched[task, exec_id]
             watch.ended.set()
 
-    async def _hear_execs(self, shim: Shim) -> None:
+    async def _hear_execs(self, task: Task) -> None:
         """Let the exits of what runs beside an init process that has ended be told before its own.
 
         Shims tell them first, and the answers to their Waits are on the way. Where processes share
@@ -250,37 +248,37 @@ class Monitor:
         """
         with anyio.move_on_after(_LAST_WORDS_SECONDS):
             for (watched, exec_id), watch in list(self._watched.items()):
-                if watched is shim and exec_id:
+                if watched is task and exec_id:
                     await watch.ended.wait()
 
-    async def _exited(self, shim: Shim, exec_id: str, found: Exit, *, retire: bool = False) -> None:
+    async def _exited(self, task: Task, exec_id: str, found: Exit, *, retire: bool = False) -> None:
         """Tell the exit of a process; `retire` says that it was removed, too."""
-        process = shim.process(exec_id)
+        process = task.process(exec_id)
         if process.begun and not (found.pid or process.pid):
             with suppress(TaskdError):
-                process.pid = (await shim.task.state(exec_id)).pid
+                process.pid = (await task.api.state(exec_id)).pid
         pid = process.pid = found.pid or process.pid
-        started = _started(shim, exec_id) if process.begun else None
-        exited = _exit(shim.id, exec_id, pid, found.status, found.exited_at)
+        started = _started(task, exec_id) if process.begun else None
+        exited = _exit(task.id, exec_id, pid, found.status, found.exited_at)
 
         async def tell() -> None:
             known = [
                 known
-                for known in self._journal.processes(shim.namespace, shim.id)
+                for known in self._journal.processes(task.namespace, task.id)
                 if known.id == exec_id and (not exec_id or known.pid == pid)
             ]
             if started is not None and not any(each.started for each in known):
-                await self._publish(shim.namespace, started)
+                await self._publish(task.namespace, started)
             if not any(each.exited for each in known):
-                await self._publish(shim.namespace, exited)
+                await self._publish(task.namespace, exited)
 
         async def settle() -> None:
             if pid:  # else it never ran
                 await tell()
             if retire:
-                await self._journal.retire(shim.namespace, shim.id, exec_id)
+                await self._journal.retire(task.namespace, task.id, exec_id)
 
-        await self._surely(shim.namespace, shim.id, settle)
+        await self._surely(task.namespace, task.id, settle)
 
     async def _end(
         self, namespace: str, container: str, found: Exit | None, *, answered: bool = False
@@ -330,10 +328,10 @@ class Monitor:
         topic, message = event
         await self._bus.publish(namespace, topic, pack(message), first_hand=True)
 
-    async def _tell(self, shim: Shim, events: Iterable[_Event]) -> None:
+    async def _tell(self, task: Task, events: Iterable[_Event]) -> None:
         """Publish events of a task."""
         await self._surely(
-            shim.namespace, shim.id, partial(self._publish_all, shim.namespace, events)
+            task.namespace, task.id, partial(self._publish_all, task.namespace, events)
         )
 
     async def _publish_all(self, namespace: str, events: Iterable[_Event]) -> None:
@@ -398,10 +396,10 @@ class Monitor:
                 del self._steps[namespace, container]
 
 
-def _created(shim: Shim, pid: int, stdio: Stdio, options: CreateOptions | None = None) -> _Event:
+def _created(task: Task, pid: int, stdio: Stdio, options: CreateOptions | None = None) -> _Event:
     event = TaskCreate(
-        container_id=shim.id,
-        bundle=str(shim.bundle.path),
+        container_id=task.id,
+        bundle=str(task.bundle.path),
         rootfs=mount_messages(options.rootfs if options else ()),
         io=TaskIo(
             stdin=stdio.stdin, stdout=stdio.stdout, stderr=stdio.stderr, terminal=stdio.terminal
@@ -412,12 +410,12 @@ def _created(shim: Shim, pid: int, stdio: Stdio, options: CreateOptions | None =
     return "/tasks/create", event
 
 
-def _started(shim: Shim, exec_id: str) -> _Event:
-    pid = shim.process(exec_id).pid
+def _started(task: Task, exec_id: str) -> _Event:
+    pid = task.process(exec_id).pid
     if exec_id:
-        event = TaskExecStarted(container_id=shim.id, exec_id=exec_id, pid=pid)
+        event = TaskExecStarted(container_id=task.id, exec_id=exec_id, pid=pid)
         return "/tasks/exec-started", event
-    return "/tasks/start", TaskStart(container_id=shim.id, pid=pid)
+    return "/tasks/start", TaskStart(container_id=task.id, pid=pid)
 
 
 def _exit(container: str, exec_id: str, pid: int, status: int, exited_at: int) -> _Event:

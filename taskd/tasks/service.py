@@ -14,13 +14,13 @@ from typing import TypeVar
 
 import anyio
 
-from taskd import filters, identifiers, moves
+from taskd import filters, identifiers
 from taskd.errors import InvalidArgument, NotFound, TaskdError, Unimplemented, Unknown
 from taskd.metadata.containers import Container, ContainerStore
 from taskd.metadata.images import Descriptor
 from taskd.qos import Qos
-from taskd.runtime.manager import ShimManager
-from taskd.runtime.shim import Shim
+from taskd.runtime.manager import TaskManager
+from taskd.runtime.task import Task
 from taskd.runtime.types import CreateOptions, Exit, ProcessInfo, Status, Stdio, TaskState
 from taskd.tasks.archive import Checkpoints
 from taskd.tasks.checkpoint import checkpoint_path, restore_path
@@ -67,18 +67,18 @@ class TaskService:
     def __init__(
         self,
         containers: ContainerStore,
-        shims: ShimManager,
+        tasks: TaskManager,
         checkpoints: Checkpoints,
         qos: Qos,
-        others: Mapping[str, ShimManager] | None = None,
+        others: Mapping[str, TaskManager] | None = None,
         *,
         state_timeout: float = STATE_TIMEOUT,
     ) -> None:
         """`qos` has the classes that a container's annotations may name; `others` are the managers
-        of runtimes, by name, that are not `shims`'s.
+        of runtimes, by name, that are not `tasks`'s.
         """
         self._containers = containers
-        self._shims = shims
+        self._tasks = tasks
         self._checkpoints = checkpoints
         self._others = others or {}
         self._qos = qos
@@ -98,7 +98,7 @@ class TaskService:
         """Make a task of a container; returns the pid of its init process.
 
         It is restored from the checkpoint whose folder `options` name, or else from the content
-        that `checkpoint` is. Raises `AlreadyExists`, and what `ShimManager.create`,
+        that `checkpoint` is. Raises `AlreadyExists`, and what `TaskManager.create`,
         `Checkpoints.unpack` and `Qos.apply` raise.
         """
         container = self._containers.get(namespace, container_id)
@@ -111,7 +111,7 @@ class TaskService:
                 "%s is deprecated since containerd v1.4, consider using io.containerd.runc.v2",
                 container.runtime_name,
             )
-        shim = await self._manager(container).create(
+        task = await self._manager(container).create(
             namespace,
             container.id,
             CreateOptions(
@@ -125,38 +125,38 @@ class TaskService:
                 unpack_checkpoint=unpack,
             ),
         )
-        return shim.pid
+        return task.pid
 
     async def start(self, namespace: str, container_id: str, exec_id: str) -> int:
         """Start a created process; returns its pid."""
-        return await self._shim(namespace, container_id).start(exec_id)
+        return await self._task(namespace, container_id).start(exec_id)
 
     async def delete(self, namespace: str, container_id: str) -> Exit:
         """Delete a task that has exited. Raises `FailedPrecondition` while it runs."""
-        self._shim(namespace, container_id)
+        self._task(namespace, container_id)
         manager = self._manager(self._containers.get(namespace, container_id))
         return await manager.delete(namespace, container_id)
 
     async def delete_process(self, namespace: str, container_id: str, exec_id: str) -> Exit:
         """Delete a process that has exited. Raises `FailedPrecondition` while it runs."""
-        return await self._shim(namespace, container_id).delete_process(exec_id)
+        return await self._task(namespace, container_id).delete_process(exec_id)
 
     async def get(self, namespace: str, container_id: str, exec_id: str) -> TaskState:
         """State of a process; `Status.UNKNOWN` if its shim does not tell in time."""
-        return await self._state(self._shim(namespace, container_id), exec_id)
+        return await self._state(self._task(namespace, container_id), exec_id)
 
     async def states(self, namespace: str) -> list[tuple[str, TaskState]]:
         """Id and state of every task of the namespace; all shims are asked at once."""
 
-        async def ask(shim: Shim) -> tuple[str, TaskState]:
-            return shim.id, await self._state(shim, "")
+        async def ask(task: Task) -> tuple[str, TaskState]:
+            return task.id, await self._state(task, "")
 
         return await _ask_all(self._all(namespace), ask)
 
     async def kill(
         self, namespace: str, container_id: str, exec_id: str, signal: int, everyone: bool
     ) -> None:
-        await self._shim(namespace, container_id).task.kill(exec_id, signal, everyone)
+        await self._task(namespace, container_id).api.kill(exec_id, signal, everyone)
 
     async def exec(
         self,
@@ -169,38 +169,37 @@ class TaskService:
         """Add a process to a running task. Raises `InvalidArgument` for a bad exec id."""
         if not exec_id:
             raise InvalidArgument("exec id cannot be empty", verbatim=True)
-        shim = self._shim(namespace, container_id)
+        task = self._task(namespace, container_id)
         try:
             identifiers.validate(exec_id)
         except InvalidArgument as exc:
             raise exc.within(f"invalid exec id {exec_id}") from None
-        moves.expect()  # whoever adds one starts it soon
-        await shim.task.exec(exec_id, spec, stdio)
+        await task.exec(exec_id, spec, stdio)
 
     async def resize_pty(
         self, namespace: str, container_id: str, exec_id: str, width: int, height: int
     ) -> None:
         """Set the size, in characters, of a process's terminal."""
-        await self._shim(namespace, container_id).task.resize_pty(exec_id, width, height)
+        await self._task(namespace, container_id).api.resize_pty(exec_id, width, height)
 
     async def close_io(
         self, namespace: str, container_id: str, exec_id: str, *, stdin: bool
     ) -> None:
         """Let a process read no more than what is in its standard input already."""
-        shim = self._shim(namespace, container_id)
+        task = self._task(namespace, container_id)
         if exec_id:
-            await shim.task.state(exec_id)  # whose errors are those that containerd gives
+            await task.api.state(exec_id)  # whose errors are those that containerd gives
         if stdin:
-            await shim.task.close_stdin(exec_id)
+            await task.api.close_stdin(exec_id)
 
     async def pause(self, namespace: str, container_id: str) -> None:
-        await self._shim(namespace, container_id).task.pause()
+        await self._task(namespace, container_id).api.pause()
 
     async def resume(self, namespace: str, container_id: str) -> None:
-        await self._shim(namespace, container_id).task.resume()
+        await self._task(namespace, container_id).api.resume()
 
     async def pids(self, namespace: str, container_id: str) -> list[ProcessInfo]:
-        return await self._shim(namespace, container_id).task.pids()
+        return await self._task(namespace, container_id).api.pids()
 
     async def checkpoint(
         self,
@@ -214,14 +213,14 @@ class TaskService:
         Returns what the content is: the checkpoint, and the container's specification. `lease`
         is the one that the caller works under, if any.
         """
-        shim = self._shim(namespace, container_id)
+        task = self._task(namespace, container_id)
         container = self._containers.get(namespace, container_id)
         path = checkpoint_path(container.runtime_name, options)
         if path:
-            await shim.task.checkpoint(path, options)
+            await task.api.checkpoint(path, options)
             return []
         return await self._checkpoints.store(
-            namespace, container.spec, lease, lambda folder: shim.task.checkpoint(folder, options)
+            namespace, container.spec, lease, lambda folder: task.api.checkpoint(folder, options)
         )
 
     async def update(
@@ -232,7 +231,7 @@ class TaskService:
         annotations: Mapping[str, str],
     ) -> None:
         """Change the limits of a task; `resources` is ``linux.resources`` of an OCI spec."""
-        await self._shim(namespace, container_id).task.update(resources, annotations)
+        await self._task(namespace, container_id).api.update(resources, annotations)
 
     async def metrics(self, namespace: str, filter_expressions: Iterable[str]) -> list[Metric]:
         """Resource usage of the tasks that pass a filter on ``id`` and ``namespace``.
@@ -244,54 +243,54 @@ class TaskService:
         except InvalidArgument as exc:
             raise Unknown(str(exc)) from None  # as containerd has it
 
-        async def ask(shim: Shim) -> Metric:
+        async def ask(task: Task) -> Metric:
             with anyio.fail_after(self._state_timeout):
-                return Metric(shim.id, time.time_ns(), await shim.task.stats())
+                return Metric(task.id, time.time_ns(), await task.api.stats())
 
-        wanted = [shim for shim in self._all(namespace) if matches.match(_fields(shim))]
+        wanted = [task for task in self._all(namespace) if matches.match(_fields(task))]
         return await _ask_all(wanted, ask)
 
     async def usage(self) -> list[Usage]:
         """What the tasks of all namespaces use; see `metrics`."""
 
-        async def ask(shim: Shim) -> Usage | None:
+        async def ask(task: Task) -> Usage | None:
             with anyio.fail_after(self._state_timeout):
-                stats = await shim.task.stats()
-            runtime = self._containers.get(shim.namespace, shim.id).runtime_name
-            return Usage(shim.namespace, shim.id, runtime, stats) if stats else None
+                stats = await task.api.stats()
+            runtime = self._containers.get(task.namespace, task.id).runtime_name
+            return Usage(task.namespace, task.id, runtime, stats) if stats else None
 
         return [usage for usage in await _ask_all(self._all(), ask) if usage]
 
     async def wait(self, namespace: str, container_id: str, exec_id: str) -> Exit:
         """Wait, however long, for a process to exit."""
-        return await self._shim(namespace, container_id).wait(exec_id)
+        return await self._task(namespace, container_id).wait(exec_id)
 
-    def _manager(self, container: Container) -> ShimManager:
-        return self._others.get(container.runtime_name, self._shims)
+    def _manager(self, container: Container) -> TaskManager:
+        return self._others.get(container.runtime_name, self._tasks)
 
-    def _all(self, namespace: str | None = None) -> list[Shim]:
-        managers = (*self._others.values(), self._shims)
-        return [shim for manager in managers for shim in manager.all(namespace)]
+    def _all(self, namespace: str | None = None) -> list[Task]:
+        managers = (*self._others.values(), self._tasks)
+        return [task for manager in managers for task in manager.all(namespace)]
 
-    def _shim(self, namespace: str, container_id: str) -> Shim:
+    def _task(self, namespace: str, container_id: str) -> Task:
         container = self._containers.get(namespace, container_id)
         try:
             return self._manager(container).get(namespace, container.id)
         except NotFound:
             raise NotFound(f"task {container.id} not found", verbatim=True) from None
 
-    async def _state(self, shim: Shim, exec_id: str) -> TaskState:
+    async def _state(self, task: Task, exec_id: str) -> TaskState:
         try:
-            return await shim.state(exec_id, timeout=self._state_timeout)
+            return await task.state(exec_id, timeout=self._state_timeout)
         except NotFound:
             raise
         except TaskdError as exc:
-            log.error("get state for %s/%s: %s", shim.namespace, exec_id or shim.id, exc)
+            log.error("get state for %s/%s: %s", task.namespace, exec_id or task.id, exc)
             return TaskState(status=Status.UNKNOWN)
 
 
-def _fields(shim: Shim) -> filters.Lookup:
-    known = {"id": shim.id, "namespace": shim.namespace}
+def _fields(task: Task) -> filters.Lookup:
+    known = {"id": task.id, "namespace": task.namespace}
 
     def field(path: Sequence[str]) -> tuple[str, bool]:
         return known.get(path[0], ""), path[0] in known
@@ -299,22 +298,22 @@ def _fields(shim: Shim) -> filters.Lookup:
     return field
 
 
-async def _ask_all(shims: list[Shim], ask: Callable[[Shim], Awaitable[T]]) -> list[T]:
-    """Put one question to many shims at once; those that are gone or fail are left out."""
-    answers: dict[Shim, T] = {}
+async def _ask_all(tasks: list[Task], ask: Callable[[Task], Awaitable[T]]) -> list[T]:
+    """Put one question to many tasks at once; those that are gone or fail are left out."""
+    answers: dict[Task, T] = {}
 
-    async def one(shim: Shim) -> None:
+    async def one(task: Task) -> None:
         try:
-            answers[shim] = await ask(shim)
+            answers[task] = await ask(task)
         except NotFound:
             pass  # deleted in the meantime
         except Unimplemented:
             pass  # a shim need not know; it would be said at each scrape
         except TimeoutError:
-            log.error("asking shim %s/%s: no answer in time", shim.namespace, shim.id)
+            log.error("asking shim %s/%s: no answer in time", task.namespace, task.id)
         except TaskdError as exc:
-            log.error("asking shim %s/%s: %s", shim.namespace, shim.id, exc)
+            log.error("asking shim %s/%s: %s", task.namespace, task.id, exc)
 
     # Not a task group: of its tasks each costs a tenth of a question, and no question fails.
-    await asyncio.gather(*(one(shim) for shim in shims))
-    return [answers[shim] for shim in shims if shim in answers]
+    await asyncio.gather(*(one(task) for task in tasks))
+    return [answers[task] for task in tasks if task in answers]

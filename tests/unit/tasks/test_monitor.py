@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -18,12 +19,14 @@ from taskd.errors import TaskdError
 from taskd.events import Bus, Journal
 from taskd.proto.containerd.events import TaskExit
 from taskd.runtime.bundle import Bundle
-from taskd.runtime.shim import Shim
+from taskd.runtime.shim import State
+from taskd.runtime.task import Task
 from taskd.runtime.types import CreateOptions, Exit, Status, TaskState
 from taskd.tasks import Monitor
 from taskd.wellknown import pack, timestamp, unpack
 
 PID = 42
+SERVING: Any = SimpleNamespace(state=State.SERVING)
 
 
 class Stopped:
@@ -37,18 +40,17 @@ class Stopped:
 
 async def test_what_is_deleted_before_it_is_watched_is_told_once(tmp_path: Path) -> None:
     """A client that has waited for the daemon may delete what that has only just found."""
-    nothing: Any = None
-    task: Any = Stopped()
+    api: Any = Stopped()
     with Journal(tmp_path / "events.db") as journal:
         async with anyio.create_task_group() as group:
             monitor = Monitor(Bus(journal), journal, group)
             bundle = Bundle("default", "one", tmp_path)
             spawn = group.start_soon
-            shim = Shim(bundle, nothing, nothing, nothing, nothing, task, monitor, spawn)
-            shim.process("").pid = PID
-            await monitor.found(shim, TaskState(pid=PID, status=Status.STOPPED))
+            task = Task(bundle, api, SERVING, monitor, spawn)
+            task.process("").pid = PID
+            await monitor.found(task, TaskState(pid=PID, status=Status.STOPPED))
             await monitor.reconcile({("default", "one")})
-            await monitor.deleted(shim, Exit(PID, 0, time.time_ns()))
+            await task.deleted(Exit(PID, 0, time.time_ns()))
             await anyio.wait_all_tasks_blocked()
         told = [entry.envelope.topic for entry in journal.read(0, 100)]
     assert told == ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"]
@@ -74,16 +76,15 @@ class Living:
 
 
 @asynccontextmanager
-async def task(folder: Path, journal: Journal) -> AsyncIterator[tuple[Shim, Living, Monitor]]:
-    nothing: Any = None
+async def a_task(folder: Path, journal: Journal) -> AsyncIterator[tuple[Task, Living, Monitor]]:
     living = Living()
     api: Any = living
     async with anyio.create_task_group() as group:
         monitor = Monitor(Bus(journal), journal, group)
         bundle = Bundle("default", "one", folder)
-        shim = Shim(bundle, nothing, nothing, nothing, nothing, api, monitor, group.start_soon)
-        shim.process("").pid = PID
-        yield shim, living, monitor
+        made = Task(bundle, api, SERVING, monitor, group.start_soon)
+        made.process("").pid = PID
+        yield made, living, monitor
         group.cancel_scope.cancel()
 
 
@@ -112,19 +113,19 @@ async def test_what_the_journal_cannot_take_is_told_when_it_can(
     monkeypatch.setattr("taskd.tasks.monitor._RETRY_SECONDS", 0.05)
     monkeypatch.setattr("taskd.events.journal.PATIENCE_SECONDS", 0.05)
     with tmpfs(tmp_path / "small", "size=1m") as folder, Journal(folder / "events.db") as journal:
-        async with task(tmp_path, journal) as (shim, living, monitor):
-            await monitor.created(shim, CreateOptions("any"))
-            await shim.start("")
+        async with a_task(tmp_path, journal) as (task, living, monitor):
+            await monitor.created(task, CreateOptions("any"))
+            await task.start("")
             with fault(folder):
-                await shim.start("two")
+                await task.start("two")
                 living.exits["two"].set()
                 await anyio.sleep(0.2)
-                await shim.delete_process("two")
+                await task.delete_process("two")
                 living.exits[""].set()
                 await anyio.sleep(0.2)
                 with pytest.raises(TaskdError):
-                    await monitor.created(shim, CreateOptions("any"))
-                await monitor.deleted(shim, Exit(PID, 7, time.time_ns()))
+                    await monitor.created(task, CreateOptions("any"))
+                await task.deleted(Exit(PID, 7, time.time_ns()))
                 await anyio.sleep(0.2)
                 with suppress(TaskdError):  # without memory there is no reading either
                     assert told(journal) == WHOLE[:2]
@@ -139,11 +140,11 @@ async def test_what_the_journal_cannot_take_is_told_when_it_can(
 async def test_the_exits_of_execs_come_first(tmp_path: Path) -> None:
     """With a shared pid namespace the shim kills them when init has ended."""
     with Journal(tmp_path / "events.db") as journal:
-        async with task(tmp_path, journal) as (shim, living, monitor):
-            await monitor.created(shim, CreateOptions("any"))
-            await shim.start("")
+        async with a_task(tmp_path, journal) as (task, living, monitor):
+            await monitor.created(task, CreateOptions("any"))
+            await task.start("")
             for name in ("two", "three"):
-                await shim.start(name)
+                await task.start(name)
             living.exits[""].set()
             await anyio.sleep(0.1)
             living.exits["two"].set()
@@ -160,10 +161,10 @@ async def test_an_exec_that_does_not_end_holds_up_no_exit(
 ) -> None:
     monkeypatch.setattr("taskd.tasks.monitor._LAST_WORDS_SECONDS", 0.05)
     with Journal(tmp_path / "events.db") as journal:
-        async with task(tmp_path, journal) as (shim, living, monitor):
-            await monitor.created(shim, CreateOptions("any"))
-            await shim.start("")
-            await shim.start("two")
+        async with a_task(tmp_path, journal) as (task, living, monitor):
+            await monitor.created(task, CreateOptions("any"))
+            await task.start("")
+            await task.start("two")
             living.exits[""].set()
             with anyio.fail_after(5):
                 while told(journal)[-1] != ("exit", ""):
@@ -174,8 +175,8 @@ async def test_an_exec_that_does_not_end_holds_up_no_exit(
 async def test_a_deletion_tells_what_the_shim_answered(tmp_path: Path, answered: bool) -> None:
     """Of a task that never ran it knows less than the exit that was told, as containerd's does."""
     with Journal(tmp_path / "events.db") as journal:
-        async with task(tmp_path, journal) as (shim, _, monitor):
-            await monitor.found(shim, TaskState(pid=PID, status=Status.CREATED))
+        async with a_task(tmp_path, journal) as (task, _, monitor):
+            await monitor.found(task, TaskState(pid=PID, status=Status.CREATED))
             await monitor.reconcile({("default", "one")})
             exited = pack(
                 TaskExit(
@@ -184,9 +185,9 @@ async def test_a_deletion_tells_what_the_shim_answered(tmp_path: Path, answered:
             )
             await Bus(journal).publish("default", "/tasks/exit", exited, first_hand=True)
             if answered:
-                await monitor.deleted(shim, Exit(PID, 0, 0))
+                await task.deleted(Exit(PID, 0, 0))
             else:
-                await monitor.lost(shim.bundle, Exit(PID, 255, 6))
+                await monitor.lost(task.key, Exit(PID, 255, 6))
         *_, last = (entry.envelope.event for entry in journal.read(0, 100))
     deleted: Any = last and unpack(last)
     assert (deleted.exit_status, deleted.exited_at.nanos) == ((0, 0) if answered else (137, 5))
