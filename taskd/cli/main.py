@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import gc
 import os
+import re
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import taskd
 from taskd import inherited, logs
-from taskd.cli import shim
+from taskd.cli import operate, shim
 from taskd.errors import InvalidArgument, TaskdError, words
 from taskd.extras import missing
 from taskd.printable import printable
@@ -41,8 +43,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1
 
 
+class _Parser(argparse.ArgumentParser):
+    """Answers a word that is no command with the nearest one that is."""
+
+    def error(self, message: str) -> NoReturn:
+        found = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
+        if found is not None:
+            near = difflib.get_close_matches(found[1], re.findall(r"[\w-]+", found[2]), n=1)
+            known = f"did you mean {near[0]}?" if near else f"there are {found[2]}"
+            message = f"there is no {found[1]}; {known}".replace("'", "")
+        super().error(message)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="taskd", description=taskd.__doc__)
+    parser: argparse.ArgumentParser = _Parser(prog="taskd", description=taskd.__doc__)
+    parser.set_defaults(parser=parser)
     parser.add_argument("--version", action="version", version=f"taskd {taskd.__version__}")
     # Shims of containerd's first generations put --address before the command.
     parser.add_argument("--address", dest="daemon_address", help=argparse.SUPPRESS)
@@ -82,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     shim.add(commands)
+    operate.add(commands)
 
     demo = commands.add_parser("demo", help="run one container in a daemon of its own")
     demo.set_defaults(command=_demo)

@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 
 VENV = "/opt/taskd"
-"""Where the project is installed, as `docs/configuration.md` tells operators to."""
+"""Where the project is installed, as `docs/operate.md` tells operators to."""
 
 TESTS = "/opt/tests"
 """Where the tests are, without the project beside them."""

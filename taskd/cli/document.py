@@ -1,0 +1,60 @@
+"""A configuration as the TOML document that has it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from taskd.config import Config
+from taskd.events.journal import Retention
+
+__all__ = ["document"]
+
+_DURATIONS = {"max_age", "schedule_delay", "shutdown_timeout", "startup_delay"}
+_UNITS = (("GiB", 30), ("MiB", 20), ("KiB", 10))
+
+
+def document(config: Config) -> dict[str, Any]:
+    """All keys that have a value, given or by default; `taskd.config.load` makes the same of it."""
+    return {**_table(config), "address": str(config.socket)}
+
+
+def _table(settings: object) -> dict[str, Any]:
+    assert is_dataclass(settings)
+    values: dict[str, Any] = {}
+    for each in fields(settings):
+        value = getattr(settings, each.name)
+        if isinstance(value, Retention):
+            values |= {"max_age": _duration(value.max_age), "max_size": _size(value.max_bytes)}
+        elif (shown := _value(each.name, value)) not in (None, "", {}):
+            values[each.name] = shown
+    return values
+
+
+def _value(name: str, value: Any) -> Any:
+    if is_dataclass(value):
+        return _table(value)
+    if name == "timeouts":
+        return {key: _duration(bound) for key, bound in value.items()}
+    if name == "metrics" and value is not None:
+        host, port = value
+        return {"address": f"[{host}]:{port}" if ":" in host else f"{host}:{port}"}
+    if name in _DURATIONS:
+        return _duration(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    return str(value) if isinstance(value, Path) else value
+
+
+def _duration(seconds: float) -> str:
+    """As Go has it, which knows no exponents."""
+    return f"{seconds:.9f}".rstrip("0").rstrip(".") + "s"
+
+
+def _size(number: int) -> str | int:
+    for unit, bits in _UNITS:
+        if number and number % (1 << bits) == 0:
+            return f"{number >> bits}{unit}"
+    return number
