@@ -4,6 +4,7 @@ root = "/var/lib/taskd"          # what outlives a reboot: records, work folders
 state = "/run/taskd"             # what does not: bundles, sockets
 address = "/run/taskd/taskd.sock"
 log_level = "info"
+log_format = "text"              # "json"
 shutdown_timeout = "10s"
 blockio_config_file = "/etc/taskd/blockio.yaml"  # goresctrl's formats, as in containerd
 rdt_config_file = "/etc/taskd/rdt.yaml"
@@ -25,6 +26,7 @@ servers = ["nats://10.0.0.1:4222"]
 
 [grpc]
 engine = "h2"                    # instead of ngh2
+gid = 997                        # whose members may use the socket
 
 [metrics]                        # Prometheus
 address = "127.0.0.1:1338"
@@ -42,12 +44,12 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 from taskd.errors import InvalidArgument
 from taskd.events.journal import Retention
 from taskd.gc.policy import MAX_PAUSE_THRESHOLD, Policy
-from taskd.logs import LEVELS
+from taskd.logs import LEVELS, Format
 from taskd.nats.settings import NatsConfig, Subjects, without_credentials
 
 __all__ = ["TIMEOUTS", "Config", "EventsConfig", "TracingConfig", "load", "seconds"]
@@ -96,6 +98,9 @@ class ShimsConfig:
 class GrpcConfig:
     engine: Literal["", "h2", "ngh2"] = ""
     """What carries HTTP/2; without one, ngh2 where it is installed, and else h2."""
+    uid: int = -1
+    gid: int = -1
+    """Whose the gRPC socket is, if not this process's. Who may connect to it is as good as root."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +110,7 @@ class Config:
     address: Path | None = None
     """gRPC socket; ``taskd.sock`` in the state folder if none is given."""
     log_level: str = "info"
+    log_format: Format = "text"
     shutdown_timeout: float = 10.0
     """Seconds that calls in flight have to finish when the daemon is told to stop."""
     blockio_config_file: Path | None = None
@@ -207,6 +213,12 @@ def _level(value: object) -> str:
     if not isinstance(value, str) or value not in LEVELS:
         raise ValueError(f"{value!r} is not one of {', '.join(LEVELS)}")
     return str(value)
+
+
+def _format(value: object) -> Format:
+    if value not in get_args(Format):
+        raise ValueError(f"{value!r} is not one of {', '.join(get_args(Format))}")
+    return cast(Format, value)
 
 
 def _share(value: object) -> float:
@@ -337,7 +349,7 @@ def _shims(value: object) -> ShimsConfig:
 
 
 def _grpc(value: object) -> GrpcConfig:
-    return GrpcConfig(**_table(value, {"engine": _engine}))
+    return GrpcConfig(**_table(value, {"engine": _engine, "uid": _count, "gid": _count}))
 
 
 def _engine(value: object) -> str:
@@ -393,6 +405,7 @@ _PARSERS = {
     "state": _path,
     "address": _path,
     "log_level": _level,
+    "log_format": _format,
     "shutdown_timeout": seconds,
     "blockio_config_file": _path,
     "rdt_config_file": _path,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import anyio
 from anyio.abc import TaskGroup
 
-from taskd import folders, snapshots, stacks, ttrpc
+from taskd import folders, logs, snapshots, stacks, ttrpc
 from taskd.api.containers import Containers
 from taskd.api.content import Content
 from taskd.api.events import Events, ttrpc_service
@@ -53,7 +53,6 @@ from taskd.metadata import (
 )
 from taskd.nats.settings import CURSOR
 from taskd.observe.setup import Observed, observed
-from taskd.printable import printable
 from taskd.qos import Qos
 from taskd.runtime import binary
 from taskd.runtime.client import TaskClient
@@ -104,10 +103,10 @@ async def serve(config: Config, manager: ServiceManager) -> None:
             gc.freeze()
             gc.enable()
             group.start_soon(manager.tell, "READY=1")
-            print(f"taskd: serving on {printable(str(config.socket))}", file=sys.stderr, flush=True)
+            logs.announce(f"serving on {config.socket}")
             async for number in signals:
                 if number in _ENDING:
-                    log.debug("stopping on %s", signal.Signals(number).name)
+                    logs.announce(f"stopping on {signal.Signals(number).name}")
                     break
                 log.info("%s: ignored", signal.Signals(number).name)
             group.cancel_scope.cancel()
@@ -138,7 +137,7 @@ async def running(config: Config) -> AsyncIterator[None]:
             Qos.load(config.blockio_config_file, config.rdt_config_file, config.resctrl_path)
         ) as qos,
         listening(config.ttrpc_socket) as shim_listener,
-        listening(config.socket) as listener,
+        listening(config.socket, config.grpc.uid, config.grpc.gid) as listener,
     ):
         if database.fresh and (config.root / "uuid").exists():
             log.error(

@@ -20,11 +20,13 @@ MAX_PATH = 107
 
 
 @contextmanager
-def listening(path: Path) -> Iterator[socket.socket]:
+def listening(path: Path, user: int = -1, group: int = -1) -> Iterator[socket.socket]:
     """A socket bound to `path` and listening; the path is removed in the end.
 
+    It is `user`'s and `group`'s, if they are given: these may connect, and nobody else but root.
     A stale socket is replaced. Raises `FailedPrecondition` if somebody listens there, if there is
-    something that is no socket, or if others could replace it.
+    something that is no socket, or if others could replace it, and OSError for an owner that this
+    process may not give it to.
     """
     if len(os.fsencode(path)) > MAX_PATH:
         raise FailedPrecondition(
@@ -42,6 +44,8 @@ def listening(path: Path) -> Iterator[socket.socket]:
             os.umask(mask)
         ours = path.stat().st_ino
         try:
+            if (user, group) != (-1, -1):
+                os.chown(path, user, group)
             listener.listen(1024)
             yield listener
         finally:

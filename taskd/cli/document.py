@@ -28,7 +28,7 @@ def _table(settings: object) -> dict[str, Any]:
         value = getattr(settings, each.name)
         if isinstance(value, Retention):
             values |= {"max_age": _duration(value.max_age), "max_size": _size(value.max_bytes)}
-        elif (shown := _value(each.name, value)) not in (None, "", {}):
+        elif (shown := _value(each.name, value)) not in (None, "", {}, -1):
             values[each.name] = shown
     return values
 

@@ -70,6 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--state", type=Path, metavar="DIR", help="what does not")
     serve.add_argument("--address", type=Path, metavar="SOCKET", help="where gRPC is served")
     serve.add_argument("--log-level", choices=logs.LEVELS, metavar="LEVEL")
+    serve.add_argument("--log-format", choices=("text", "json"), metavar="FORMAT")
+    serve.add_argument("--group", metavar="NAME", help="whose members may use the socket")
 
     publish = commands.add_parser("publish", help="publish the event on standard input")
     publish.set_defaults(command=_publish)
@@ -119,13 +121,24 @@ def _serve(options: argparse.Namespace) -> None:
         "state": options.state and options.state.absolute(),
         "address": options.address and options.address.absolute(),
         "log_level": options.log_level,
+        "log_format": options.log_format,
     }
     settings = config.load(options.config, **{key: each for key, each in given.items() if each})
+    if options.group:
+        settings = replace(settings, grpc=replace(settings.grpc, gid=_group(options.group)))
+    logs.set_up(settings.log_level, settings.log_format)
     if os.geteuid() != 0:
-        where = printable(f"{settings.root} and {settings.state}")
-        print(f"taskd: with {where}", file=sys.stderr, flush=True)
-    logs.set_up(settings.log_level)
+        logs.announce(f"with {settings.root} and {settings.state}")
     _run(serve, settings, manager)
+
+
+def _group(name: str) -> int:
+    import grp
+
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise InvalidArgument(f"--group: there is no group {name}", verbatim=True) from None
 
 
 def _publish(options: argparse.Namespace) -> None:

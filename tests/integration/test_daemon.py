@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import grp
+import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -51,12 +56,62 @@ def folders(folder: Path) -> list[str]:
     return ["--root", str(folder / "r"), "--state", str(folder / "s")]
 
 
-def test_one_line_when_it_serves_and_status_0_when_it_stops(folder: Path) -> None:
-    taskd = Taskd(folder).start()
+@pytest.mark.parametrize("level", ["info", "panic"])
+def test_a_line_when_it_serves_and_one_when_it_stops(folder: Path, level: str) -> None:
+    taskd = Taskd(folder, "--log-level", level).start()
     assert taskd.stop() == 0
-    assert taskd.log.read_text() == f"taskd: serving on {taskd.address}\n"
+    lines = [line.partition(" INFO    taskd: ") for line in taskd.log.read_text().splitlines()]
+    assert [line for _, _, line in lines] == [f"serving on {taskd.address}", "stopping on SIGTERM"]
+    moments = [datetime.fromisoformat(moment) for moment, _, _ in lines]
+    assert all(moment.tzinfo for moment in moments)
+    assert moments == sorted(moments)
     assert not taskd.address.exists()
     assert not Path(f"{taskd.address}.ttrpc").exists()
+
+
+def test_a_log_of_json(folder: Path) -> None:
+    taskd = Taskd(folder, "--log-format", "json", "--log-level", "debug").start()
+    assert taskd.stop() == 0
+    entries = [json.loads(line) for line in taskd.log.read_text().splitlines()]
+    assert [entry["msg"] for entry in entries if entry["logger"] == "taskd"] == [
+        f"serving on {taskd.address}",
+        "stopping on SIGTERM",
+    ]
+    assert "debug" in {entry["level"] for entry in entries}
+
+
+def test_a_group_whose_members_may_connect(folder: Path) -> None:
+    folder.chmod(0o711)
+    group = grp.getgrgid(1)
+    with Taskd(folder, "--group", group.gr_name) as taskd:
+        found = taskd.address.stat()
+        assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (0, 1, 0o660)
+        # Events of shims are root's affair.
+        assert Path(f"{taskd.address}.ttrpc").stat().st_gid == 0
+        assert connected(taskd.address, groups=[1]) == 0
+        assert connected(taskd.address, groups=[2]) == errno.EACCES
+
+
+def connected(address: Path, groups: list[int]) -> int:
+    """What connecting says to nobody, as a member of `groups`."""
+    child = os.fork()
+    if child == 0:
+        os.setgroups(groups)
+        os.setresgid(65534, 65534, 65534)
+        os.setresuid(65534, 65534, 65534)
+        os._exit(socket.socket(socket.AF_UNIX).connect_ex(str(address)))
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_group_that_there_is_not(folder: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"taskd: --group: there is no group nosuch\n"):
+        Taskd(folder, "--group", "nosuch").start()
+
+
+def test_the_sockets_owner_in_the_configuration(folder: Path) -> None:
+    with Taskd(folder, settings="[grpc]\nuid = 1\ngid = 2\n") as taskd:
+        found = taskd.address.stat()
+        assert (found.st_uid, found.st_gid) == (1, 2)
 
 
 def test_sigint_stops_it_too(folder: Path) -> None:

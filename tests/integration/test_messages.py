@@ -91,8 +91,8 @@ def test_a_user_that_is_not_root_has_folders_of_its_own(folder: Path) -> None:
                 break
             subprocess.run(["sleep", "0.1"], check=True)
         said = (folder / "log").read_text()
-        assert f"taskd: with {folder}/data/taskd and {folder}/run/taskd\n" in said
-        assert f"taskd: serving on {address}\n" in said
+        assert f" taskd: with {folder}/data/taskd and {folder}/run/taskd\n" in said
+        assert f" taskd: serving on {address}\n" in said
         assert address.stat().st_uid == user
     finally:
         process.terminate()
