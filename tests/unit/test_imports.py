@@ -64,6 +64,19 @@ def test_only_the_wing_knows_grpclibs_inside() -> None:
     assert not found
 
 
+def test_the_client_knows_nothing_of_the_daemon() -> None:
+    """Whoever speaks to one of containerd's loads nothing of ours."""
+    ground = {path.stem for path in (ROOT / "taskd").glob("*.py")} - {"config", "daemon"}
+    allowed = {"client", "proto", "grpc", *ground}
+    found = {
+        f"{file.name}: {name}"
+        for file in (ROOT / "taskd/client").rglob("*.py")
+        for name in names(ast.parse(file.read_text()))
+        if name.startswith("taskd.") and name.split(".")[1] not in allowed
+    }
+    assert not found
+
+
 @pytest.mark.parametrize(
     ("source", "caught"),
     [
