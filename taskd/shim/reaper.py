@@ -1,7 +1,8 @@
 """Every process whose parent this one is, by birth or by adoption: how they are started and end.
 
 A container's process is started by a runtime that then goes; as a *sub-reaper* (prctl(2)) a shim
-becomes its parent, and only a parent learns how a process ended.
+becomes its parent, and learns how it ended. Of the processes of a shim that has died, whose parent
+nobody can become, it learns by their pidfds.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from taskd import inherited
+from taskd import inherited, pidfd
 
-__all__ = ["Completed", "Ended", "Reaper"]
+__all__ = ["UNSEEN", "Completed", "Ended", "Reaper"]
 
 _PR_SET_CHILD_SUBREAPER = 36
+_LOOK_SECONDS = (0.001, 0.005, 0.02, 0.1, 0.5)
+"""Pauses between looks at one that has ended, and of which it is not told yet how."""
+UNSEEN = 255
+"""containerd's status for an exit that nobody saw."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,8 @@ class Reaper:
         # Ends that came before anybody could ask for them, while something is being started.
         self._early: dict[int, Ended] = {}
         self._starting = 0
+        # Ends of those that are no children.
+        self._foreign: dict[int, asyncio.Future[Ended]] = {}
 
     def install(self) -> None:
         """Become a sub-reaper, and reap from now on, in the event loop that runs."""
@@ -79,6 +86,17 @@ class Reaper:
             elif self._starting:
                 self._early[pid] = ended
 
+    def adopt(self, pid: int, descriptor: int) -> None:
+        """Answer `end` for a process that is no child, of which the caller gives a pidfd away."""
+        self._foreign[pid] = self.end_of(descriptor)
+
+    def end_of(self, descriptor: int) -> asyncio.Future[Ended]:
+        """The end of any process, whose pidfd is the reaper's from now on."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Ended] = loop.create_future()
+        loop.add_reader(descriptor, self._look, descriptor, future, 0)
+        return future
+
     @contextmanager
     def starting(self) -> Iterator[None]:
         """While a process is started whose pid is not known yet: it may end at once."""
@@ -91,13 +109,34 @@ class Reaper:
                 self._early.clear()
 
     def end(self, pid: int) -> asyncio.Future[Ended]:
-        """The end of a child; to be asked for once, before `starting` is left."""
+        """The end of a child, to be asked for once, before `starting` is left; or of one that was
+        adopted.
+        """
+        if pid in self._foreign:
+            return self._foreign.pop(pid)
         future: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
         if pid in self._early:
             future.set_result(self._early.pop(pid))
         else:
             self._awaited[pid] = future
         return future
+
+    def _look(self, descriptor: int, future: asyncio.Future[Ended], looks: int) -> None:
+        """Find out how a process ended whose pidfd is readable."""
+        loop = asyncio.get_running_loop()
+        if not looks:
+            loop.remove_reader(descriptor)
+        # Looked for first: it may be reaped between the two.
+        reaped = pidfd.pid_of(descriptor) < 0
+        status = pidfd.exit_status(descriptor)
+        if status is None and not reaped:
+            pause = _LOOK_SECONDS[min(looks, len(_LOOK_SECONDS) - 1)]
+            loop.call_later(pause, self._look, descriptor, future, looks + 1)
+            return
+        os.close(descriptor)
+        if not future.done():
+            how = UNSEEN if status is None else _exit_status(status)
+            future.set_result(Ended(how, time.time_ns()))
 
     async def run(
         self,

@@ -94,3 +94,29 @@ async def test_run_that_is_cancelled(reaper: Reaper, streams: tuple[int, int, in
     async with asyncio.timeout(10):
         while Path(f"/proc/{pid}").exists():
             await asyncio.sleep(0.01)
+
+
+async def test_the_end_of_one_that_is_no_child(reaper: Reaper) -> None:
+    """As those of a shim that has died; this one's parent is a shell that does not reap it."""
+    reader, writer = os.pipe()
+    script = "exec 3<&0; /bin/sh -c 'read line; exit 9' <&3 & echo $!; exec sleep 1000"
+    with subprocess.Popen(
+        ["/bin/sh", "-c", script], stdin=reader, stdout=subprocess.PIPE
+    ) as parent:
+        os.close(reader)
+        assert parent.stdout
+        pid = int(parent.stdout.readline())
+        descriptor = os.pidfd_open(pid)
+        reaper.adopt(pid, descriptor)
+        end = reaper.end(pid)
+        await asyncio.sleep(0.05)
+        assert not end.done()
+        os.close(writer)
+        async with asyncio.timeout(10):
+            # As a zombie.
+            assert (await end).status == 9
+        parent.kill()
+        # Its end is this reaper's to take note of.
+        parent.returncode = 0
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
