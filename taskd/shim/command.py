@@ -89,6 +89,8 @@ def main(kind: type[Container], name: str, call: Call) -> int:
         match options.action:
             case "start":
                 return _start(kind, options, call)
+            case "adopt":
+                return _adopt(kind, options, call)
             case "delete":
                 call.answer(_delete(kind, options))
                 return 0
@@ -129,7 +131,7 @@ def _parser(name: str) -> argparse.ArgumentParser:
         parser.add_argument(f"-{flag}", f"--{flag}", action="store_true", help=about)
     *_, last, version = name.split(".")
     parser.set_defaults(prog=f"containerd-shim-{last}-{version}")
-    parser.add_argument("action", nargs="?", default="", help="start or delete")
+    parser.add_argument("action", nargs="?", default="", help="start, delete or adopt")
     return parser
 
 
@@ -178,6 +180,41 @@ def _start(kind: type[Container], options: argparse.Namespace, call: Call) -> in
     if listener is None:
         call.answer(answer)  # the group's shim is there already
         return 0
+    options.debug |= request.debug
+    return _leave(kind, options, call, group, listener, request, answer)
+
+
+def _adopt(kind: type[Container], options: argparse.Namespace, call: Call) -> int:
+    """Leave a process behind that serves the containers of one that has died, where it did.
+
+    taskd calls it in one of their bundles; the paths of all are what it says.
+    """
+    from taskd.shim import record
+
+    bundles = [Path(each) for each in json.loads(call.stdin())["bundles"]]
+    address = Path("address").read_text()
+    if (listener := _listener(address)) is None:
+        raise FileExistsError(f"somebody listens on {address}")
+    request = StartRequest()
+    with suppress(record.Torn):
+        if given := record.read(Path.cwd()).options:
+            request = StartRequest(((given.type_url, given.value),))
+    answer = _bootstrap(address, request)
+    return _leave(kind, options, call, _group(kind), listener, request, answer, bundles)
+
+
+def _leave(
+    kind: type[Container],
+    options: argparse.Namespace,
+    call: Call,
+    group: str,
+    listener: socket.socket,
+    request: StartRequest,
+    answer: bytes,
+    bundles: Sequence[Path] = (),
+) -> int:
+    """Leave a process behind that serves on `listener`, and answer the caller."""
+    address: str = listener.getsockname()
     log = Path("log").absolute()
     _ignore_ends()
     if call.forks:
@@ -194,7 +231,7 @@ def _start(kind: type[Container], options: argparse.Namespace, call: Call) -> in
     try:
         _settle(kind, options, group, listener, request)
     except BaseException as exc:
-        Path(address.removeprefix("unix://")).unlink(missing_ok=True)
+        Path(address).unlink(missing_ok=True)
         if not call.forks:
             raise
         os.write(tell, str(exc).encode(errors="backslashreplace"))
@@ -205,9 +242,8 @@ def _start(kind: type[Container], options: argparse.Namespace, call: Call) -> in
         os.close(tell)
     else:
         call.answer(answer)
-    options.debug |= request.debug
     # The one that was started has nobody to return to.
-    os._exit(_serve(kind, options, listener, log))
+    os._exit(_serve(kind, options, listener, log, bundles))
 
 
 def _settle(
@@ -349,11 +385,15 @@ def _ignore(number: int, frame: FrameType | None) -> None:
 
 
 def _serve(
-    kind: type[Container], options: argparse.Namespace, listener: socket.socket, log: Path
+    kind: type[Container],
+    options: argparse.Namespace,
+    listener: socket.socket,
+    log: Path,
+    bundles: Sequence[Path] = (),
 ) -> int:
     from taskd.shim.serving import serve
 
-    serve(kind, options, listener, log)
+    serve(kind, options, listener, log, bundles)
     return 0
 
 

@@ -19,9 +19,10 @@ from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 
 from taskd.errors import Unknown
-from taskd.shim.copying import Copy
+from taskd.shim.copying import Copy, readable
 from taskd.shim.descriptors import Descriptors
-from taskd.shim.stdio import Streams, readable
+from taskd.shim.stdio import Streams
+from taskd.slots import Slots
 
 __all__ = ["Console", "ConsoleSocket", "open_terminal"]
 
@@ -88,13 +89,32 @@ class Console:
         self._master = master
         self._streams = streams
         # When nobody has the terminal any more, nobody reads what is typed.
-        self._output = Copy(*pairs[0], "a terminal's output", self._ended)
+        self._output = Copy(*pairs[0], "a terminal's output", self._ended, self._tell)
         self._output.start()
         if streams.has_input:
             # Without anybody left who could write, the terminal hangs up.
-            self._input = Copy(*pairs[1], "a terminal's input", self.hang_up)
+            self._input = Copy(*pairs[1], "a terminal's input", self.hang_up, self._tell)
             self._input.start()
         streams.handed()
+
+    @property
+    def copies(self) -> bool:
+        return True
+
+    def kept(self) -> Slots:
+        """All that is open, for another shim: what it makes of it is a terminal like this one."""
+        found = self._streams.kept()
+        if self._master >= 0:
+            found["master"] = self._master
+        if self._input is not None and self._input.source >= 0:
+            found["0"] = self._input.source
+        if self._output.target >= 0:
+            found["1"] = self._output.target
+        return found
+
+    def _tell(self) -> None:
+        if self._streams.changed is not None:
+            self._streams.changed()
 
     def resize(self, width: int, height: int) -> None:
         """Set the window's size in characters. Raises OSError."""
@@ -117,6 +137,7 @@ class Console:
         if self._master >= 0:
             os.close(self._master)
             self._master = -1
+            self._tell()
 
     async def settle(self) -> None:
         """The process has ended: let the client read all that it has written, and the end of that.

@@ -1,4 +1,4 @@
-"""Copying between two descriptors, in the event loop."""
+"""Copying between two descriptors, and waiting for one, in the event loop."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-__all__ = ["Copy"]
+__all__ = ["Copy", "readable"]
 
 log = logging.getLogger(__name__)
 
@@ -49,17 +49,23 @@ class Copy:
     that epoll refuses, since it is always ready.
 
     `about` names it in the log. `at_end` is called when the source has ended, or nobody reads the
-    target any more, but not if it is stopped.
+    target any more, but not if it is stopped; `changed`, when either end has been closed.
     """
 
     def __init__(
-        self, source: int, target: int, about: str = "", at_end: Callable[[], None] | None = None
+        self,
+        source: int,
+        target: int,
+        about: str = "",
+        at_end: Callable[[], None] | None = None,
+        changed: Callable[[], None] | None = None,
     ) -> None:
         self.done = asyncio.Event()
         self._source = source
         self._target = target
         self._about = about
         self._at_end = at_end
+        self._changed = changed
         self._state = _State.NEW
         self._rest = bytearray()
         # Bytes that have gone: those that were written, and those that were dropped.
@@ -74,6 +80,16 @@ class Copy:
         self._writing = False
         self._pollable = True
         self._soon: asyncio.Handle | None = None
+
+    @property
+    def source(self) -> int:
+        """-1 when it is closed."""
+        return self._source
+
+    @property
+    def target(self) -> int:
+        """-1 when it is closed."""
+        return self._target
 
     @property
     def started(self) -> bool:
@@ -247,6 +263,8 @@ class Copy:
                 self._reading = False
             os.close(self._source)
             self._source = -1
+            if self._changed is not None:
+                self._changed()
 
     def _end(self) -> None:
         if self._state is _State.DONE:
@@ -260,8 +278,22 @@ class Copy:
         if self._soon is not None:
             self._soon.cancel()
         os.close(self._target)
+        self._target = -1
+        if self._changed is not None:
+            self._changed()
         self._report()
         self._moved.set()
         self.done.set()
         if self._at_end is not None:
             self._at_end()
+
+
+async def readable(descriptor: int) -> None:
+    """Wait until there is something, or the end, to be read from `descriptor`."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(descriptor, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(descriptor)

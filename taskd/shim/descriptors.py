@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 __all__ = ["Descriptors"]
 
@@ -12,6 +13,9 @@ class Descriptors:
 
     def __init__(self) -> None:
         self._open: set[int] = set()
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._open)
 
     def keep(self, descriptor: int) -> int:
         """Own one that has been opened; it is returned."""

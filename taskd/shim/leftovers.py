@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from taskd import procfs
+from taskd.procfs import Stat
 
-__all__ = ["init_pid", "kill", "note", "note_init"]
+__all__ = ["init_pid", "kill", "kill_strangers", "members", "note", "note_init"]
 
 _INIT = "init.pid"
 _STARTED = "processes"
@@ -41,17 +42,35 @@ def note(bundle: Path, pid: int) -> None:
 
 def kill(bundle: Path) -> None:
     """Kill all members of the sessions that were noted."""
-    leaders = _noted(bundle)
+    _kill(_noted(bundle))
+
+
+def kill_strangers(bundle: Path, known: Collection[int]) -> None:
+    """Kill those of them whose leader lives, and is not `known`: it was just being started."""
+    strangers = {}
+    for pid, started in _noted(bundle).items():
+        with suppress(OSError):
+            if pid not in known and procfs.stat(pid).started == started:
+                strangers[pid] = started
+    _kill(strangers)
+
+
+def _kill(leaders: Mapping[int, int]) -> None:
     killed: set[int] = set()
     # Whoever is killed forks no more, but may have done so since the members were looked up.
-    while leaders and (found := set(_members(leaders)) - killed):
+    while leaders and (found := {each.pid for each in _members(leaders)} - killed):
         for pid in found:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         killed |= found
 
 
-def _members(leaders: Mapping[int, int]) -> Iterator[int]:
+def members(bundle: Path) -> Iterator[Stat]:
+    """Who is in the sessions that were noted, zombies too."""
+    return _members(_noted(bundle))
+
+
+def _members(leaders: Mapping[int, int]) -> Iterator[Stat]:
     """Who is in the sessions of `leaders`, as `_noted` has them."""
     found = [each for each in procfs.processes() if each.session in leaders]
     # A number may be another's by now, who was started later than the one that was noted.
@@ -62,7 +81,7 @@ def _members(leaders: Mapping[int, int]) -> Iterator[int]:
     }
     for each in found:
         if each.session not in others and each.started >= leaders[each.session]:
-            yield each.pid
+            yield each
 
 
 def _noted(bundle: Path) -> dict[int, int]:

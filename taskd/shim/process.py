@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from taskd.errors import InvalidArgument, NotFound, Unknown
@@ -16,11 +16,15 @@ if TYPE_CHECKING:
     from taskd.shim.console import Console
     from taskd.shim.reaper import Ended
     from taskd.shim.stdio import Stdio, Streams
+    from taskd.slots import Slots
 
 __all__ = ["Process", "Status"]
 
 _DRAIN_SECONDS = 10.0
 """For a client to take what a process has written before it is deleted, as in containerd."""
+
+_AUTHORS = "author."
+"""Begins names of slots that are not the SDK's."""
 
 
 class Status(enum.IntEnum):
@@ -61,6 +65,18 @@ class Process:
         self.ended = asyncio.Event()
         """That has been told to the daemon, too, which may have had to wait."""
         self.lock = asyncio.Lock()
+        self.doing = ""
+        """What is under way that changes its status, if anything is."""
+        self.started = 0
+        """When the process was, as the kernel counts; 0 if nobody had to know."""
+        self.pidfd = -1
+        """Held as long as it may have to be given to another shim."""
+        self.recovered: Slots = {}
+        """What another shim had kept with `keep`: to be taken with `take`."""
+        self._more: Slots = {}
+        # Who writes down what becomes of it, and who keeps what it has open.
+        self.noted: Callable[[], None] = _nothing
+        self._opened: Callable[[], None] = _nothing
 
     # --- what becomes of it ---------------------------------------------------------------
 
@@ -73,26 +89,41 @@ class Process:
         if self.status in states:
             raise Unknown(f"cannot {doing} a {self.status.name.lower()} {of}")
 
+    def begins(self, doing: str) -> None:
+        """Something is to change its status."""
+        self.doing = doing
+        self.noted()
+
+    def gives_up(self) -> None:
+        """It has not been changed."""
+        self.doing = ""
+        self.noted()
+
     def begun(self) -> None:
         """It runs: it was started, or resumed, or is not paused after all."""
-        self.status = Status.RUNNING
+        self._is_now(Status.RUNNING)
 
     def pausing(self) -> None:
-        self.status = Status.PAUSING
+        self._is_now(Status.PAUSING, "pause")
 
     def paused(self) -> None:
-        self.status = Status.PAUSED
+        self._is_now(Status.PAUSED)
 
     def stopped(self, ended: Ended) -> None:
         self.exit_status = ended.status
         # One that was ended by its deletion has no time (deletedState in containerd's
         # init_state.go).
         if self.status is not Status.DELETED:
-            self.status = Status.STOPPED
             self.exited_at = ended.at
+            self._is_now(Status.STOPPED)
 
     def deleted(self) -> None:
-        self.status = Status.DELETED
+        self._is_now(Status.DELETED)
+
+    def _is_now(self, status: Status, doing: str = "") -> None:
+        self.status = status
+        self.doing = doing
+        self.noted()
 
     # --- what it is -----------------------------------------------------------------------
 
@@ -133,6 +164,7 @@ class Process:
         except BaseException:
             os.close(master)
             raise
+        self._opened()
 
     def close_stdin(self) -> None:
         if self._io is not None:
@@ -149,7 +181,79 @@ class Process:
             await self._io.drained(seconds)
             await self._io.aclose()
         self.console = self.streams = None
+        self._opened()
+
+    # --- what another shim would need of it -----------------------------------------------
+
+    @property
+    def copied(self) -> bool:
+        """Its streams, or some of them, go through this process."""
+        return self.stdio.terminal or (self._io is not None and self._io.copies)
+
+    def keep(self, name: str, descriptor: int) -> None:
+        """Have a descriptor kept for another shim, for as long as it is open here."""
+        self._more[name] = descriptor
+        self._opened()
+
+    def drop(self, name: str) -> None:
+        """It is closed, or about to be."""
+        if self._more.pop(name, None) is not None:
+            self._opened()
+
+    def take(self, name: str) -> int:
+        """What another shim has had kept under that name, the caller's from now on; or -1."""
+        descriptor = self.recovered.pop(name, -1)
+        if descriptor >= 0:
+            self.keep(name, descriptor)
+        return descriptor
+
+    def regard(self, noted: Callable[[], None], opened: Callable[[], None]) -> None:
+        """Have them called when its status, and what it has open, are not the same any more."""
+        self.noted, self._opened = noted, opened
+
+    def disregard(self) -> None:
+        self.noted = self._opened = _nothing
+
+    def opened(self) -> None:
+        """What it has open is not the same any more."""
+        self._opened()
+
+    def kept(self) -> Slots:
+        """All that it has open."""
+        found = {f"{_AUTHORS}{name}": each for name, each in self._more.items()}
+        if self.pidfd >= 0:
+            found["pid"] = self.pidfd
+        if self._io is not None:
+            found |= self._io.kept()
+        return found
+
+    def recover(self, slots: Slots, streams: Streams | None) -> None:
+        """Have what another shim had kept of it."""
+        self.pidfd = slots.pop("pid", -1)
+        self.recovered = {
+            name.removeprefix(_AUTHORS): slots.pop(name)
+            for name in tuple(slots)
+            if name.startswith(_AUTHORS)
+        }
+        master = slots.pop("master", -1)
+        self.streams = streams
+        if master >= 0:
+            self.attach(master)
+
+    def let_go(self) -> None:
+        """It has ended, which has been written down, or others see to it."""
+        for descriptor in self.recovered.values():
+            os.close(descriptor)
+        self.recovered = {}
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+            self._opened()
 
     @property
     def _io(self) -> Console | Streams | None:
         return self.streams if self.console is None else self.console
+
+
+def _nothing() -> None:
+    """Nobody has to know."""

@@ -34,6 +34,7 @@ from taskd.proto.google.protobuf import Empty
 from taskd.shim import leftovers
 from taskd.shim.answers import mount_rootfs, unary
 from taskd.shim.container import Container
+from taskd.shim.custody import Custody
 from taskd.shim.process import Process, Status
 from taskd.shim.publisher import Publisher
 from taskd.shim.reaper import Ended, Reaper
@@ -56,12 +57,18 @@ class TaskService:
     """Serves the containers of one namespace; `stopped` is set when the last one is gone."""
 
     def __init__(
-        self, kind: type[Container], namespace: str, reaper: Reaper, publisher: Publisher
+        self,
+        kind: type[Container],
+        namespace: str,
+        reaper: Reaper,
+        publisher: Publisher,
+        custody: Custody | None = None,
     ) -> None:
         self._kind = kind
         self._namespace = namespace
         self._reaper = reaper
         self._publish = publisher.publish
+        self._custody = custody
         self._tasks: dict[str, Task] = {}
         self._background: set[asyncio.Task[Any]] = set()
         # Ids of the containers that are being made.
@@ -136,6 +143,8 @@ class TaskService:
                 if init.pid:
                     leftovers.note_init(bundle, init.pid)
                 self._tasks[request.id] = task
+                if self._custody is not None:
+                    self._custody.admit(task)
                 self._publish(
                     events.TaskCreate(
                         container_id=request.id,
@@ -154,6 +163,7 @@ class TaskService:
                 if init.pid:
                     self._follow(task, init)
                     self._in_background(self._watch_memory(task))
+            await self._settled()
         except BaseException:
             with suppress(Exception):
                 await container.abandon()
@@ -162,6 +172,23 @@ class TaskService:
                 mounts.unmount_below(rootfs)
             raise
         return api.CreateTaskResponse(pid=init.pid)
+
+    def take_over(self, task: Task) -> None:
+        """Serve a container of a shim that has died."""
+        container = task.container
+        self._tasks[container.id] = task
+        if self._custody is not None:
+            self._custody.admit(task)
+        for process in (*task.execs.values(), task.init):
+            if not process.pid or process.status in (Status.STOPPED, Status.DELETED):
+                continue
+            if process.pidfd >= 0 and type(container).end is Container.end:
+                self._reaper.adopt(process.pid, os.dup(process.pidfd))
+            if process is not task.init:
+                task.exec_begins()
+            self._follow(task, process)
+        if task.init.pid:
+            self._in_background(self._watch_memory(task))
 
     async def start(self, request: api.StartRequest) -> api.StartResponse:
         """A client that gives up does not stop it halfway, so that it is known what runs."""
@@ -181,11 +208,17 @@ class TaskService:
         process = task.process(request.exec_id)
         async with process.lock:
             process.refuse("start", Status.RUNNING, Status.PAUSED, Status.STOPPED)
-            with self._reaper.starting():
-                if process is task.init:
-                    await self._start_init(task)
-                else:
-                    await self._start_exec(task, process)
+            process.begins("start")
+            try:
+                with self._reaper.starting():
+                    if process is task.init:
+                        await self._start_init(task)
+                    else:
+                        await self._start_exec(task, process)
+            except BaseException:
+                process.gives_up()
+                raise
+            await self._settled()
         return api.StartResponse(pid=process.pid)
 
     async def _start_init(self, task: Task) -> None:
@@ -254,6 +287,8 @@ class TaskService:
                 raise Unknown(f"failed rootfs umount: {exc}") from exc
         await asyncio.gather(*(process.release() for process in task.execs.values()))
         del self._tasks[container.id]
+        if self._custody is not None:
+            self._custody.release(task)
         self._publish(
             events.TaskDelete(
                 container_id=container.id,
@@ -280,7 +315,9 @@ class TaskService:
             raise Unknown(f"the process's specification is not JSON: {exc}") from exc
         stdio = Stdio(request.stdin, request.stdout, request.stderr, request.terminal)
         spec["terminal"] = request.terminal
-        task.execs[request.exec_id] = Process(request.exec_id, spec, stdio)
+        task.execs[request.exec_id] = process = Process(request.exec_id, spec, stdio)
+        if self._custody is not None:
+            self._custody.add(task, process)
         self._publish(events.TaskExecAdded(container_id=request.id, exec_id=request.exec_id))
         return Empty()
 
@@ -333,7 +370,12 @@ class TaskService:
                 raise Unknown("cannot resume task in created state")
             init.refuse("resume", Status.RUNNING)
             init.refuse("resume", Status.STOPPED, of="container")
-            await task.container.resume()
+            init.begins("resume")
+            try:
+                await task.container.resume()
+            except BaseException:
+                init.gives_up()
+                raise
             init.begun()
             self._publish(events.TaskResumed(container_id=request.id))
         return Empty()
@@ -434,7 +476,14 @@ class TaskService:
             self._namespace,
             self._reaper,
             container.pipes,
+            process.opened,
         )
+        process.opened()
+
+    async def _settled(self) -> None:
+        """What has been done is not lost with this process."""
+        if self._custody is not None:
+            await self._custody.settled()
 
     def _handed(self, process: Process) -> None:
         if process.streams is not None:
@@ -444,6 +493,8 @@ class TaskService:
 
     def _follow(self, task: Task, process: Process) -> None:
         """Tell of the end of a process. To be called while it is being started."""
+        if self._custody is not None:
+            self._custody.born(process)
         end = task.container.end(process.pid)
         self._in_background(self._ended(task, process, end))
 
@@ -471,6 +522,7 @@ class TaskService:
                 log.exception("copying the last output of %s", task.container.id)
             paused = process.status is Status.PAUSED
             process.stopped(ended)
+            process.let_go()
             if paused:
                 with suppress(Exception):
                     await task.container.resume()

@@ -9,11 +9,14 @@ import logging
 import os
 import signal
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from taskd import stacks, ttrpc
+from taskd.shim.adoption import Adopter
 from taskd.shim.container import Container
+from taskd.shim.custody import custody
 from taskd.shim.publisher import Publisher
 from taskd.shim.reaper import Reaper
 from taskd.shim.service import TaskService
@@ -27,29 +30,46 @@ _GRACE_SECONDS = 1.0
 
 
 def serve(
-    kind: type[Container], options: argparse.Namespace, listener: socket.socket, log_fifo: Path
+    kind: type[Container],
+    options: argparse.Namespace,
+    listener: socket.socket,
+    log_fifo: Path,
+    bundles: Sequence[Path] = (),
 ) -> None:
-    """Serve containers of `kind` on `listener`, until the daemon wants an end and none is left."""
+    """Serve containers of `kind` on `listener`, until the daemon wants an end and none is left.
+
+    In `bundles` are those of a shim that has died, which are gone on with first.
+    """
     _set_up_log(log_fifo, options.debug)
     # Nothing of what there is now becomes garbage; looking at it would copy its pages.
     gc.freeze()
     # The process ends with it, so it is not closed.
-    asyncio.new_event_loop().run_until_complete(_serving(kind, options, listener))
+    asyncio.new_event_loop().run_until_complete(_serving(kind, options, listener, bundles))
 
 
 async def _serving(
-    kind: type[Container], options: argparse.Namespace, listener: socket.socket
+    kind: type[Container],
+    options: argparse.Namespace,
+    listener: socket.socket,
+    bundles: Sequence[Path],
 ) -> None:
     reaper = Reaper()
     reaper.install()
     address = os.environ.get("TTRPC_ADDRESS") or f"{options.address}.ttrpc"
     publisher = Publisher(address, options.namespace)
-    service = TaskService(kind, options.namespace, reaper, publisher)
+    kept = custody(os.environ, options.namespace)
+    service = TaskService(kind, options.namespace, reaper, publisher, kept)
     socket_path = listener.getsockname()
     for handler in logging.getLogger().handlers:
         if isinstance(handler, _LogFifo):
             stacks.show_on(signal.SIGUSR1, handler.fileno())
-    publishing = asyncio.get_running_loop().create_task(publisher.run())
+    background = [asyncio.get_running_loop().create_task(publisher.run())]
+    if kept is not None:
+        kept.keeper.connect()
+        if bundles:
+            adopter = Adopter(kind, options.namespace, reaper, kept.keeper)
+            await adopter.adopt(bundles, service.take_over)
+        background.append(asyncio.get_running_loop().create_task(kept.keeper.run()))
     async with ttrpc.Server(service.services()) as server:
         await server.start(listener)
         log.info("serving %s", options.id)
@@ -59,8 +79,9 @@ async def _serving(
             os.unlink(socket_path)  # noqa: PTH108
         await server.aclose(grace=_GRACE_SECONDS)
     await service.aclose()
-    publishing.cancel()
-    await asyncio.wait([publishing])
+    for task in background:
+        task.cancel()
+    await asyncio.wait(background)
     await publisher.aclose()
 
 

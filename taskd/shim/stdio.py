@@ -11,28 +11,26 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import fcntl
 import os
-import signal
 import stat
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from taskd.errors import Unknown
 from taskd.shim.copying import Copy
 from taskd.shim.descriptors import Descriptors
-from taskd.shim.reaper import Ended, Reaper
+from taskd.shim.logger import Logger
+from taskd.shim.reaper import Reaper
+from taskd.slots import Slots
 
-__all__ = ["Logger", "Pipes", "Stdio", "Streams"]
+__all__ = ["Pipes", "Stdio", "Streams"]
 
-_LOGGER_SECONDS = 10.0
-"""For a logger to end after its last line, and once more after SIGTERM."""
-_READY_SECONDS = 30.0
-"""For a logger to say that it is ready."""
 _NAMES = ("standard input", "standard output", "standard error")
+# Of slots in which what is open is kept; there are "stdin" and "logger" besides, and numbers.
+_END, _SOURCE, _TARGET = "end.", ".source", ".target"
 _AT_ONCE = os.O_NONBLOCK | os.O_NOCTTY
 """Opening does not wait, and a terminal does not become that of the shim."""
 
@@ -68,7 +66,9 @@ class Streams:
     Whatever has been opened is closed once, however it ends.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, changed: Callable[[], None] | None = None) -> None:
+        """`changed` is called when something of it has been closed."""
+        self.changed = changed
         self.descriptors = (-1, -1, -1)
         """To be given to the process; the shim closes its own when `handed` is called."""
         self.has_input = False
@@ -77,9 +77,9 @@ class Streams:
         # A writing end of the standard input: without one left, the process reads its end.
         self._stdin = -1
         self._logger: Logger | None = None
-        # From the client into a pipe, and the other way, if the process has pipes.
-        self._input: Copy | None = None
-        self._outputs: list[Copy] = []
+        # From the client into a pipe, and the other way, if the process has pipes: by the number
+        # that the process has for it.
+        self._copies: dict[int, Copy] = {}
 
     @classmethod
     async def open(
@@ -89,9 +89,10 @@ class Streams:
         namespace: str,
         reaper: Reaper,
         pipes: Pipes | None = None,
+        changed: Callable[[], None] | None = None,
     ) -> Streams:
         """Raises `Unknown`, which names the path, if one cannot be opened."""
-        streams = cls()
+        streams = cls(changed)
         try:
             await streams._open(stdio, id, namespace, reaper, None if stdio.terminal else pipes)
         except BaseException:
@@ -130,53 +131,117 @@ class Streams:
             given[number] = target = _output(path, own, doing)
             if pipes is not None:
                 reader, given[number] = pipes.open(own)
-                about = f"{id}: {_NAMES[number]} to {path}"
-                copy = Copy(own.give(reader), own.give(target), about)
-                self._outputs.append(copy)
                 # What a runtime has to say may be more than a pipe takes.
-                copy.hold()
+                self._copy(number, own.give(reader), own.give(target), id).hold()
         if stdio.stdin:
             self.has_input = True
             given[0], self._stdin = _input(stdio.stdin, own)
             if pipes is not None:
                 source = given[0]
                 given[0], target = pipes.open(own)
-                about = f"{id}: {_NAMES[0]} from {stdio.stdin}"
-                self._input = Copy(own.give(source), own.give(target), about)
+                self._copy(0, own.give(source), own.give(target), id)
         if null not in given:
             own.drop(null)
         self.descriptors = (given[0], given[1], given[2])
+
+    @classmethod
+    def recovered(
+        cls,
+        slots: Slots,
+        id: str,  # noqa: A002
+        reaper: Reaper,
+        changed: Callable[[], None],
+    ) -> Streams:
+        """Those of a shim that has died, from what was `kept`, which is taken out of `slots`.
+
+        What was copied is read, and written when `handed` is called.
+        """
+        streams = cls(changed)
+        own = streams._own
+        streams._stdin = own.keep(slots.pop("stdin")) if "stdin" in slots else -1
+        given = [own.keep(slots.pop(name)) if name in slots else -1 for name in ("0", "1", "2")]
+        streams.has_input = given[0] >= 0
+        if max(given) >= 0 or "master" in slots:
+            null = own.keep(os.open(os.devnull, os.O_RDWR))
+            given = [null if each < 0 else each for each in given]
+        streams.descriptors = (given[0], given[1], given[2])
+        if "logger" in slots:
+            streams._logger = Logger.recovered(slots.pop("logger"), reaper)
+        for name in [name for name in slots if name.startswith(_END)]:
+            own.keep(slots.pop(name))
+        for number in range(len(_NAMES)):
+            source, target = (slots.pop(f"{number}{each}", -1) for each in (_SOURCE, _TARGET))
+            if source >= 0 and target >= 0:
+                copy = streams._copy(number, source, target, id)
+                if number:
+                    copy.hold()
+            elif max(source, target) >= 0:  # the end of the other one had been read
+                os.close(max(source, target))
+        return streams
+
+    @property
+    def copies(self) -> bool:
+        """Whether anything goes through this process."""
+        return bool(self._copies)
+
+    def kept(self) -> Slots:
+        """All that is open, for another shim."""
+        found = {str(number): each for number, each in enumerate(self.descriptors) if each >= 0}
+        if self._stdin >= 0:
+            found["stdin"] = self._stdin
+        found |= {f"{_END}{each}": each for each in self._own if each not in found.values()}
+        for number, copy in self._copies.items():
+            ends = {_SOURCE: copy.source, _TARGET: copy.target}
+            found |= {f"{number}{name}": each for name, each in ends.items() if each >= 0}
+        if self._logger is not None and self._logger.pidfd >= 0:
+            found["logger"] = self._logger.pidfd
+        return found
+
+    def _copy(self, number: int, source: int, target: int, whose: str) -> Copy:
+        about = f"{whose}: {_NAMES[number]}"
+        copy = self._copies[number] = Copy(source, target, about, changed=self._tell)
+        return copy
+
+    def _tell(self) -> None:
+        if self.changed is not None:
+            self.changed()
 
     def handed(self) -> None:
         """The process has its descriptors: let go of ours, and copy from now on."""
         self._own.drop(*self.descriptors)
         self.descriptors = (-1, -1, -1)
-        for copy in (*self._outputs, *filter(None, [self._input])):
+        for copy in self._copies.values():
             copy.start()
+        self._tell()
 
     def close_stdin(self) -> None:
         """Let the process read the end of its input, as soon as its clients have gone, too."""
         self._own.drop(self._stdin)
         self._stdin = -1
+        self._tell()
+
+    def _outputs(self) -> list[Copy]:
+        return [copy for number, copy in self._copies.items() if number]
 
     async def settle(self) -> None:
         """The process has ended: wait until a client can read all that it has written.
 
         One that does not read is not waited for.
         """
-        await asyncio.gather(*(copy.settle() for copy in self._outputs))
+        await asyncio.gather(*(copy.settle() for copy in self._outputs()))
 
     async def drained(self, timeout: float) -> None:
         """Wait until the process's output has been copied, for at most `timeout` seconds."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                for copy in self._outputs:
+                for copy in self._outputs():
                     if copy.started:
                         await copy.done.wait()
 
     async def aclose(self) -> None:
         """Let go of everything; a logger is given time to write what it has got. Idempotent."""
-        for copy in (*self._outputs, *filter(None, [self._input])):
+        self.changed = None
+        for copy in self._copies.values():
             copy.stop()
         self._own.close()
         self.descriptors = (-1, -1, -1)
@@ -243,105 +308,3 @@ def _make(path: str) -> None:
 
 def _reason(exc: OSError) -> str:
     return (exc.strerror or str(exc)).lower()
-
-
-class Logger:
-    """A program that takes a container's output: containerd's ``binary://`` URIs.
-
-    It has its standard streams as descriptors 3 and 4, and closes 5 when it is ready. What the URI
-    asks is its arguments.
-    """
-
-    def __init__(self, pid: int, end: asyncio.Future[Ended], stdout: int, stderr: int) -> None:
-        self.stdout = stdout
-        self.stderr = stderr
-        self._pid = pid
-        self._end = end
-
-    @classmethod
-    async def start(
-        cls,
-        uri: str,
-        id: str,  # noqa: A002
-        namespace: str,
-        reaper: Reaper,
-        own: Descriptors,
-    ) -> Logger:
-        """Start it and wait until it is ready; what it will read from becomes `own`."""
-        parts = urlsplit(uri)
-        arguments = [
-            each
-            for key, value in parse_qsl(parts.query, keep_blank_values=True)
-            for each in ((key, value) if value else (key,))
-        ]
-        program = unquote(parts.path)
-        whose = {"CONTAINER_ID": id, "CONTAINER_NAMESPACE": namespace}
-        with closing(Descriptors()) as passing:
-            out_read, out = _pipe(passing, own)
-            err_read, err = _pipe(passing, own)
-            ready, told = _pipe(passing, passing)
-            try:
-                with reaper.starting():
-                    pid = _run_with([program, *arguments], (out_read, err_read, told), whose)
-                    end = reaper.end(pid)
-            except OSError as exc:
-                raise Unknown(
-                    "failed to create init process I/O: failed to start binary process: "
-                    f"fork/exec {program}: {_reason(exc)}"
-                ) from exc
-            passing.drop(out_read, err_read, told)
-            try:
-                async with asyncio.timeout(_READY_SECONDS):
-                    await readable(ready)
-            except BaseException as exc:
-                if not end.done():
-                    os.kill(pid, signal.SIGKILL)
-                if isinstance(exc, TimeoutError):
-                    raise Unknown(
-                        f"failed to create init process I/O: {program} does not become ready"
-                    ) from None
-                raise
-        return cls(pid, end, out, err)
-
-    async def finish(self) -> None:
-        """Wait until it ends, as it does at the end of its input; insist after a while."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            await asyncio.wait([self._end], timeout=_LOGGER_SECONDS)
-            if self._end.done():
-                return
-            with suppress(ProcessLookupError):
-                os.kill(self._pid, number)
-        await self._end
-
-
-def _pipe(readers: Descriptors, writers: Descriptors) -> tuple[int, int]:
-    reader, writer = os.pipe()
-    return readers.keep(reader), writers.keep(writer)
-
-
-def _run_with(command: list[str], descriptors: tuple[int, ...], env: dict[str, str]) -> int:
-    """Start `command` with `descriptors` as its numbers 3 and up; its pid. Raises OSError."""
-    with closing(Descriptors()) as high:
-        # First out of the way of the numbers that they are to have.
-        moved = [high.keep(fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, 16)) for each in descriptors]
-        return os.posix_spawn(
-            command[0],
-            command,
-            env,
-            file_actions=[
-                *((os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)),
-                *((os.POSIX_SPAWN_DUP2, there, number) for number, there in enumerate(moved, 3)),
-            ],
-            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
-        )
-
-
-async def readable(descriptor: int) -> None:
-    """Wait until there is something, or the end, to be read from `descriptor`."""
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    loop.add_reader(descriptor, ready.set)
-    try:
-        await ready.wait()
-    finally:
-        loop.remove_reader(descriptor)

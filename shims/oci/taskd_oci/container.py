@@ -33,6 +33,8 @@ __all__ = ["Oci"]
 
 _OPTIONS = "containerd.runc.v1.Options"
 _SETTINGS = "options.json"
+_CALL_SECONDS = 0.01
+"""Between two looks at whether a call of the runtime has ended."""
 _GONE = ("os: process already finished", "container not running", "no such process")
 
 
@@ -116,8 +118,7 @@ class Oci(Container):
     async def exec(self, process: Process) -> int:
         import tempfile
 
-        # Not a name that something else in the bundle has, whatever the client calls it.
-        pid_file = self.bundle / f"exec.{process.id}.pid"
+        pid_file = self._pid_file(process)
         with tempfile.NamedTemporaryFile("w", prefix="runc-process", suffix=".json") as spec:
             json.dump(process.spec, spec)
             spec.flush()
@@ -132,6 +133,40 @@ class Oci(Container):
                 raise
             finally:
                 pid_file.unlink(missing_ok=True)
+
+    async def adopt(self, execs: Sequence[Process]) -> None:
+        starting = [each for each in (self.init, *execs) if each.doing == "start"]
+        if not starting:
+            return
+        await self._calls_end()
+        for process in starting:
+            if process is not self.init:
+                with suppress(OSError, ValueError):
+                    process.pid = int(self._pid_file(process).read_text())
+                    self._pid_file(process).unlink()
+                    process.begun()
+            elif self.checkpoint:
+                raise Unknown("it was being restored")
+            elif await self._state() != "created":
+                process.begun()
+
+    async def _state(self) -> str:
+        try:
+            found: str = json.loads((await self._run("state", self.id)).output)["status"]
+        except (Failed, ValueError, KeyError) as exc:
+            raise Unknown(f"OCI runtime state failed: {exc}") from exc
+        return found
+
+    async def _calls_end(self) -> None:
+        """Wait until the runtime has come to an end with what a shim that has died had it do."""
+        import asyncio
+
+        while any(b"checkpoint" not in words for _, words in self.runtime.calls()):  # noqa: ASYNC110
+            await asyncio.sleep(_CALL_SECONDS)
+
+    def _pid_file(self, process: Process) -> Path:
+        # Not a name that something else in the bundle has, whatever the client calls it.
+        return self.bundle / f"exec.{process.id}.pid"
 
     async def ended(self) -> None:
         namespaces = (self.spec.get("linux") or {}).get("namespaces") or ()

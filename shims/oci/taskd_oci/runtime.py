@@ -10,6 +10,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -77,11 +78,18 @@ class Runtime(NamedTuple):
 
     def kill_calls(self) -> None:
         """Kill the calls of the runtime for this bundle that are under way."""
-        mark = b"\0".join((b"", b"--log", bytes(self.log), b""))
+        for pid, _ in self.calls():
+            with suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+
+    def calls(self) -> Iterator[tuple[int, list[bytes]]]:
+        """The calls of the runtime for this bundle that are under way: pids, and command lines."""
+        mark = [b"--log", bytes(self.log)]
         for name in filter(str.isdecimal, os.listdir("/proc")):  # noqa: PTH208
             with suppress(OSError):
-                if mark in Path("/proc", name, "cmdline").read_bytes():
-                    os.kill(int(name), signal.SIGKILL)
+                words = Path("/proc", name, "cmdline").read_bytes().split(b"\0")
+                if mark in ([*pair] for pair in pairwise(words)):
+                    yield int(name), words
 
     def is_elsewhere(self, id: str, bundle: Path) -> bool:  # noqa: A002
         """Whether the container of that id has another bundle. Raises OSError."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP
 from typing import TYPE_CHECKING, Any
 
-from taskd import moves, procfs
+from taskd import moves
 from taskd.errors import FailedPrecondition, NotFound, Unknown
 from taskd.shim import Container, Process, Status, leftovers
 from taskd_process.cgroup import Cgroup
@@ -49,11 +49,6 @@ class HostProcess(Container):
 
         return asyncio.Lock()
 
-    @cached_property
-    def _sessions(self) -> set[int]:
-        """One for each process that was started, and named after it."""
-        return set()
-
     @classmethod
     def begin(cls) -> None:
         moves.expect()
@@ -63,6 +58,8 @@ class HostProcess(Container):
         self._own = Cgroup.make(linux.get("cgroupsPath") or "")
         try:
             self._launch = await self._prepared(init)
+            for name, descriptor in self._launch.kept.items():
+                init.keep(name, descriptor)
             if self._own is not None:
                 self._own.limit(linux.get("resources") or {})
         except BaseException as exc:
@@ -75,7 +72,25 @@ class HostProcess(Container):
     async def start(self, init: Process) -> int:
         assert self._launch is not None
         await self._launch.release()
+        self._drop_launch()
         return init.pid
+
+    async def adopt(self, execs: Sequence[Process]) -> None:
+        init = self.init
+        leftovers.kill_strangers(self.bundle, {init.pid, *(each.pid for each in execs)})
+        self._own = Cgroup.existing((self.spec.get("linux") or {}).get("cgroupsPath") or "")
+        self._paused = init.status is Status.PAUSED
+        if init.status is Status.CREATED:
+            self._launch = launch = Launch.recovered(init.pid, init.take)
+            if init.doing and await launch.was_released():
+                self._drop_launch()
+                init.begun()
+
+    def _drop_launch(self) -> None:
+        assert self._launch is not None
+        for name in Launch.KEPT:
+            self.init.drop(name)
+        self._launch.close()
 
     async def exec(self, process: Process) -> int:
         # One that is paused on its way would be neither there nor not.
@@ -103,7 +118,6 @@ class HostProcess(Container):
             process.attach(master)
         try:
             leftovers.note(self.bundle, launch.pid)
-            self._sessions.add(launch.pid)
             if self._own is not None:
                 self._own.add(launch.pid)
         except BaseException:
@@ -151,7 +165,7 @@ class HostProcess(Container):
         import asyncio
 
         if self._launch is not None:
-            self._launch.close()
+            self._drop_launch()
             if self.init.status is Status.CREATED:
                 await self.init.gone.wait()
         if self._own is not None:
@@ -183,8 +197,7 @@ class HostProcess(Container):
         return [each.pid for each in self._members()]
 
     def _members(self) -> Iterator[Stat]:
-        # A number may be somebody else's by now; only what descends from the shim is its own.
-        return (each for each in _descendants() if each.session in self._sessions)
+        return (each for each in leftovers.members(self.bundle) if each.state != "Z")
 
     async def pause(self) -> None:
         await self._freeze(True, SIGSTOP)
@@ -225,14 +238,3 @@ class HostProcess(Container):
 def _said(exc: OSError) -> str:
     about = f"{exc.filename}: " if exc.filename else ""
     return f"{about}{(exc.strerror or str(exc)).lower()}"
-
-
-def _descendants() -> Iterator[Stat]:
-    """All that descends from this process, which adopts what it has started, and has not ended."""
-    found = {each.pid: each for each in procfs.processes() if each.state != "Z"}
-    for pid, each in found.items():
-        above = pid
-        while above in found and above != os.getpid():
-            above = found[above].parent
-        if above == os.getpid() != pid:
-            yield each

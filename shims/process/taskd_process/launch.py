@@ -13,10 +13,10 @@ import resource
 import signal
 import stat
 import termios
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from taskd.errors import Unknown
 from taskd.shim.descriptors import Descriptors
@@ -25,6 +25,8 @@ __all__ = ["Launch", "program"]
 
 _PR_SET_NO_NEW_PRIVS = 38
 _READY = b"\0"
+_SOON_SECONDS = 0.1
+"""For one that has been released to become its program."""
 
 
 def program(spec: Mapping[str, Any]) -> str:
@@ -57,6 +59,9 @@ def environment(spec: Mapping[str, Any]) -> dict[str, str]:
 
 class Launch:
     """A forked process that waits to be released."""
+
+    KEPT: ClassVar = ("gate", "failure")
+    """What another shim would need, by name; without it, the process ends with this one."""
 
     def __init__(self, pid: int, gate: int, failure: int) -> None:
         self.pid = pid
@@ -93,6 +98,36 @@ class Launch:
             launch.close()
             raise
         return launch
+
+    @classmethod
+    def recovered(cls, pid: int, take: Callable[[str], int]) -> Launch:
+        """One of a shim that has died, of what was `kept`. Raises `Unknown` if it was not."""
+        gate, failure = (take(name) for name in cls.KEPT)
+        if gate < 0 or failure < 0:
+            raise Unknown("what it waits for has not been kept")
+        return cls(pid, gate, failure)
+
+    @property
+    def kept(self) -> dict[str, int]:
+        """What of that is open."""
+        ends = dict(zip(self.KEPT, (self._gate, self._failure), strict=True))
+        return {name: each for name, each in ends.items() if each >= 0}
+
+    async def was_released(self) -> bool:
+        """Whether a shim that has died has let it go, and it is its program.
+
+        Raises `Unknown` with the reason if it could not be.
+        """
+        import asyncio
+
+        try:
+            async with asyncio.timeout(_SOON_SECONDS):
+                words = await self._said()
+        except TimeoutError:
+            return False
+        if words:
+            raise Unknown(words.decode(errors="replace"))
+        return True
 
     async def release(self) -> None:
         """Let it become its program. Raises `Unknown` with the reason if it cannot.

@@ -261,7 +261,7 @@ async def test_a_logger_that_ends_at_once(reaper: Reaper, tmp_path: Path) -> Non
 async def test_a_logger_that_does_not_end(
     reaper: Reaper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("taskd.shim.stdio._LOGGER_SECONDS", 0.2)
+    monkeypatch.setattr("taskd.shim.logger._LOGGER_SECONDS", 0.2)
     text = "#!/bin/sh\ntrap '' TERM\necho $$ > {}/pid\nexec 5>&-\nwhile :; do sleep 0.05; done\n"
     streams = await opened(reaper, stdout=logger(tmp_path, text))
     async with asyncio.timeout(10):
@@ -273,7 +273,7 @@ async def test_a_logger_that_does_not_end(
 async def test_a_logger_that_does_not_become_ready(
     reaper: Reaper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("taskd.shim.stdio._READY_SECONDS", 0.5)
+    monkeypatch.setattr("taskd.shim.logger._READY_SECONDS", 0.5)
     before = descriptors(os.getpid())
     text = "#!/bin/sh\necho $$ > {}/pid\nexec sleep 1000\n"
     with pytest.raises(Unknown, match="/logger does not become ready"):

@@ -1,0 +1,169 @@
+"""The descriptor store: what shims have open, kept for those that go on where they die.
+
+A shim connects, and says what is to be in the slots of each of its containers' processes; what
+travels stands in `taskd.slots`. It does so anew to a daemon that was restarted. What is sent is
+kept by the kernel from then on, so that a shim may die before it has been read; nobody is given
+what was kept before all that has been sent is read.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import anyio
+from anyio.abc import TaskGroup
+
+from taskd.runtime.types import Key
+from taskd.slots import Slots, receive, send
+from taskd.sockets import refuse_stranger
+
+__all__ = ["DescriptorStore", "Keeping"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class Keeping:
+    """A shim's process that has its descriptors kept."""
+
+    connection: socket.socket
+    namespace: str = ""
+    pid: int = 0
+    version: str = ""
+    """What it runs."""
+    gone: anyio.Event = field(default_factory=anyio.Event)
+    """All that it has sent has been read, and it has hung up."""
+
+
+class DescriptorStore:
+    """Slots by container and process. `group` owns what is received."""
+
+    def __init__(self, group: TaskGroup) -> None:
+        self._group = group
+        self._kept: dict[Key, dict[str, Slots]] = {}
+        self._shims: set[Keeping] = set()
+
+    @property
+    def shims(self) -> list[Keeping]:
+        """The processes that are connected."""
+        return list(self._shims)
+
+    def has(self, key: Key) -> bool:
+        """Whether anything is kept of a container."""
+        return key in self._kept
+
+    async def read_to_the_end(self, pid: int) -> None:
+        """Wait until all has been read that a process has sent, which is dead."""
+        for shim in self.shims:
+            if shim.pid == pid:
+                await shim.gone.wait()
+
+    def forget(self, key: Key) -> None:
+        """Keep nothing of a container any more."""
+        for slots in self._kept.pop(key, {}).values():
+            _close(slots.values())
+
+    def close(self) -> None:
+        for key in list(self._kept):
+            self.forget(key)
+
+    async def serve(self, listener: socket.socket) -> None:
+        """Take what shims send, for ever."""
+        listener.setblocking(False)
+        while True:
+            await anyio.wait_readable(listener)
+            with suppress(BlockingIOError):
+                try:
+                    connection, _ = listener.accept()
+                    connection.setblocking(False)
+                except OSError as exc:
+                    # There are too many open files, as a rule.
+                    log.error("descriptor store: %s", exc)
+                    await anyio.sleep(0.1)
+                    continue
+                self._group.start_soon(self._serve, Keeping(connection))
+
+    async def _serve(self, shim: Keeping) -> None:
+        self._shims.add(shim)
+        try:
+            refuse_stranger(shim.connection)
+            while True:
+                try:
+                    message, descriptors = receive(shim.connection)
+                except BlockingIOError:
+                    await anyio.wait_readable(shim.connection)
+                    continue
+                if not message:
+                    break
+                try:
+                    await self._take(shim, message, descriptors)
+                finally:
+                    _close(descriptors)
+        except (OSError, ValueError, KeyError, TypeError) as exc:
+            log.warning("descriptor store: shim process %d: %s", shim.pid, exc)
+        finally:
+            self._shims.discard(shim)
+            shim.connection.close()
+            shim.gone.set()
+
+    async def _take(
+        self, shim: Keeping, message: dict[str, object], descriptors: list[int]
+    ) -> None:
+        """Do what a message says. What is left in `descriptors` is nobody's."""
+        match message:
+            case {"pid": int(pid), "namespace": str(namespace), "version": str(version)}:
+                shim.pid, shim.namespace, shim.version = pid, namespace, version
+            case {"recover": list(containers)}:
+                for container in containers:
+                    await self._give(shim, str(container))
+                await _send(shim.connection, {"done": True})
+            case {
+                "container": str(container),
+                "process": str(process),
+                "put": list(put),
+                "drop": list(drop),
+                "anew": bool(anew),
+            }:
+                if len(put) != len(descriptors):
+                    raise ValueError(f"{len(put)} slots, {len(descriptors)} descriptors")
+                key = Key(shim.namespace, container)
+                slots = self._kept.setdefault(key, {}).setdefault(process, {})
+                for name in list(slots) if anew else [*drop, *put]:
+                    _close([slots.pop(str(name), -1)])
+                while put:
+                    slots[str(put.pop())] = descriptors.pop()
+                if not slots:
+                    del self._kept[key][process]
+                if not self._kept[key]:
+                    del self._kept[key]
+            case _:
+                raise ValueError(f"a message with {', '.join(map(str, message))}")
+
+    async def _give(self, shim: Keeping, container: str) -> None:
+        """Send what is kept of a container; it is kept all the same."""
+        for process, slots in list(self._kept.get(Key(shim.namespace, container), {}).items()):
+            message = {"container": container, "process": process, "put": list(slots)}
+            await _send(shim.connection, message, list(slots.values()))
+
+
+async def _send(
+    connection: socket.socket, message: Mapping[str, object], descriptors: Iterable[int] = ()
+) -> None:
+    while True:
+        try:
+            send(connection, message, list(descriptors))
+        except BlockingIOError:
+            await anyio.wait_writable(connection)
+        else:
+            return
+
+
+def _close(descriptors: Iterable[int]) -> None:
+    for descriptor in descriptors:
+        if descriptor >= 0:
+            os.close(descriptor)

@@ -1,0 +1,93 @@
+"""Seeing to it that another shim can go on with the containers of this one, if it dies.
+
+What there is to know of each container is written into its bundle, and what its processes have
+open is kept by the daemon. Without a daemon that keeps it, as under containerd, nothing is done.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
+
+from taskd import procfs, slots
+from taskd.shim import record
+from taskd.shim.keeper import Keeper
+from taskd.shim.process import Process
+from taskd.shim.record import ProcessRecord, Record
+from taskd.shim.task import Task
+
+__all__ = ["Custody", "custody"]
+
+log = logging.getLogger(__name__)
+
+
+class Custody:
+    """Of all containers of a shim."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self.keeper = keeper
+
+    def admit(self, task: Task) -> None:
+        """A container has been made, or taken over."""
+        for process in (task.init, *task.execs.values()):
+            self._follow(task, process)
+        self._write(task)
+
+    def add(self, task: Task, process: Process) -> None:
+        """An exec is to be started in it."""
+        self._follow(task, process)
+        self._write(task)
+
+    def born(self, process: Process) -> None:
+        """A process has its pid, by which alone it could not be told from others."""
+        if process.pidfd >= 0:
+            return
+        with suppress(OSError):  # it has ended, and been reaped
+            process.pidfd = os.pidfd_open(process.pid)
+            process.started = procfs.stat(process.pid).started
+        process.noted()
+        process.opened()
+
+    def release(self, task: Task) -> None:
+        """A container is deleted. Its record goes with its bundle."""
+        for process in (task.init, *task.execs.values()):
+            process.disregard()
+            process.let_go()
+        self.keeper.forget(task.container.id)
+
+    async def settled(self) -> None:
+        """Wait until all that has been done can be gone on with. What could not is in the log."""
+        await self.keeper.settled()
+
+    def _follow(self, task: Task, process: Process) -> None:
+        process.regard(partial(self._write, task), partial(self._keep, task, process))
+        process.opened()
+
+    def _keep(self, task: Task, process: Process) -> None:
+        self.keeper.keep(task.container.id, process.id, process.kept())
+
+    def _write(self, task: Task) -> None:
+        container = task.container
+        processes = (task.init, *task.execs.values())
+        whole = Record(
+            container.id,
+            container.namespace,
+            container.options,
+            container.checkpoint,
+            task.rootfs is not None,
+            tuple(ProcessRecord.of(process) for process in processes),
+        )
+        try:
+            record.write(container.bundle, whole)
+        except (OSError, ValueError, TypeError) as exc:
+            log.error("container %s cannot be gone on with: %s", container.id, exc)
+            record.forget(container.bundle)
+
+
+def custody(environment: Mapping[str, str], namespace: str) -> Custody | None:
+    """None if there is no daemon that keeps anything."""
+    address = environment.get(slots.ADDRESS)
+    return Custody(Keeper(address, namespace)) if address else None

@@ -1,0 +1,131 @@
+"""What a shim must know of a container, on disk in its bundle, for one that goes on with it.
+
+It is written before a call is answered, in one step, and a file that is not whole is not taken.
+What the daemon keeps for it besides, descriptors, is in `taskd.shim.keeper`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from taskd.shim.process import Process, Status
+from taskd.shim.stdio import Stdio
+from taskd.types import TypedValue
+
+__all__ = ["ProcessRecord", "Record", "Torn", "forget", "read", "write"]
+
+_FILE = "shim-record"
+_FORM = 1
+"""Another one is not understood: a later version's, which this one is not to go on with."""
+
+
+class Torn(Exception):
+    """There is no record, or it is not whole, or of another form."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessRecord:
+    id: str
+    """The exec's id; empty for the init process."""
+    spec: dict[str, Any]
+    """Of an exec; the init process's is in the bundle."""
+    stdio: Stdio
+    pid: int
+    started: int
+    """When, as the kernel counts: tells it from another that has its pid."""
+    status: Status
+    doing: str
+    """What was under way: it is not known whether that came about."""
+    copied: bool
+    """Its streams go through the shim: without what was kept of them they are lost."""
+    exit_status: int
+    exited_at: int
+
+    @classmethod
+    def of(cls, process: Process) -> ProcessRecord:
+        return cls(
+            process.id,
+            dict(process.spec) if process.id else {},
+            process.stdio,
+            process.pid,
+            process.started,
+            process.status,
+            process.doing,
+            process.copied,
+            process.exit_status,
+            process.exited_at,
+        )
+
+    def restored(self, spec: Mapping[str, Any]) -> Process:
+        """The process, as another shim had it."""
+        process = Process(self.id, spec, self.stdio)
+        process.pid, process.started = self.pid, self.started
+        process.status, process.doing = self.status, self.doing
+        process.exit_status, process.exited_at = self.exit_status, self.exited_at
+        return process
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    id: str
+    namespace: str
+    options: TypedValue | None
+    checkpoint: str
+    mounted: bool
+    """The root filesystem was mounted for it."""
+    processes: tuple[ProcessRecord, ...]
+    """The init process first."""
+
+
+def write(bundle: Path, record: Record) -> None:
+    """Replace what there was. Raises OSError; then there is none."""
+    document = asdict(record)
+    if record.options is not None:
+        value = base64.b64encode(record.options.value).decode()
+        document["options"] = [record.options.type_url, value]
+    text = json.dumps({"form": _FORM, **document}).encode()
+    made = bundle / f".{_FILE}"
+    try:
+        made.write_bytes(b"%08x\n%s" % (zlib.crc32(text), text))
+        made.replace(bundle / _FILE)
+    except OSError:
+        # What is there is no longer true.
+        forget(bundle)
+        raise
+
+
+def forget(bundle: Path) -> None:
+    """See to it that nobody goes on with the container."""
+    with suppress(OSError):
+        (bundle / _FILE).unlink(missing_ok=True)
+
+
+def read(bundle: Path) -> Record:
+    """Raises `Torn`."""
+    try:
+        mark, _, text = (bundle / _FILE).read_bytes().partition(b"\n")
+        if int(mark, 16) != zlib.crc32(text):
+            raise Torn("the record is not whole")
+        document = json.loads(text)
+        if (form := document.pop("form")) != _FORM:
+            raise Torn(f"the record is of form {form}")
+        if (options := document["options"]) is not None:
+            document["options"] = TypedValue(options[0], base64.b64decode(options[1]))
+        document["processes"] = tuple(_processes(document["processes"]))
+        return Record(**document)
+    except (OSError, ValueError, TypeError, KeyError) as exc:
+        raise Torn(f"there is no record: {exc}") from exc
+
+
+def _processes(found: Iterable[dict[str, Any]]) -> Iterable[ProcessRecord]:
+    for each in found:
+        yield ProcessRecord(
+            **{**each, "stdio": Stdio(**each["stdio"]), "status": Status(each["status"])}
+        )
