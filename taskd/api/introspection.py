@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from taskd import filters
+from taskd import filters, platforms
 from taskd.errors import Unimplemented
 from taskd.proto.containerd.services.introspection.v1 import (
     IntrospectionBase,
@@ -23,8 +22,6 @@ from taskd.proto.containerd.types import Platform
 from taskd.proto.google.protobuf import Empty
 
 __all__ = ["PLUGINS", "Introspection", "Part"]
-
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +93,8 @@ class Introspection(IntrospectionBase):
 
 
 def _plugin(part: Part) -> Plugin:
-    machine = platform.machine()
-    here = Platform(os="linux", architecture=_ARCHITECTURES.get(machine, machine))
+    system, architecture = platforms.here()
+    here = Platform(os=system, architecture=architecture)
     return Plugin(
         type=part.type,
         id=part.id,
