@@ -26,6 +26,8 @@ ORPHANED_SOCKET = Difference(
     _GO, "leaves the socket of a shim that was killed to the next start to remove"
 )
 GROUP_SOCKET = Difference(_NEW, "leaves the socket of a group's shim")
+SANDBOX_PAUSE = Difference("containerd 1.7", "tells nothing of a sandbox, and is not waited for")
+SANDBOX_STOP = Difference("containerd 1.7", "ends when a sandbox is to stop")
 DATA_PANIC = Difference(_RECENT, "panics when data comes on a stream that there is not")
 SECOND_START_PANIC = Difference(
     _RECENT, "panics at the end of a container with an exec whose second Start was refused"

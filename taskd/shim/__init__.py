@@ -8,15 +8,28 @@ if TYPE_CHECKING:
     from taskd.shim.container import Container
     from taskd.shim.process import Process, Status
     from taskd.shim.reaper import Completed, Ended
+    from taskd.shim.sandbox import Sandbox, Wanted
     from taskd.shim.stdio import Pipes, Stdio
 
-__all__ = ["Completed", "Container", "Ended", "Pipes", "Process", "Status", "Stdio", "run"]
+__all__ = [
+    "Completed",
+    "Container",
+    "Ended",
+    "Pipes",
+    "Process",
+    "Sandbox",
+    "Status",
+    "Stdio",
+    "Wanted",
+    "run",
+]
 
 _HOMES = {
     "run": "command",
     "Container": "container",
     **dict.fromkeys(("Process", "Status"), "process"),
     **dict.fromkeys(("Completed", "Ended"), "reaper"),
+    **dict.fromkeys(("Sandbox", "Wanted"), "sandbox"),
     **dict.fromkeys(("Pipes", "Stdio"), "stdio"),
 }
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from taskd import pidfd
 from taskd.errors import TaskdError, Unknown
-from taskd.shim import record
+from taskd.shim import record, sandboxed
 from taskd.shim.container import Container
 from taskd.shim.keeper import Keeper
 from taskd.shim.process import Process, Status
@@ -64,6 +64,8 @@ class Adopter:
         self, bundle: Path, kept: dict[str, Slots], admit: Callable[[Task], None]
     ) -> None:
         try:
+            if sandbox := sandboxed.of(bundle):
+                raise Unknown(f"sandbox {sandbox}, which it was in, has ended")
             found = record.read(bundle)
             async with asyncio.timeout(_SECONDS):
                 task = await self._task(found, bundle, kept)

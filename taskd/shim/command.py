@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 import taskd
 from taskd import mounts, shim_sockets
 from taskd.errors import TaskdError
-from taskd.shim import leftovers, placement
+from taskd.shim import leftovers, placement, sandboxed
 from taskd.shim.request import StartRequest
 from taskd.wire import VARINT, bytes_field, tag, varint
 
@@ -42,6 +42,9 @@ BACKLOG = 128
 """Connections that may wait to be accepted."""
 FEATURES = "types.containerd.io/opencontainers/runtime-spec/1/features/Features"
 """Name of what a runtime's features are sent as, in JSON."""
+_NEWEST = 3
+_CONTROLLER = "io.containerd.sandbox.controller.v1.shim"
+"""The folder of the sandboxes' bundles, in containerd 2.x."""
 _READY = b"\0"
 _KILLED = 128 + signal.SIGKILL
 
@@ -289,7 +292,7 @@ def _title(options: argparse.Namespace, group: str) -> str:
 
 def _bootstrap(address: str, request: StartRequest) -> bytes:
     """What ``start`` prints: a message or JSON if the daemon knows them, or else the address."""
-    version = min(3, max(2, int(os.environ.get("MAX_SHIM_VERSION") or 2)))
+    version = _version()
     if request.takes_message:
         # ``BootstrapResult``.
         texts = bytes_field(2, address.encode()) + bytes_field(3, b"ttrpc")
@@ -299,9 +302,25 @@ def _bootstrap(address: str, request: StartRequest) -> bytes:
     return json.dumps({"version": version, "address": address, "protocol": "ttrpc"}).encode()
 
 
+def _version() -> int:
+    """The newest version of the task API that both sides speak.
+
+    containerd 2.x says 2 whatever it speaks, and lets only a shim that answers 3 have a sandbox's
+    containers. That it is no older one is seen from where the sandbox's bundle is.
+    """
+    if Path.cwd().parent.parent.name == _CONTROLLER:
+        return _NEWEST
+    return min(_NEWEST, max(2, int(os.environ.get("MAX_SHIM_VERSION") or 2)))
+
+
 def _group(kind: type[Container]) -> str:
     """Name of the group that the container is in, or empty."""
-    spec = json.loads(Path("config.json").read_bytes())
+    try:
+        spec = json.loads(Path("config.json").read_bytes())
+    except FileNotFoundError:
+        if kind.sandboxes is None:
+            raise
+        spec = {}  # a sandbox may do without
     annotations = spec.get("annotations") or {}
     names = (annotations[each] for each in kind.groups if each in annotations)
     return next(names, os.environ.get("TASKD_SHIM_GROUP", ""))
@@ -403,9 +422,15 @@ def _serve(
 def _delete(kind: type[Container], options: argparse.Namespace) -> bytes:
     # containerd calls it in the bundle; the flag's path may be of a folder that is gone.
     bundle = Path.cwd().parent / options.id
-    with suppress(OSError):
-        kind.clean_up(options.id, options.namespace, bundle)
-    mounts.unmount_below(bundle / "rootfs")
+    contained = sandboxed.containers(bundle)
+    for each in (bundle,) if contained is None else contained:
+        with suppress(OSError):
+            kind.clean_up(each.name, options.namespace, each)
+        mounts.unmount_below(each / "rootfs")
+    if contained is not None and kind.sandboxes is not None:
+        with suppress(OSError):
+            kind.sandboxes.clean_up(options.id, options.namespace, bundle)
+        mounts.unmount_below(bundle / "rootfs")
     with suppress(OSError):
         _removed_if_dead((bundle / "address").read_text())
     return _killed(leftovers.init_pid(bundle), time.time_ns())

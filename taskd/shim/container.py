@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from taskd import cgroups
     from taskd.shim.process import Process
     from taskd.shim.reaper import Completed, Ended, Reaper
+    from taskd.shim.sandbox import Sandbox
     from taskd.shim.stdio import Pipes
     from taskd.types import TypedValue
 
@@ -45,6 +46,8 @@ class Container:
 
     groups: ClassVar[Sequence[str]] = ("io.taskd.shim.group",)
     """Annotations of the specification that name a group: its containers share a shim process."""
+    sandboxes: ClassVar[type[Sandbox] | None] = None
+    """What its shim's sandboxes are; None for a shim without any."""
 
     def __init__(
         self,
@@ -65,6 +68,8 @@ class Container:
         """Folder of a checkpoint to restore, or empty."""
         self.reaper = reaper
         self.init: Process
+        self.sandbox: Sandbox | None = None
+        """The one that it is in, if any."""
 
     @cached_property
     def spec(self) -> dict[str, Any]:

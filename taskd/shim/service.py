@@ -12,6 +12,7 @@ import asyncio
 import json
 import logging
 import os
+import signal
 from collections.abc import Coroutine
 from contextlib import aclosing, suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ from taskd.errors import (
     AlreadyExists,
     FailedPrecondition,
     NotFound,
+    TaskdError,
     Unimplemented,
     Unknown,
 )
@@ -31,13 +33,14 @@ from taskd.proto.containerd.task import v3 as api
 from taskd.proto.containerd.v1.types import ProcessInfo
 from taskd.proto.containerd.v1.types import Status as ProtoStatus
 from taskd.proto.google.protobuf import Empty
-from taskd.shim import leftovers
+from taskd.shim import leftovers, sandboxed
 from taskd.shim.answers import mount_rootfs, unary
 from taskd.shim.container import Container
 from taskd.shim.custody import Custody
 from taskd.shim.process import Process, Status
 from taskd.shim.publisher import Publisher
 from taskd.shim.reaper import Ended, Reaper
+from taskd.shim.sandbox import Sandbox
 from taskd.shim.stdio import Stdio, Streams
 from taskd.shim.task import Task
 from taskd.ttrpc import Handler, Service
@@ -73,6 +76,8 @@ class TaskService:
         self._background: set[asyncio.Task[Any]] = set()
         # Ids of the containers that are being made.
         self._creating: set[str] = set()
+        self.sandboxes: dict[str, Sandbox] = {}
+        """Those that containers may be in; as long as there is one, the process goes on."""
         # The daemon wants it to end as soon as it has no containers.
         self._ending = False
         self.stopped = asyncio.Event()
@@ -106,7 +111,7 @@ class TaskService:
         """A client that gives up does not stop it halfway: what is made then is removed again."""
         if request.id in self._tasks or request.id in self._creating:
             raise AlreadyExists(f"container {request.id}")
-        making = self._in_background(self._create(request))
+        making = self.in_background(self._create(request))
         self._creating.add(request.id)
         try:
             return await asyncio.shield(making)
@@ -131,6 +136,9 @@ class TaskService:
             request.checkpoint,
         )
         rootfs = bundle / "rootfs" if request.rootfs else None
+        if (sandbox := self.sandboxes.get(sandboxed.of(bundle))) is not None:
+            container.sandbox = sandbox
+            sandboxed.note_container(sandbox.bundle, bundle)
         task = Task(container, rootfs)
         stdio = Stdio(request.stdin, request.stdout, request.stderr, request.terminal)
         container.init = init = Process("", container.spec.get("process") or {}, stdio)
@@ -142,6 +150,8 @@ class TaskService:
                 init.pid = await container.create(init)
                 if init.pid:
                     leftovers.note_init(bundle, init.pid)
+                if sandbox is not None and sandbox.ending:
+                    raise FailedPrecondition(f"sandbox {sandbox.id} has stopped")
                 self._tasks[request.id] = task
                 if self._custody is not None:
                     self._custody.admit(task)
@@ -162,7 +172,7 @@ class TaskService:
                 )
                 if init.pid:
                     self._follow(task, init)
-                    self._in_background(self._watch_memory(task))
+                    self.in_background(self._watch_memory(task))
             await self._settled()
         except BaseException:
             with suppress(Exception):
@@ -188,11 +198,11 @@ class TaskService:
                 task.exec_begins()
             self._follow(task, process)
         if task.init.pid:
-            self._in_background(self._watch_memory(task))
+            self.in_background(self._watch_memory(task))
 
     async def start(self, request: api.StartRequest) -> api.StartResponse:
         """A client that gives up does not stop it halfway, so that it is known what runs."""
-        starting = self._in_background(self._start(request))
+        starting = self.in_background(self._start(request))
         try:
             return await asyncio.shield(starting)
         except asyncio.CancelledError:
@@ -231,7 +241,7 @@ class TaskService:
         if not before:
             leftovers.note_init(container.bundle, init.pid)
             self._follow(task, init)
-            self._in_background(self._watch_memory(task))
+            self.in_background(self._watch_memory(task))
 
     async def _start_exec(self, task: Task, process: Process) -> None:
         container = task.container
@@ -446,13 +456,45 @@ class TaskService:
         return api.ConnectResponse(shim_pid=os.getpid(), task_pid=task.init.pid if task else 0)
 
     async def shutdown(self, request: api.ShutdownRequest) -> Empty:
-        self._ending = True
-        self._stop_if_idle()
+        self.end_if_idle()
         return Empty()
 
+    def end_if_idle(self) -> None:
+        """End as soon as there is nothing left to serve."""
+        self._ending = True
+        self._stop_if_idle()
+
     def _stop_if_idle(self) -> None:
-        if self._ending and not self._tasks and not self._creating:
+        if self._ending and not (self._tasks or self._creating or self.sandboxes):
             self.stopped.set()
+
+    # --- sandboxes ------------------------------------------------------------------------
+
+    async def kill_all(self, sandbox: Sandbox, seconds: float) -> None:
+        """End the containers of a sandbox; they can be deleted when this returns.
+
+        What has not ended within that time is left to its end.
+        """
+        tasks = self._within(sandbox)
+        for task in tasks:
+            with suppress(TaskdError):  # it may have ended, or not have begun
+                if task.init.status is Status.PAUSED:
+                    await self.resume(api.ResumeRequest(id=task.container.id))
+                killing = api.KillRequest(id=task.container.id, signal=signal.SIGKILL, all=True)
+                await self.kill(killing)
+        if ends := [self.in_background(task.init.ended.wait()) for task in tasks if task.init.pid]:
+            await asyncio.wait(ends, timeout=seconds)
+
+    async def delete_all(self, sandbox: Sandbox) -> None:
+        """Remove the containers of a sandbox."""
+        for task in self._within(sandbox):
+            try:
+                await self.delete(api.DeleteRequest(id=task.container.id))
+            except TaskdError as exc:
+                log.error("deleting %s with its sandbox: %s", task.container.id, exc)
+
+    def _within(self, sandbox: Sandbox) -> list[Task]:
+        return [task for task in self._tasks.values() if task.container.sandbox is sandbox]
 
     # --- streams --------------------------------------------------------------------------
 
@@ -496,7 +538,7 @@ class TaskService:
         if self._custody is not None:
             self._custody.born(process)
         end = task.container.end(process.pid)
-        self._in_background(self._ended(task, process, end))
+        self.in_background(self._ended(task, process, end))
 
     async def _ended(self, task: Task, process: Process, end: asyncio.Future[Ended]) -> None:
         ended = await end
@@ -548,7 +590,8 @@ class TaskService:
                 async for _ in notices:
                     self._publish(events.TaskOom(container_id=container.id))
 
-    def _in_background(self, work: Coroutine[Any, Any, _Result]) -> asyncio.Task[_Result]:
+    def in_background(self, work: Coroutine[Any, Any, _Result]) -> asyncio.Task[_Result]:
+        """Let `work` go on for as long as the service does."""
         task = asyncio.get_running_loop().create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)

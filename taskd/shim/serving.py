@@ -70,7 +70,14 @@ async def _serving(
             adopter = Adopter(kind, options.namespace, reaper, kept.keeper)
             await adopter.adopt(bundles, service.take_over)
         background.append(asyncio.get_running_loop().create_task(kept.keeper.run()))
-    async with ttrpc.Server(service.services()) as server:
+    services = service.services()
+    if kind.sandboxes is not None:
+        # Few shims have any.
+        from taskd.shim.sandboxes import SandboxService
+
+        sandboxes = SandboxService(kind.sandboxes, options.namespace, reaper, service)
+        services.append(sandboxes.service())
+    async with ttrpc.Server(services) as server:
         await server.start(listener)
         log.info("serving %s", options.id)
         await service.stopped.wait()

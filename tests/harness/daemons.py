@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -146,11 +147,16 @@ class Taskd(Daemon):
 class Containerd(Daemon):
     """A real containerd with what taskd has: no CRI, no image handling."""
 
+    def __init__(self, folder: Path, *, path: str = "", cri: bool = False) -> None:
+        """`cri` is what 2.1 needs for the controllers of sandboxes."""
+        super().__init__(folder, path=path)
+        self.disabled = [] if cri else ["io.containerd.grpc.v1.cri"]
+
     def command(self) -> list[str]:
         config = self.folder / "config.toml"
         config.write_text(
             f'version = 2\nroot = "{self.root}"\nstate = "{self.state}"\n'
-            'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
+            f"disabled_plugins = {json.dumps(self.disabled)}\n"
             f'[grpc]\naddress = "{self.address}"\n'
             # What is compared must not depend on when it first collects garbage.
             '[plugins."io.containerd.gc.v1.scheduler"]\n'

@@ -39,7 +39,8 @@ def traces(state: Path, root: Path, namespace: str) -> Traces:
         bundles=frozenset(
             str(path)
             for folder in (state, root)
-            for path in (folder / "io.containerd.runtime.v2.task" / namespace).glob("*")
+            for path in folder.glob(f"io.containerd.*/{namespace}/*")
+            if "snapshotter" not in str(path)
         ),
     )
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from taskd import moves
 from taskd.errors import NotFound, TaskdError, Unknown
-from taskd.shim import Container, Process
+from taskd.shim import Container, Process, Sandbox
 from taskd_oci.runtime import Failed, Runtime, default_root, runtime_features
 
 if TYPE_CHECKING:
@@ -46,6 +46,9 @@ class Oci(Container):
         "io.kubernetes.cri.sandbox-id",
         *Container.groups,
     )
+    # A pod's namespaces are its specification's affair: as with containerd 1.7's shim, there is
+    # nothing to a sandbox but the process.
+    sandboxes = Sandbox
 
     @classmethod
     def begin(cls) -> None:

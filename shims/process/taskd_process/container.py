@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from taskd import moves
 from taskd.errors import FailedPrecondition, NotFound, Unknown
-from taskd.shim import Container, Process, Status, leftovers
+from taskd.shim import Container, Process, Sandbox, Status, leftovers
 from taskd_process.cgroup import Cgroup
 from taskd_process.launch import Launch
 
@@ -36,6 +36,8 @@ _REMOVAL_SECONDS = 0.02
 
 class HostProcess(Container):
     """Runs ``process`` of the specification as it is, and execs beside it."""
+
+    sandboxes = Sandbox
 
     _launch: Launch | None = None
     _own: Cgroup | None = None

@@ -11,5 +11,6 @@ from taskd.check.themes import (  # noqa: F401, I001 - in the order in which the
     death,
     malformed,
     groups,
+    sandboxes,
     leaks,
 )

@@ -180,6 +180,7 @@ def test_names_are_unique_and_each_module_has_added_its_checks() -> None:
         "death and delete",
         "malformed ttrpc",
         "groups",
+        "sandboxes",
         "leaks",
     ]
 

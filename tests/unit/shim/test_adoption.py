@@ -259,3 +259,14 @@ async def test_a_torn_record(shim: Shim) -> None:
     await shim.adopt()
     with pytest.raises(Exception, match="not found"):
         await shim.ask("State")
+
+
+async def test_one_that_is_in_a_sandbox(shim: Shim) -> None:
+    """Its sandbox is no more."""
+    (shim.bundle / "sandbox").write_text("s")
+    await shim.create("while :; do sleep 0.01; done")
+    await shim.ask("Start")
+    await shim.kill()
+    await shim.adopt()
+    with pytest.raises(Exception, match="not found"):
+        await shim.ask("State")

@@ -1,0 +1,132 @@
+"""What the author of a shim with sandboxes writes: a subclass of `Sandbox`.
+
+What only a process that serves has need of is imported where it is used: see `taskd.shim.command`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from taskd.errors import Unknown
+from taskd.shim import leftovers
+
+if TYPE_CHECKING:
+    import betterproto2
+
+    from taskd.shim.reaper import Reaper
+    from taskd.types import TypedValue
+
+__all__ = ["Sandbox", "Wanted"]
+
+
+class Wanted(NamedTuple):
+    """What the client has said of a sandbox."""
+
+    options: TypedValue | None = None
+    """The runtime's own options."""
+    netns: str = ""
+    """Path of a network namespace, or empty."""
+    annotations: Mapping[str, str] = MappingProxyType({})
+
+
+class Sandbox:
+    """What the containers of one shim process share: a VM, a pod's namespaces, or nothing more.
+
+    As it stands it is the process alone, in which containers are made and ended as without one. A
+    subclass says what else there is. What a method raises is the answer to the call, as with
+    `Container`; `Container.sandbox` is how a container finds the one that it is in.
+    """
+
+    def __init__(
+        self,
+        id: str,  # noqa: A002
+        namespace: str,
+        bundle: Path,
+        reaper: Reaper,
+        wanted: Wanted,
+    ) -> None:
+        import asyncio
+
+        self.id = id
+        self.namespace = namespace
+        self.bundle = bundle
+        """Folder with ``config.json``, ``rootfs`` (mounted), and ``work``, which is on disk."""
+        self.reaper = reaper
+        self.wanted = wanted
+        self.pid = 0
+        """Of what stands for it, once it has begun."""
+        self.created_at = time.time_ns()
+        """As all times here, in nanoseconds since the epoch."""
+        self.begun = False
+        self.ending = False
+        """It takes no more containers."""
+        self.exit_status = 0
+        self.exited_at = 0
+        self.ended = asyncio.Event()
+        self.lock = asyncio.Lock()
+
+    @cached_property
+    def spec(self) -> dict[str, Any]:
+        """The specification that the client gave, or nothing. Raises `Unknown` if it is no JSON."""
+        try:
+            found: dict[str, Any] = json.loads((self.bundle / "config.json").read_bytes() or b"{}")
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as exc:
+            raise Unknown(f"reading the specification: {exc}") from exc
+        return found
+
+    # --- what an author writes ------------------------------------------------------------
+
+    async def create(self) -> None:
+        """Prepare it. By default there is nothing to prepare."""
+
+    async def start(self) -> int:
+        """Let it begin; the pid of what stands for it, by default this shim."""
+        return os.getpid()
+
+    async def stop(self, seconds: float) -> None:
+        """End it, within that time; its containers have been ended. By default nothing."""
+
+    async def delete(self) -> None:
+        """Remove what there is of one that has stopped. By default nothing."""
+
+    async def stats(self) -> betterproto2.Message | None:
+        """Usage of resources, in one of containerd's metric messages; by default nothing."""
+        return None
+
+    @property
+    def info(self) -> Mapping[str, str]:
+        """More to tell to those who ask for it. By default nothing."""
+        return {}
+
+    @property
+    def platform(self) -> tuple[str, str]:
+        """Operating system and architecture, in Go's names, of what can run in it."""
+        from taskd.platforms import here
+
+        return here()
+
+    @classmethod
+    def clean_up(cls, id: str, namespace: str, bundle: Path) -> None:  # noqa: A002
+        """Remove what a shim that was killed has left, in a process of its own.
+
+        Its containers have been cleaned up after. By default: kill what was noted as started.
+        """
+        leftovers.kill(bundle)
+
+    # --- what helps an author -------------------------------------------------------------
+
+    def exited(self, status: int = 0) -> None:
+        """Tell all who wait that it has ended, which it may do by itself."""
+        if not self.ended.is_set():
+            self.ending = True
+            self.exit_status, self.exited_at = status, time.time_ns()
+            self.ended.set()
