@@ -31,6 +31,7 @@ from taskd.api.sandboxes import Sandboxes
 from taskd.api.server import ApiServer
 from taskd.api.snapshots import Snapshots
 from taskd.api.tasks import Tasks
+from taskd.api.trace import Trace
 from taskd.api.version import Version
 from taskd.clock import Clock
 from taskd.config import Config
@@ -169,6 +170,7 @@ async def running(config: Config) -> AsyncIterator[None]:
             services = [
                 *_services(config, database, content, bus, tasks, scheduler, snapshotters),
                 JournalService(journal, bus, config.events.node),
+                Trace(watch.recorder),
             ]
             api = ApiServer(services, watch.instruments)
             # Who connects meanwhile waits: clients must not see a list of tasks that is not whole,

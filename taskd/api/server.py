@@ -32,6 +32,7 @@ _OPEN_ENDED = {
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
     "/taskd.v1.Journal/Read",
+    "/taskd.v1.Trace/Follow",
 }
 
 

@@ -9,21 +9,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import anyio
-import betterproto2
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 
 from taskd import config
+from taskd.cli.plain import digits, line, plain
 from taskd.errors import InvalidArgument, Unavailable, from_status
 from taskd.events import Envelope
 from taskd.grpc.channel import Channel
 from taskd.printable import printable
-from taskd.proto.google.protobuf import Timestamp
 from taskd.proto.taskd.v1 import InfoRequest, JournalStub, ReadRequest
-from taskd.wellknown import nanoseconds, timestamp, unpack
+from taskd.wellknown import timestamp, unpack
 
 __all__ = ["Start", "events", "moment", "show"]
 
@@ -116,16 +114,15 @@ def show(
     """One line for an event: as ``ctr events`` has it, or JSON with all that is known of it."""
     event = envelope.event
     message = unpack(event) if event else None
-    body = _plain(message) if message is not None else None
+    body = plain(message) if message is not None else None
     if not as_json:
-        happened = _digits(envelope.timestamp, " ") + " +0000 UTC"
-        text = json.dumps(body, separators=(",", ":"), ensure_ascii=False) if body else "{}"
+        happened = digits(envelope.timestamp, " ") + " +0000 UTC"
         names = map(printable, (node, happened, envelope.namespace, envelope.topic))
-        return " ".join([*filter(None, names), "".join(map(_shown, text))])
+        return " ".join([*filter(None, names), line(body or {})])
     document = {
         "node": node,
         "position": position,
-        "timestamp": _digits(envelope.timestamp, "T") + "Z",
+        "timestamp": digits(envelope.timestamp, "T") + "Z",
         "namespace": envelope.namespace,
         "topic": envelope.topic,
         "type": event.type_url if event else None,
@@ -134,34 +131,3 @@ def show(
     if event and message is None:
         document["value"] = base64.b64encode(event.value).decode()
     return json.dumps({key: value for key, value in document.items() if value not in ("", None)})
-
-
-def _shown(character: str) -> str:
-    """A character of JSON that shows, or else its escape sequence there."""
-    return character if character.isprintable() else json.dumps(character)[1:-1]
-
-
-def _plain(value: Any) -> Any:
-    """A message as Go's JSON has it: names of fields as in the proto, nothing that is empty."""
-    match value:
-        case Timestamp():
-            return _digits(nanoseconds(value), "T") + "Z"
-        case betterproto2.Message():
-            found = {name: _plain(each) for name, each in vars(value).items() if name[0] != "_"}
-            return {name: each for name, each in found.items() if each not in (None, "", 0, [], {})}
-        case dict():
-            return {key: _plain(each) for key, each in value.items()}
-        case list():
-            return [_plain(each) for each in value]
-        case bytes():
-            return base64.b64encode(value).decode()
-        case _:
-            return value
-
-
-def _digits(nanos: int, separator: str) -> str:
-    """A time as Go prints it: as many digits of a second as it needs."""
-    seconds, rest = divmod(nanos, 10**9)
-    day = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
-    fraction = f".{rest:09}".rstrip("0") if rest else ""
-    return f"{day:%Y-%m-%d}{separator}{day:%H:%M:%S}{fraction}"

@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -98,6 +99,23 @@ def _parser() -> argparse.ArgumentParser:
         "filters", nargs="*", metavar="FILTER", help="""such as 'topic~="^/tasks/"'"""
     )
 
+    trace = commands.add_parser(
+        "trace",
+        help="show what clients, the daemon and shims say",
+        description="Show each call of clients, of the daemon to shims and of shims to the daemon, "
+        "with what was said and the time it took.",
+    )
+    trace.set_defaults(command=_trace)
+    trace.add_argument("--address", type=Path, metavar="SOCKET", help="the daemon's gRPC socket")
+    trace.add_argument("--namespace", "-n", default="", help="only what is about this one")
+    trace.add_argument("--slow", metavar="TIME", help="only calls that take so long, as in 100ms")
+    trace.add_argument("--json", action="store_true", help="a JSON object for each begin and end")
+    trace.add_argument("--whole", action="store_true", help="do not shorten messages")
+    trace.add_argument("--record", type=Path, metavar="FILE", help="write it down as well")
+    trace.add_argument("--play", type=Path, metavar="FILE", help="show what was written down")
+    trace.add_argument("--limit", type=int, metavar="N", help="end after so many begins and ends")
+    trace.add_argument("task", nargs="?", default="", metavar="TASK", help="only what is about it")
+
     shim.add(commands)
     operate.add(commands)
 
@@ -164,6 +182,23 @@ def _events(options: argparse.Namespace) -> None:
         return
     address = options.address or options.daemon_address or _usual_socket()
     _run(partial(events, Path(address), options.filters, Start(options.after, since), **shown))
+
+
+def _trace(options: argparse.Namespace) -> None:
+    from taskd.cli.trace import Shown, play, trace
+    from taskd.config import seconds
+
+    try:
+        slow = int(seconds(options.slow) * 1e9) if options.slow else 0
+    except ValueError as exc:
+        raise InvalidArgument(f"--slow: {exc}", verbatim=True) from None
+    shown = Shown(slow, options.json, options.whole)
+    if options.play:
+        play(options.play, shown)
+        return
+    address = Path(options.address or options.daemon_address or _usual_socket())
+    with options.record.open("w") if options.record else nullcontext() as shown.copy:
+        _run(trace, address, options.namespace, options.task, shown, options.limit)
 
 
 def _usual_socket() -> Path:

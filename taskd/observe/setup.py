@@ -14,6 +14,7 @@ from taskd.events import Bus, Journal
 from taskd.extras import missing
 from taskd.observe import Instrument
 from taskd.observe.calls import LoggedCalls
+from taskd.observe.recorder import Recorder
 from taskd.runtime.binary import Bootstrap
 from taskd.runtime.bundle import Bundle
 from taskd.runtime.connection import Connection
@@ -32,13 +33,12 @@ class Observed:
 
     config: Config
     meters: Meters | None
+    recorder: Recorder
     instruments: tuple[Instrument, ...]
 
     def generation(self, plain: Generation) -> Generation:
         """The same shims, watched."""
-        if not self.instruments:
-            return plain
-        meters = self.meters
+        meters, recorder = self.meters, self.recorder
 
         def task(connection: Connection, bundle: Bundle, bootstrap: Bootstrap) -> TaskApi:
             for instrument in self.instruments:
@@ -47,14 +47,14 @@ class Observed:
 
         def binary(path: Path, bundle: Bundle) -> Binary:
             found = plain.binary(path, bundle)
-            return meters.starting(found) if meters else found
+            return recorder.starting(meters.starting(found) if meters else found)
 
         return replace(plain, task=task, binary=binary)
 
     def served(self, service: ttrpc.Service) -> ttrpc.Service:
         """A service that shims call, watched."""
         for instrument in self.instruments:
-            if isinstance(instrument, LoggedCalls):
+            if isinstance(instrument, LoggedCalls | Recorder):
                 service = instrument.served(service)
         return service
 
@@ -83,12 +83,13 @@ async def observed(config: Config) -> AsyncIterator[Observed]:
     known: tuple[Instrument, ...] = (meters,) if meters else ()
     if config.log_level == "trace":
         known = (*known, LoggedCalls())
+    recorder = Recorder()
     if config.tracing is None:
-        yield Observed(config, meters, known)
+        yield Observed(config, meters, recorder, (*known, recorder))
         return
     try:
         from taskd.observe.tracing import tracing
     except ImportError as exc:
         raise missing("[tracing]", "OpenTelemetry", "otel", exc) from exc
     async with tracing(config.tracing) as traces:
-        yield Observed(config, meters, (*known, traces))
+        yield Observed(config, meters, recorder, (*known, traces, recorder))

@@ -1,0 +1,218 @@
+"""``taskd trace``: what clients, the daemon and its shims say to each other, as they say it."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, TextIO
+
+import anyio
+from grpclib.const import Cardinality, Status
+from grpclib.exceptions import GRPCError, StreamTerminatedError
+
+from taskd import codec
+from taskd.cli.plain import digits, line, plain
+from taskd.errors import InvalidArgument, Unavailable, from_status
+from taskd.grpc.channel import Channel
+from taskd.printable import printable
+from taskd.proto.taskd.v1 import FollowRequest, FollowResponse, Payload, Way
+from taskd.wellknown import nanoseconds
+
+__all__ = ["Shown", "play", "trace"]
+
+_ARROWS = {
+    "CLIENT": "client ->",
+    "TO_SHIM": "  -> shim",
+    "FROM_SHIM": "  <- shim",
+    "COMMAND": "   $ shim",
+}
+_WAITING_SECONDS = 1.0
+"""After which a call that has not ended is worth a line."""
+_FOLLOW = "/taskd.v1.Trace/Follow", Cardinality.UNARY_STREAM, FollowRequest, FollowResponse
+_SHOWN = 200
+"""Characters of a message, unless all of it is to be shown."""
+
+
+@dataclass
+class Shown:
+    """How it is shown: only calls that took at least `slow` nanoseconds; JSON; messages whole."""
+
+    slow: int = 0
+    as_json: bool = False
+    whole: bool = False
+    copy: TextIO | None = None
+    """Where it is written down, to be played back."""
+    _going_on: dict[int, dict[str, Any]] = field(default_factory=dict)
+    _waited: set[int] = field(default_factory=set)
+
+    def show(self, entry: dict[str, Any]) -> Iterable[str]:
+        """The lines for the beginning or the end of a call."""
+        if self.copy is not None:
+            print(json.dumps(entry), file=self.copy, flush=True)
+        if lost := entry.get("lost"):
+            yield self._line({"lost": lost}, f"({lost} begins and ends were not heard)")
+        took = entry.get("nanoseconds")
+        if took is None:
+            self._going_on[entry["call"]] = entry
+            # Between the two lines of a client's call stand those of what it leads to.
+            if not self.slow and (self.as_json or entry["way"] == "CLIENT"):
+                yield self._line(entry, self._text(entry, "", entry.get("request")))
+            return
+        begun = self._going_on.pop(entry["call"], {})
+        self._waited.discard(entry["call"])
+        if took < self.slow:
+            return
+        outcome = entry.get("error") or entry.get("answer")
+        if self.slow or entry["way"] != "CLIENT":
+            outcome = {"request": begun.get("request"), "answer": outcome}
+        yield self._line(entry, self._text(entry, f"{took / 1e6:.1f} ms", outcome, ended=True))
+
+    def waiting(self, now: float) -> Iterable[str]:
+        """A line for each call that has gone on for some time, once."""
+        patience = max(_WAITING_SECONDS, self.slow / 1e9)
+        for number, entry in self._going_on.items():
+            if number not in self._waited and now - _moment(entry).timestamp() > patience:
+                self._waited.add(number)
+                if not self.as_json:
+                    yield self._text(entry, "goes on", entry.get("request"))
+
+    def _line(self, entry: dict[str, Any], text: str) -> str:
+        return json.dumps(entry) if self.as_json else text
+
+    def _text(self, entry: dict[str, Any], took: str, message: Any, *, ended: bool = False) -> str:
+        clock = f"{_moment(entry).astimezone():%H:%M:%S.%f}"[:12]
+        about = "/".join(filter(None, (entry.get("namespace"), entry.get("task"))))
+        arrow = "client <-" if ended and entry["way"] == "CLIENT" else _ARROWS[entry["way"]]
+        method = entry["method"].split(".")[-1]
+        words = line(message) if message not in (None, "") else ""
+        if not self.whole and len(words) > _SHOWN:
+            words = f"{words[:_SHOWN]}…"
+        parts = (arrow, method, printable(about), entry.get("code"), words)
+        return f"{clock} {took:>10} {' '.join(filter(None, parts))}"
+
+
+def _moment(entry: dict[str, Any]) -> datetime:
+    return datetime.fromisoformat(entry["begin"])
+
+
+async def trace(
+    address: Path, namespace: str, task: str, shown: Shown, limit: int | None = None
+) -> None:
+    """Print what is said from now on; `limit` is how many beginnings and ends there are to be.
+
+    Raises `Unavailable` when the daemon goes away, `Unimplemented` for one that tells nothing.
+    """
+    request = FollowRequest(namespace=namespace, task=task)
+    async with anyio.create_task_group() as group, aclosing(_follow(address, request)) as following:
+        group.start_soon(_show_waiting, shown)
+        async for said in following:
+            _print(shown.show(entry(said)))
+            if limit is not None and (limit := limit - 1) <= 0:
+                break
+        group.cancel_scope.cancel()
+
+
+async def _follow(address: Path, request: FollowRequest) -> AsyncGenerator[FollowResponse]:
+    try:
+        async with (
+            Channel(address) as channel,
+            channel.request(*_FOLLOW) as ask,
+        ):
+            await ask.send_message(request, end=True)
+            await ask.recv_initial_metadata()
+            print("taskd: listening", file=sys.stderr, flush=True)
+            async for said in ask:
+                yield said
+    except GRPCError as exc:
+        if exc.status != Status.UNAVAILABLE:
+            raise from_status(exc.status.value, exc.message or "") from exc
+        raise Unavailable(f"no daemon at {address}", verbatim=True) from exc
+    except (StreamTerminatedError, OSError) as exc:
+        raise Unavailable(f"no daemon at {address}", verbatim=True) from exc
+
+
+async def _show_waiting(shown: Shown) -> None:
+    while True:
+        await anyio.sleep(_WAITING_SECONDS / 4)
+        _print(shown.waiting(time.time()))
+
+
+def play(file: Path, shown: Shown) -> None:
+    """Print what was written down. Raises `InvalidArgument` for a file that is none of ours."""
+    with file.open() as lines:
+        for number, text in enumerate(lines, start=1):
+            try:
+                found = json.loads(text)
+                _moment(found), _ARROWS[found["way"]], found["call"], found["method"]
+            except (ValueError, KeyError, TypeError):
+                raise InvalidArgument(
+                    f"{file}: line {number} is nothing that taskd trace has written", verbatim=True
+                ) from None
+            _print(shown.show(found))
+
+
+def _print(lines: Iterable[str]) -> None:
+    for each in lines:
+        print(each)
+    sys.stdout.flush()
+
+
+def entry(said: FollowResponse) -> dict[str, Any]:
+    """The beginning or the end of a call as JSON has it, its messages decoded."""
+    way = Way(said.way).name or ""
+    found = {
+        "call": said.call,
+        "begin": digits(nanoseconds(said.begin), "T") + "Z",
+        "way": way,
+        "namespace": said.namespace,
+        "task": said.task,
+        "method": said.method,
+        "nanoseconds": said.nanoseconds,
+        "request": _decoded(said.method, said.request, 0),
+        "answer": _decoded(said.method, said.answer, 1),
+        "code": Status(said.code).name if said.nanoseconds is not None and said.code else None,
+        "error": said.error,
+        "lost": said.lost or None,
+    }
+    return {
+        key: value
+        for key, value in found.items()
+        if value not in (None, "") and (value or key in ("call", "nanoseconds"))
+    }
+
+
+def _decoded(method: str, payload: Payload | None, which: int) -> Any:
+    """A message for people: what it says, or how long it is."""
+    if payload is None or (not payload.data and payload.size):
+        return None
+    if not method.startswith("/"):
+        return payload.data.decode(errors="replace")
+    if len(payload.data) < payload.size:
+        return f"{payload.size} bytes"
+    try:
+        kind = _kinds(method)[which]
+        return plain(codec.decode(kind, payload.data), opened=True)
+    except (LookupError, codec.MalformedMessage):
+        return f"{payload.size} bytes"
+
+
+@cache
+def _kinds(method: str) -> tuple[Any, Any]:
+    """Classes of a method's request and answer. Raises LookupError for one that is not known."""
+    service = method[1:].partition("/")[0]
+    package, _, name = service.rpartition(".")
+    try:
+        module = importlib.import_module(f"taskd.proto.{package}")
+        base: Callable[[], Any] = getattr(module, f"{name}Base")
+    except (ImportError, AttributeError):
+        raise LookupError(method) from None
+    handler = base().__mapping__()[method]
+    return handler.request_type, handler.reply_type
