@@ -160,9 +160,7 @@ async def running(config: Config) -> AsyncIterator[None]:
             snapshotters = snapshots.load(database, bus, config.root)
             monitor = Monitor(bus, journal, group)
             managers = _managers(config, group, bus, monitor, watch, warm)
-            scheduler = Scheduler(
-                Collector(database, content, snapshotters.values(), clock), config.gc
-            )
+            scheduler = Scheduler(Collector(database, content, snapshotters, clock), config.gc)
             database.listen(scheduler.noticed)
             group.start_soon(scheduler.run)
             shim_events = ttrpc.Server([watch.served(ttrpc_service(bus))])

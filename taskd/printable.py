@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["printable"]
+__all__ = ["printable", "quoted"]
 
 
 def printable(text: str) -> str:
@@ -16,3 +16,11 @@ def printable(text: str) -> str:
     return "".join(
         each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
     )
+
+
+def quoted(text: str) -> str:
+    """`text` in quotes, as Go's ``%q`` has it."""
+    return f'"{printable(text.translate(_ESCAPED))}"'
+
+
+_ESCAPED = str.maketrans({"\\": r"\\", '"': r"\""})

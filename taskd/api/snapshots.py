@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Mapping
 
 from taskd.api import request
 from taskd.api.mounts import mount_messages
-from taskd.errors import InvalidArgument, Unimplemented, Unknown
+from taskd.errors import InvalidArgument, TaskdError, Unimplemented, Unknown
 from taskd.proto.containerd.services.snapshots import v1
 from taskd.proto.google.protobuf import Empty
 from taskd.snapshots import Info, Snapshotter
@@ -89,8 +89,8 @@ class Snapshots(v1.SnapshotsBase):
                 if len(batch) == _BATCH:
                     yield v1.ListSnapshotsResponse(info=batch)
                     batch = []
-        except InvalidArgument as error:
-            # containerd forgets to give the error of a filter its status.
+        except TaskdError as error:
+            # containerd forgets to give errors their statuses here.
             raise Unknown(error.message) from None
         if batch:
             yield v1.ListSnapshotsResponse(info=batch)

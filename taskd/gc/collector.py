@@ -1,9 +1,9 @@
 """One collection: from what is kept for its own sake to all that this refers to; the rest goes.
 
-Source: containerd's ``metadata/db.go``. There, writers are locked out from
-the first mark to the last removal of a record. Here both are one transaction, which comes to the
-same thing: what was committed before it is seen, what is committed later finds things as they
-are then. Reading goes on, and so do transfers of content, whose bytes are not in the database.
+Source: containerd's ``metadata/db.go``. There, writers are locked out from the first mark to the
+last removal of a record. Here both are one transaction, which comes to the same thing: what was
+committed before it is seen, what is committed later finds things as they are then. Reading goes
+on, and so do transfers of content and changes to files, which are not in the database.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from collections.abc import Iterable, Set
+from collections.abc import Mapping, Sequence, Set
 
 from taskd.clock import Clock
 from taskd.content import ContentStore
 from taskd.content import records as writes
-from taskd.gc.marking import garbage
+from taskd.gc.marking import Node, garbage
 from taskd.metadata import Database, leases
 from taskd.snapshots import Snapshotter
 
@@ -30,32 +30,35 @@ class Collector:
         self,
         database: Database,
         content: ContentStore,
-        snapshotters: Iterable[Snapshotter] = (),
+        snapshotters: Mapping[str, Snapshotter] | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """`clock` is what leases and writes expire by."""
+        """`snapshotters` are by name; `clock` is what leases and writes expire by."""
         self._database = database
         self._content = content
-        self._snapshotters = tuple(snapshotters)
+        self._snapshotters = snapshotters or {}
         self._clock = clock or Clock()
 
     async def collect(self) -> float:
         """Remove the garbage of all namespaces, and on return the files that it had.
 
-        No events tell of it, as in containerd. Returns for how many seconds other writers of
-        metadata were held up. Raises OSError and what the database does.
+        Events tell of snapshots, and of nothing else, as in containerd. Returns for how many
+        seconds other writers of metadata were held up. Raises OSError and what the database does.
         """
         now, active = self._clock.now(), self._content.active
 
-        def timed(connection: sqlite3.Connection) -> float:
+        def timed(connection: sqlite3.Connection) -> tuple[Sequence[Node], float]:
             before = time.perf_counter()
-            remove(connection, now, active)
-            return time.perf_counter() - before
+            removed = remove(connection, now, active)
+            return removed, time.perf_counter() - before
 
-        held = await self._database.maintain(timed)
+        removed, held = await self._database.maintain(timed)
         await self._content.sweep()
-        for snapshotter in self._snapshotters:
-            await snapshotter.sweep()
+        for each in self._snapshotters.values():
+            await each.sweep()
+        for namespace, kind, key in removed:
+            if snapshotter := self._snapshotters.get(kind.removeprefix("snapshots/")):
+                await snapshotter.tell_removed(namespace, key)
         return held
 
     def overdue(self) -> bool:
@@ -67,11 +70,12 @@ class Collector:
         )
 
 
-def remove(connection: sqlite3.Connection, now: int, active: Set[str]) -> None:
+def remove(connection: sqlite3.Connection, now: int, active: Set[str]) -> Sequence[Node]:
     """Remove the records of what is garbage at `now` (ns since the epoch), as a transaction.
 
     Leases and writes first, as nothing refers to them and what is left of them refers to blobs.
-    `active` has the keys of the writes that are under way, which stay.
+    `active` has the keys of the writes that are under way, which stay. Returns the blobs and
+    snapshots.
     """
     for namespace, lease in leases.expired(connection.execute, now):
         leases.remove(connection, namespace, lease)
@@ -81,7 +85,8 @@ def remove(connection: sqlite3.Connection, now: int, active: Set[str]) -> None:
         _log.debug("write %s/%s is removed", namespace, ref)
     # A snapshot goes with those that are on it, in whatever order.
     connection.execute("PRAGMA defer_foreign_keys = ON")
-    for node in garbage(connection):
+    removed = garbage(connection)
+    for node in removed:
         match node.kind.split("/", 1):
             case ["content"]:
                 connection.execute(
@@ -94,3 +99,4 @@ def remove(connection: sqlite3.Connection, now: int, active: Set[str]) -> None:
                     (node.namespace, snapshotter, node.key),
                 )
         _log.debug("%s %s/%s is removed", node.kind, node.namespace, node.key)
+    return removed

@@ -25,6 +25,7 @@ from taskd.events import Bus
 from taskd.metadata import Database, leases
 from taskd.metadata import labels as labels_
 from taskd.metadata.namespaces import ensure
+from taskd.printable import quoted
 from taskd.proto.containerd import events
 from taskd.snapshots import records
 from taskd.snapshots.drivers import Driver
@@ -135,7 +136,7 @@ class Snapshotter:
             if not name:
                 raise Unknown("bucket name required")
             if records.find(connection.execute, namespace, self.name, name):
-                raise AlreadyExists(f'snapshot "{name}"')
+                raise AlreadyExists(f"snapshot {quoted(name)}")
             record = self._find(connection.execute, namespace, key)
             above = record.info.parent or parent
             base = None
@@ -145,10 +146,10 @@ class Snapshotter:
             leases.release(connection, namespace, lease, self._resource, key)
             doing = self._driver.committing(record.inner)
             if record.info.kind is not Kind.ACTIVE:
-                words = f'{doing}: snapshot "{record.inner}" is not active'
+                words = f"{doing}: snapshot {quoted(record.inner)} is not active"
                 raise FailedPrecondition(words)
             if base is not None and base.info.kind is not Kind.COMMITTED:
-                raise FailedPrecondition(f'{doing}: parent "{base.inner}" is not committed')
+                raise FailedPrecondition(f"{doing}: parent {quoted(base.inner)} is not committed")
             records.commit(connection, record.number, name, base, stored, measured)
 
         await self._database.write(commit)
@@ -171,6 +172,10 @@ class Snapshotter:
         await self._database.write(remove, deletes=True)
         if self._sync_remove:
             await self.sweep()
+        await self.tell_removed(namespace, key)
+
+    async def tell_removed(self, namespace: str, key: str) -> None:
+        """Publish that a snapshot is there no more."""
         event = events.SnapshotRemove(key=key, snapshotter=self.name)
         await self._bus.publish(namespace, "/snapshot/remove", pack(event))
 
@@ -197,14 +202,16 @@ class Snapshotter:
                     key = path.removeprefix("labels.")
                     labels[key] = info.labels.get(key, "")
                 else:
-                    raise InvalidArgument(f'cannot update "{path}" field on snapshot "{info.name}"')
+                    raise InvalidArgument(
+                        f"cannot update {quoted(path)} field on snapshot {quoted(info.name)}"
+                    )
             _validate(labels)
             try:
                 stored = labels_.dump(labels)
             except TaskdError as error:
                 raise error.within("failed to read labels") from None
             now = records.set_labels(connection, record.number, stored)
-            return replace(record.info, labels=labels, updated_at=now)
+            return replace(record.info, labels=labels_.load(stored), updated_at=now)
 
         return await self._database.write(update)
 
@@ -305,16 +312,16 @@ class Snapshotter:
         """What is there already, so that nothing need or can be made."""
         target = labels.get(REF_LABEL, "")
         if target and records.find(select, namespace, self.name, target):
-            return _Taken(target, f'target snapshot "{target}"')
+            return _Taken(target, f"target snapshot {quoted(target)}")
         if records.find(select, namespace, self.name, key):
-            return _Taken(key, f'snapshot "{key}"')
+            return _Taken(key, f"snapshot {quoted(key)}")
         return None
 
     def _base(self, select: records.Select, namespace: str, parent: str) -> Record:
         """What to make a snapshot on. Raises `NotFound`, `InvalidArgument`."""
         base = self._find(select, namespace, parent, "parent snapshot")
         if base.info.kind is not Kind.COMMITTED:
-            words = f'parent "{base.inner}" is not committed snapshot'
+            words = f"parent {quoted(base.inner)} is not committed snapshot"
             raise InvalidArgument(f"failed to create snapshot: {words}")
         return base
 

@@ -10,6 +10,7 @@ from harness.generations import Generation
 __all__ = ["KNOWN", "Known", "without"]
 
 ALL = ("1.6", "1.7", "2")
+NEWER = ("1.7", "2")
 
 
 @dataclass(frozen=True)
@@ -364,6 +365,48 @@ KNOWN: tuple[Known, ...] = (
         "containerd's shim goes before it answers those who wait for a task that is deleted",
         scenario="tasks: wait for a created task that is deleted",
         own_shim=True,
+    ),
+    Known(
+        r"'index=off', |, 'index=off'",
+        "",
+        "1.x has `index=off` before the folders, newer ones after them",
+        ("1.7",),
+        "snapshots: ",
+    ),
+    Known(
+        r'NOT_FOUND: (can not find snapshotter "\w+"|snapshot a does not exist)',
+        "NOT_FOUND",
+        "words of containerd's database for a namespace that has had no snapshot yet",
+        NEWER,
+        "snapshots: commit of what is not active",
+    ),
+    Known(
+        r"(?s)(Snapshots.commit .*)\n    (UNKNOWN: lstat |FAILED_PRECONDITION: .*/vc).*",
+        r"\1",
+        "containerd measures first, and a view that is its parent has no folder",
+        NEWER,
+        "snapshots: commit of what is not active, native",
+    ),
+    Known(
+        r"(?s)(Snapshots.usage .*'key': 'ac'\}\n.*)'size': \d+",
+        r"\1",
+        "containerd fills the holes of files that it copies",
+        NEWER,
+        "snapshots: usage, native",
+    ),
+    Known(
+        r"'[ug]idmap=[^']*', ",
+        "",
+        "2.x maps owners where a snapshot is mounted; taskd does not say that it can",
+        ("2",),
+        "snapshots: mapped owners",
+    ),
+    Known(
+        r"(?s)^Snapshots.update .*",
+        "",
+        "containerd ends with a nil dereference when there is nothing to update",
+        NEWER,
+        "snapshots: update nothing",
     ),
 )
 

@@ -30,6 +30,7 @@ from taskd.proto.containerd.services.images import v1 as images
 from taskd.proto.containerd.services.leases import v1 as leases
 from taskd.proto.containerd.services.namespaces import v1 as namespaces
 from taskd.proto.containerd.services.sandbox import v1 as sandboxes
+from taskd.proto.containerd.services.snapshots import v1 as snapshots
 from taskd.proto.containerd.services.tasks import v1 as tasks
 from taskd.proto.google import protobuf
 
@@ -131,6 +132,7 @@ class Recorder:
         self.images = Service(self, images.ImagesStub(channel))
         self.leases = Service(self, leases.LeasesStub(channel))
         self.namespaces = Service(self, namespaces.NamespacesStub(channel))
+        self.snapshots = Service(self, snapshots.SnapshotsStub(channel))
         self.events = Service(self, events.EventsStub(channel))
         self.sandboxes = Service(self, sandboxes.StoreStub(channel))
 
@@ -263,8 +265,17 @@ class Recorder:
                     self._events.append(envelope)
 
     def transcript(self) -> list[str]:
-        """What was noted down, and the events; pids are numbered as they are first named."""
+        """What was noted down, and the events; pids are numbered as they are first named.
+
+        So are snapshots.
+        """
         lines = [*self.lines, *self._events_seen()]
+        folders = dict.fromkeys(re.findall(r"/snapshots/(\d+)", "\n".join(lines)))
+        numbers = {found: str(number) for number, found in enumerate(folders, 1)}
+        for number, line in enumerate(lines):
+            lines[number] = re.sub(
+                r"(?<=/snapshots/)\d+", lambda found: f"number{numbers[found[0]]}", line
+            )
         pids = dict.fromkeys(re.findall(r"pid#(\d+)", "\n".join(lines)))
         for number, pid in enumerate(pids, 1):
             lines = [re.sub(rf"(pid#|\b){pid}\b", f"pid{number}", line) for line in lines]
@@ -331,6 +342,7 @@ class Recorder:
             text = text.replace(found, name)
         for pattern, name in (
             (r"ingest/[0-9a-f]{64}", "ingest/HASH"),
+            (r"NAMESPACE(-other)?/\d+/", r"NAMESPACE\1/NUMBER/"),
             (r"locked for \S+ \(since [^)]*\)", "locked"),
             (r"\((current|peak) usage: \d+, peak usage: \d+\)", "(usage)"),
             (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?Z?", "TIME"),

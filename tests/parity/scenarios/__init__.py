@@ -19,6 +19,7 @@ ALL = tuple(generation.name for generation in GENERATIONS)
 
 _WITHOUT_SHIMS = {
     *("containers", "content", "garbage", "images", "leases", "namespaces", "sandboxes"),
+    "snapshots",
     *("task no container", "task no task", "task deleted"),
 }
 
