@@ -33,12 +33,14 @@ async def run(
     env: Mapping[str, str],
     stdin: bytes | int = b"",
     merge: bool = False,
+    pass_fds: Sequence[int] = (),
 ) -> Completed:
     """Run `command` in a process group of its own and wait for its end.
 
-    It reads `stdin`, which is bytes or a descriptor. With `merge`, standard error goes to where
-    standard output goes. If the caller is cancelled, the group is killed and reaped before the
-    cancellation goes on. Raises OSError if the command cannot be started.
+    It reads `stdin`, which is bytes or a descriptor, and has `pass_fds` under their numbers. With
+    `merge`, standard error goes to where standard output goes. If the caller is cancelled, the
+    group is killed and reaped before the cancellation goes on. Raises OSError if the command
+    cannot be started.
 
     Output goes to memory files, not pipes: a shim's ``start`` leaves a daemon behind, and one
     that keeps its parent's standard output open must not hold up its caller.
@@ -53,6 +55,7 @@ async def run(
             stdout=out,
             stderr=out if merge else err,
             process_group=0,
+            pass_fds=pass_fds,
         )
         try:
             await _exited(process.pid)
