@@ -1,0 +1,116 @@
+"""Names in a layer, and the folders on their way."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import stat
+from collections.abc import Sequence
+
+from taskd.layers.errors import Refused, failed
+
+__all__ = ["clean", "make_folders"]
+
+_MODE = 0o755
+_LINKS = 255
+_OPENAT2, _RESOLVE_IN_ROOT = 437, 0x10
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _How(ctypes.Structure):
+    """``struct open_how``."""
+
+    _fields_ = (
+        ("flags", ctypes.c_uint64),
+        ("mode", ctypes.c_uint64),
+        ("resolve", ctypes.c_uint64),
+    )
+
+
+def clean(name: bytes) -> bytes:
+    """`name` below ``/``, in its shortest form; it leads no further up, whatever it says."""
+    parts: list[bytes] = []
+    for part in name.split(b"/"):
+        if part == b"..":
+            del parts[-1:]
+        elif part and part != b".":
+            parts.append(part)
+    return b"/" + b"/".join(parts)
+
+
+def make_folders(path: bytes, parents: Sequence[int]) -> None:
+    """Make the folder `path` and those on its way, where they are not there.
+
+    Whatever of them is in one of `parents`, the first that has it, looks as it does there.
+    Raises `Refused`.
+    """
+    found = b""
+    try:
+        if os.path.isdir(path or b"/"):
+            return
+        for part in _resolved(path):
+            found += b"/" + part
+            try:
+                os.mkdir(found, _MODE)
+            except FileExistsError:
+                if not stat.S_ISDIR(os.lstat(found).st_mode):
+                    raise Refused(f"mkparent {os.fsdecode(found)}: not a directory") from None
+            else:
+                os.chmod(found, _MODE)
+                _dress(found, parents)
+    except OSError as error:
+        raise failed(f"mkdir {os.fsdecode(found)}", error) from None
+
+
+def _resolved(path: bytes) -> list[bytes]:
+    """The parts of `path` without links, whether it is there or not."""
+    pending = path.split(b"/")[::-1]
+    parts: list[bytes] = []
+    links = 0
+    while pending:
+        part = pending.pop()
+        if part == b"..":
+            del parts[-1:]
+        elif part and part != b".":
+            try:
+                target = os.readlink(b"/" + b"/".join([*parts, part]))
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.ENOENT, errno.ENOTDIR):
+                    raise
+                parts.append(part)  # no link, or not there
+                continue
+            links += 1
+            if links > _LINKS:
+                raise Refused("failed to get root path: too many links")
+            if target.startswith(b"/"):
+                parts = []
+            pending += target.split(b"/")[::-1]
+    return parts
+
+
+def _dress(path: bytes, parents: Sequence[int]) -> None:
+    """Give a folder the owner, mode, times and attributes that it has in a parent, if in any."""
+    for parent in parents:
+        how = _How(os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT)
+        found = _libc.syscall(
+            ctypes.c_long(_OPENAT2), parent, path, ctypes.byref(how), ctypes.sizeof(how)
+        )
+        if found < 0:
+            number = ctypes.get_errno()
+            if number in (errno.ENOENT, errno.ENXIO):  # what was deleted is a device
+                continue
+            raise OSError(number, os.strerror(number))
+        try:
+            state = os.fstat(found)
+            if not stat.S_ISDIR(state.st_mode):
+                return
+            os.chown(path, state.st_uid, state.st_gid)
+            os.chmod(path, stat.S_IMODE(state.st_mode))
+            os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+            for key in os.listxattr(found):
+                if not key.startswith("trusted."):
+                    os.setxattr(path, key, os.getxattr(found, key))
+        finally:
+            os.close(found)
+        return
