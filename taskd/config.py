@@ -15,6 +15,9 @@ rdt_config_file = "/etc/taskd/rdt.yaml"
 [gc]                             # containerd's names too
 startup_delay = "100ms"
 
+[diff]                           # layers
+max_size = "100GiB"              # more is refused: a bomb, most likely
+
 [events]                         # the journal
 sync = "normal"                  # "full": an event told survives a power cut, too
 max_age = "168h"
@@ -46,6 +49,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
+from taskd.diff.limits import Limits
 from taskd.errors import InvalidArgument
 from taskd.events.journal import Retention
 from taskd.gc.policy import MAX_PAUSE_THRESHOLD, Policy
@@ -121,6 +125,7 @@ class Config:
     """The resctrl file system; where it is mounted if none is given."""
     timeouts: Mapping[str, float] = field(default_factory=lambda: dict(TIMEOUTS))
     gc: Policy = field(default_factory=Policy)
+    diff: Limits = field(default_factory=Limits)
     events: EventsConfig = field(default_factory=EventsConfig)
     metrics: tuple[str, int] | None = None
     """Host and port on which Prometheus is answered."""
@@ -284,6 +289,10 @@ def _gc(value: object) -> Policy:
     return Policy(**_table(value, parsers))
 
 
+def _diff(value: object) -> Limits:
+    return Limits(**_table(value, {"max_size": _bytes, "max_entries": _count, "sync_fs": _switch}))
+
+
 def _events(value: object) -> EventsConfig:
     parsers = {
         "sync": _sync,
@@ -412,6 +421,7 @@ _PARSERS = {
     "resctrl_path": _path,
     "timeouts": _timeouts,
     "gc": _gc,
+    "diff": _diff,
     "events": _events,
     "metrics": _metrics,
     "tracing": _tracing,

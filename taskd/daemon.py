@@ -21,6 +21,7 @@ from anyio.abc import TaskGroup
 from taskd import folders, logs, snapshots, stacks, ttrpc
 from taskd.api.containers import Containers
 from taskd.api.content import Content
+from taskd.api.diff import Diff
 from taskd.api.events import Events, ttrpc_service
 from taskd.api.images import Images
 from taskd.api.introspection import Introspection, Part
@@ -36,6 +37,7 @@ from taskd.api.version import Version
 from taskd.clock import Clock
 from taskd.config import Config
 from taskd.content import ContentStore
+from taskd.diff.differ import Differ
 from taskd.errors import FailedPrecondition, TaskdError
 from taskd.events import Bus, Journal
 from taskd.extras import missing
@@ -165,8 +167,9 @@ async def running(config: Config) -> AsyncIterator[None]:
             group.start_soon(scheduler.run)
             shim_events = ttrpc.Server([watch.served(ttrpc_service(bus))])
             tasks = _tasks(config, database, content, managers, qos)
+            differ = Differ(content, config.state / "diff", config.diff)
             services = [
-                *_services(config, database, content, bus, tasks, scheduler, snapshotters),
+                *_services(config, database, content, bus, tasks, scheduler, snapshotters, differ),
                 JournalService(journal, bus, config.events.node),
                 Trace(watch.recorder),
             ]
@@ -285,10 +288,12 @@ def _services(
     tasks: TaskService,
     scheduler: Scheduler,
     snapshotters: Mapping[str, Snapshotter],
+    differ: Differ,
 ) -> list[Servable]:
     return [
         Containers(ContainerStore(database), bus),
         Content(content, bus),
+        Diff(differ),
         Events(bus),
         Images(ImageStore(database), bus, scheduler.collect_now),
         Introspection(_identity(config.root / "uuid"), _parts(snapshotters.values())),

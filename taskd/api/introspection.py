@@ -38,6 +38,7 @@ class Part:
 
 PLUGINS = (
     Part("io.containerd.content.v1", "content"),
+    Part("io.containerd.differ.v1", "walking", ("io.containerd.metadata.v1",), has_platform=True),
     Part("io.containerd.event.v1", "exchange"),
     Part("io.containerd.gc.v1", "scheduler", ("io.containerd.metadata.v1",)),
     Part("io.containerd.metadata.v1", "sqlite", ("io.containerd.event.v1",)),
@@ -54,6 +55,7 @@ PLUGINS = (
         "content",
         ("io.containerd.content.v1", "io.containerd.metadata.v1"),
     ),
+    Part("io.containerd.grpc.v1", "diff", ("io.containerd.differ.v1",)),
     Part("io.containerd.grpc.v1", "events", ("io.containerd.event.v1",)),
     Part("io.containerd.grpc.v1", "healthcheck"),
     Part("io.containerd.grpc.v1", "images", ("io.containerd.metadata.v1",)),

@@ -41,6 +41,8 @@ def _value(name: str, value: Any) -> Any:
     if name == "metrics" and value is not None:
         host, port = value
         return {"address": f"[{host}]:{port}" if ":" in host else f"{host}:{port}"}
+    if name == "max_size":
+        return _size(value)
     if name in _DURATIONS:
         return _duration(value)
     if isinstance(value, Mapping):

@@ -6,6 +6,7 @@ import pytest
 
 from taskd import config
 from taskd.config import Config
+from taskd.diff.limits import Limits
 from taskd.errors import InvalidArgument
 from taskd.gc.policy import Policy
 
@@ -23,6 +24,7 @@ def test_everything_can_be_set(file: Path) -> None:
         '[timeouts]\n"io.containerd.timeout.task.state" = "500ms"\n'
         "[gc]\npause_threshold = 0.5\ndeletion_threshold = 5\nmutation_threshold = 0\n"
         'schedule_delay = "20ms"\nstartup_delay = "1h"\n'
+        '[diff]\nmax_size = "1GiB"\nmax_entries = 5\nsync_fs = true\n'
     )
     loaded = config.load(file)
     assert (loaded.root, loaded.state, loaded.log_level) == (Path("/r"), Path("/s"), "warn")
@@ -33,6 +35,7 @@ def test_everything_can_be_set(file: Path) -> None:
     assert loaded.timeouts["io.containerd.timeout.task.state"] == 0.5
     assert loaded.timeouts["io.containerd.timeout.shim.load"] == 5.0
     assert loaded.gc == Policy(0.5, 5, 0, 0.02, 3600.0)
+    assert loaded.diff == Limits(1 << 30, 5, True)
 
 
 def test_garbage_is_collected_as_containerd_does(file: Path) -> None:

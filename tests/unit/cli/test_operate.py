@@ -34,6 +34,11 @@ mutation_threshold = 0
 schedule_delay = "1us"
 startup_delay = "0s"
 
+[diff]
+max_size = "3GiB"
+max_entries = 7
+sync_fs = true
+
 [events]
 sync = "full"
 max_age = "12h"

@@ -1,0 +1,163 @@
+"""``Apply`` and ``Diff``. Sources: containerd's ``diff/apply`` and ``diff/walking/differ.go``."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from taskd.content import ContentStore, Info, Writer
+from taskd.diff import child, media
+from taskd.diff.limits import Limits
+from taskd.errors import AlreadyExists, NotFound, TaskdError
+from taskd.metadata import Descriptor
+from taskd.types import Mount
+
+__all__ = ["UNCOMPRESSED", "Differ"]
+
+UNCOMPRESSED = "containerd.io/uncompressed"
+"""Label of a compressed layer: the digest of the tar in it."""
+
+_PIPE = 1 << 20
+
+
+class Differ:
+    """Works with the blobs of `content`."""
+
+    def __init__(self, content: ContentStore, place: Path, limits: Limits) -> None:
+        """`place` is a folder to mount in, which is made; nobody else sees what. Blocks."""
+        for each in (place, place / "left", place / "right"):
+            each.mkdir(mode=0o700, exist_ok=True)
+        self._content = content
+        self._place = place
+        self._limits = limits
+        # More would only wait for each other.
+        self._turns = anyio.CapacityLimiter(max(2, os.cpu_count() or 2))
+
+    async def apply(
+        self, namespace: str, layer: Descriptor, mounts: Iterable[Mount], *, sync: bool = False
+    ) -> Descriptor:
+        """Unpack a layer onto mounts; returns the descriptor of the tar in it.
+
+        With one overlay mount it goes into its upper directory. With `sync` it is on the disk on
+        return. Several may be unpacked at once. Raises `NotFound` for a blob that there is not,
+        `ResourceExhausted` for a layer that goes beyond the limits, and `Unknown`; then a part of
+        it has been unpacked.
+        """
+        with ExitStack() as stack:
+            try:
+                blob = stack.enter_context(self._content.opened(namespace, layer.digest))
+            except TaskdError as error:
+                raise error.within("failed to get reader from content store") from None
+            order = {
+                "mounts": child.ordered(mounts),
+                "place": str(self._place),
+                "sniff": media.is_compressed(layer.media_type),
+                "sync": sync or self._limits.sync_fs,
+                "max_size": self._limits.max_size,
+                "max_entries": self._limits.max_entries,
+            }
+            async with self._turns:
+                done = await child.run("apply", order, stdin=blob)
+        return Descriptor(media.LAYER, done["digest"], done["size"])
+
+    async def diff(
+        self,
+        namespace: str,
+        left: Iterable[Mount],
+        right: Iterable[Mount],
+        *,
+        media_type: str = "",
+        ref: str = "",
+        labels: Mapping[str, str] | None = None,
+        latest: int | None = None,
+        lease: str | None = None,
+    ) -> Descriptor:
+        """Make a layer of what `right` has beyond `left`, and keep it; returns its descriptor.
+
+        `ref` is the write's, whose bytes so far are thrown away; without one it is one that
+        nobody has. `labels` are the blob's, if it is new. No time in the layer is later than
+        `latest`, in nanoseconds since the epoch. Raises `Unimplemented` for a media type that is
+        not made, `Unknown`, and what the content store raises.
+        """
+        media_type = media_type or media.LAYER_GZIP
+        order = {
+            "left": child.ordered(left),
+            "right": child.ordered(right),
+            "place": str(self._place),
+            "compression": media.made(media_type),
+            "latest": latest,
+        }
+        called = ref or f"{time.time_ns()}-{secrets.token_urlsafe(3)}"
+        try:
+            async with self._content.writer(namespace, called, 0, "", lease) as writer:
+                if ref:
+                    await writer.truncate()
+                async with self._turns:
+                    done = await _written(order, writer)
+                found = dict(labels or {})
+                if media_type != media.LAYER:
+                    found[UNCOMPRESSED] = done["digest"]
+                with suppress(AlreadyExists):
+                    await writer.commit(0, "", found)
+                layer = Descriptor(media_type, writer.digest, writer.status.offset)
+        except BaseException:
+            if not ref:
+                with anyio.CancelScope(shield=True), suppress(NotFound):
+                    await self._content.abort(namespace, called, lease)
+            raise
+        if UNCOMPRESSED in found:
+            await self._label(namespace, layer.digest, found[UNCOMPRESSED])
+        return layer
+
+    async def _label(self, namespace: str, digest: str, uncompressed: str) -> None:
+        """Say of a blob what is in it, if it was there before without saying so."""
+        if UNCOMPRESSED not in self._content.info(namespace, digest).labels:
+            info = Info(digest, labels={UNCOMPRESSED: uncompressed})
+            await self._content.update(namespace, info, [f"labels.{UNCOMPRESSED}"])
+
+
+async def _written(order: Mapping[str, Any], writer: Writer) -> Mapping[str, Any]:
+    """Have a layer made, and write it as it comes; returns what the child tells of it."""
+    outgoing, incoming = os.pipe2(os.O_CLOEXEC)
+    fcntl.fcntl(outgoing, fcntl.F_SETPIPE_SZ, _PIPE)
+    os.set_blocking(outgoing, False)
+    done: Mapping[str, Any] = {}
+    failure: TaskdError | None = None
+
+    async def make(scope: anyio.CancelScope) -> None:
+        nonlocal done, failure
+        try:
+            done = await child.run("diff", {**order, "out": incoming}, descriptors=[incoming])
+        except TaskdError as error:
+            failure = error
+            scope.cancel()
+        finally:
+            os.close(incoming)  # then nobody writes any more
+
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(make, group.cancel_scope)
+            try:
+                while piece := await _piece(outgoing):
+                    await writer.write(piece)
+            except TaskdError as error:
+                failure = error
+                group.cancel_scope.cancel()
+    finally:
+        os.close(outgoing)
+    if failure is not None:
+        raise failure
+    return done
+
+
+async def _piece(pipe: int) -> bytes:
+    await anyio.wait_readable(pipe)
+    return os.read(pipe, _PIPE)
