@@ -6,9 +6,7 @@ import anyio
 
 from taskd import plugins
 from taskd.errors import FailedPrecondition
-from taskd.proto.containerd.services.events.v1 import EventsStub, SubscribeRequest
 from taskd.testing import Daemon, daemon
-from taskd.wellknown import from_any, unpack
 
 __all__ = ["demo"]
 
@@ -28,7 +26,7 @@ async def demo() -> None:
     async with daemon("demo") as taskd:
         print(f"daemon    serves on {taskd.socket}")
         async with anyio.create_task_group() as group:
-            await group.start(_print_events, EventsStub(taskd.channel))
+            await group.start(_print_events, taskd)
             await _run_container(taskd)
             await anyio.sleep(0.1)  # for the last event, which the shim sends by itself
             group.cancel_scope.cancel()
@@ -37,17 +35,16 @@ async def demo() -> None:
 async def _run_container(taskd: Daemon) -> None:
     async with taskd.container(RUNTIME, COMMAND, id="hello") as container:
         print(f"task      created, pid {container.pid}")
-        status = await container.run()
-        for line in container.output.decode().splitlines():
+        done = await container.run()
+        for line in done.text.splitlines():
             print(f"output    {line}")
-        print(f"task      exited with status {status}")
+        print(f"task      exited with status {done.code}")
 
 
 async def _print_events(
-    events: EventsStub, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    taskd: Daemon, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
 ) -> None:
-    stream = events.subscribe(SubscribeRequest())
-    task_status.started()
-    async for envelope in stream:
-        event = from_any(envelope.event)
-        print(f"event     {envelope.topic} {event and unpack(event)}")
+    async with taskd.client.events() as events:
+        task_status.started()
+        async for event in events:
+            print(f"event     {event.topic} {event.message}")

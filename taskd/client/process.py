@@ -179,6 +179,11 @@ class Process:
                 await self._io.stdin.aclose()
         return Completed((await self.wait()).code, out, err)
 
+    async def run(self, data: bytes | str = b"") -> Completed:
+        """Start it, and wait for its end and all that it writes."""
+        await self.start()
+        return await self.communicate(data)
+
     async def kill(self, signal: int = signals.SIGKILL) -> None:
         """Send it a signal. Raises `NotFound` if it has ended."""
         with self._naming():

@@ -6,18 +6,16 @@ import asyncio
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from taskd.client import Client, Container, connect
+from taskd.client.cleanup import Made, whatever_happens
 from taskd.config import Config
 from taskd.daemon import running
-from taskd.grpc.channel import Channel
-from taskd.proto.containerd.services.tasks.v1 import TasksStub
 from taskd.proto.google.protobuf import Any as AnyMessage
-from taskd.testing import spec as default
-from taskd.testing.clearing import clear, whatever_happens
-from taskd.testing.container import Container, container
+from taskd.testing.clearing import clear
 from taskd.testing.reaper import reaper
 
 __all__ = ["Daemon", "daemon"]
@@ -36,8 +34,8 @@ async def daemon(namespace: str | None = None) -> AsyncIterator[Daemon]:
     with tempfile.TemporaryDirectory(prefix="taskd-") as name, reaper(Path(name)):
         folder = Path(name)
         config = Config(root=folder / "root", state=folder / "state")
-        async with _served(config), Channel(config.socket, namespace=namespace) as channel:
-            yield Daemon(folder, config.socket, channel, namespace)
+        async with _served(config), connect(config.socket, namespace) as client:
+            yield Daemon(folder, config.socket, client)
 
 
 @asynccontextmanager
@@ -69,16 +67,14 @@ async def _served(config: Config) -> AsyncIterator[None]:
 
 
 class Daemon:
-    """A daemon that serves; `channel` is for whatever else its API has."""
+    """A daemon that serves; `client` is for all that its API has."""
 
-    def __init__(self, folder: Path, socket: Path, channel: Channel, namespace: str) -> None:
+    def __init__(self, folder: Path, socket: Path, client: Client) -> None:
         self.folder = folder
         """Temporary: what is in it goes with the daemon."""
         self.socket = socket
         """Where gRPC is served."""
-        self.channel = channel
-        self.namespace = namespace
-        self.tasks = TasksStub(channel)
+        self.client = client
 
     def container(
         self,
@@ -87,22 +83,27 @@ class Daemon:
         *,
         id: str = "test",  # noqa: A002
         rootfs: Path | None = None,
-        env: Sequence[str] = default.ENV,
+        env: Sequence[str] = (),
         spec: Mapping[str, Any] | None = None,
         options: AnyMessage | None = None,
-    ) -> AbstractAsyncContextManager[Container]:
-        """A container that is created, but not started.
+    ) -> Made[Container]:
+        """A container that is created, but not started, with the host's network.
 
         `runtime` is a name (``io.example.thing.v1``) or the path of a shim's executable. `rootfs`
         is an empty folder by default; `spec` says more about the container, in the terms of the OCI
-        runtime specification, and `options` is what the runtime takes beside it. Raises GRPCError
-        with the shim's own words if it refuses.
+        runtime specification, and `options` is what the runtime takes beside it. Raises a class of
+        `taskd.errors` with the shim's own words if it refuses. `client` makes others.
         """
         if rootfs is None:
             rootfs = self.folder / "rootfs"
             rootfs.mkdir(exist_ok=True)
-        process = default.process(args, env)
-        document = default.container(process, rootfs, f"/{self.namespace}/{id}")
-        return container(
-            self.channel, self.folder, id, runtime, default.merged(document, spec or {}), options
+        return self.client.create(
+            rootfs,
+            args,
+            id=id,
+            env=env,
+            network="host",
+            runtime=runtime,
+            runtime_options=options,
+            amend=spec or {},
         )

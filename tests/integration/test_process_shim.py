@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -19,25 +20,21 @@ from typing import Any, Self
 
 import anyio
 import pytest
-from grpclib.const import Status as Code
-from grpclib.exceptions import GRPCError
-from harness.daemons import Containerd, Taskd, client
+from harness.daemons import Containerd, Taskd
 from harness.generations import GENERATIONS
 from harness.leaks import leaving_nothing
 from harness.processes import LIBCS_SIGNALS
 from harness.real import AS_NOBODY, NOBODY, need
 
+from taskd.client import connect
+from taskd.errors import FailedPrecondition, NotFound, TaskdError
 from taskd.proto.containerd.services.tasks.v1 import (
     CloseIoRequest,
     CreateTaskRequest,
     DeleteTaskRequest,
-    GetRequest,
-    KillRequest,
     ListPidsRequest,
     MetricsRequest,
-    PauseTaskRequest,
     ResizePtyRequest,
-    ResumeTaskRequest,
     StartRequest,
     UpdateTaskRequest,
     WaitRequest,
@@ -113,8 +110,8 @@ async def taskd(daemon: Taskd, is_root: bool, namespace: str) -> AsyncIterator[D
         as_user(0 if is_root else NOBODY),
         tempfile.TemporaryDirectory() as folder,
     ):
-        async with client(daemon.address, namespace) as channel:
-            yield Daemon(Path(folder), daemon.address, channel, namespace)
+        async with connect(daemon.address, namespace) as client:
+            yield Daemon(Path(folder), daemon.address, client)
     assert list(daemon.folder.glob("taskd-shims/*")) == []
 
 
@@ -140,18 +137,17 @@ async def until_gone(*pids: int) -> None:
 
 async def test_a_life(taskd: Daemon) -> None:
     command = ["/bin/sh", "-c", "echo hello; echo oh >&2; exit 42"]
-    async with taskd.container(RUNTIME, [], spec=process(command)) as container:
+    async with taskd.container(RUNTIME, SLEEP, spec=process(command)) as container:
         assert alive(container.pid)  # it waits
-        assert container.output == b""
-        assert await container.run() == 42
-        assert (container.output, container.errors) == (b"hello\n", b"oh\n")
-        state = (await taskd.tasks.get(GetRequest(container_id="test"))).process
-        assert state is not None
+        assert container.stdout.take() == b""
+        done = await container.run()
+        assert (done.code, done.stdout, done.stderr) == (42, b"hello\n", b"oh\n")
+        state = await container.state()
         assert (state.status, state.exit_status) == (Status.STOPPED, 42)
 
 
 async def test_one_that_is_never_started(taskd: Daemon) -> None:
-    async with taskd.container(RUNTIME, [], spec=process(SLEEP)) as container:
+    async with taskd.container(RUNTIME, SLEEP, spec=process(SLEEP)) as container:
         pid = container.pid
     await until_gone(pid)
 
@@ -160,20 +156,19 @@ async def test_one_that_is_never_started(taskd: Daemon) -> None:
     ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGKILL, 137), (signal.SIGUSR1, 138)]
 )
 async def test_signals(taskd: Daemon, number: int, status: int) -> None:
-    async with taskd.container(RUNTIME, [], spec=process(SLEEP)) as container:
+    async with taskd.container(RUNTIME, SLEEP, spec=process(SLEEP)) as container:
         await container.start()
         await container.kill(number)
-        assert await container.wait() == status
-        with pytest.raises(GRPCError, match="process already finished") as caught:
+        assert (await container.wait()).code == status
+        with pytest.raises(NotFound, match="process already finished"):
             await container.kill(number)
-        assert caught.value.status is Code.NOT_FOUND
 
 
 async def test_signals_are_not_blocked_or_ignored(taskd: Daemon) -> None:
     command = ["/bin/grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status"]
-    async with taskd.container(RUNTIME, [], spec=process(command)) as container:
-        assert await container.run() == 0
-        blocked, ignored = (int(line.split()[1], 16) for line in container.output.splitlines())
+    async with taskd.container(RUNTIME, SLEEP, spec=process(command)) as container:
+        done = await container.run()
+        blocked, ignored = (int(line.split()[1], 16) for line in done.text.splitlines())
         assert (blocked, ignored & ~LIBCS_SIGNALS) == (0, 0)
 
 
@@ -181,37 +176,31 @@ async def test_execs(taskd: Daemon) -> None:
     async with taskd.container(RUNTIME, SLEEP) as container:
         await container.start()
         first = await container.exec(["/bin/sh", "-c", "echo $$; exit 7"], id="first")
-        assert await first.run() == 7
-        assert first.output == b"%d\n" % first.pid
+        done = await first.communicate()
+        assert (done.code, done.text) == (7, f"{first.pid}\n")
         second = await container.exec(SLEEP, id="second")
-        await second.start()
         await second.kill(signal.SIGINT)
-        assert await second.wait() == 130
+        assert (await second.wait()).code == 130
         third = await container.exec(["/bin/sh", "-c", "sleep 1000 & sleep 1000"], id="third")
-        await third.start()
         await container.kill()
-        assert await container.wait() == 137
-        assert await third.wait() == 137
+        assert (await container.wait()).code == 137
+        assert (await third.wait()).code == 137
     await until_gone(first.pid, second.pid, third.pid)
 
 
 async def test_what_it_leaves_behind_ends_with_it(taskd: Daemon) -> None:
     command = ["/bin/sh", "-c", "sleep 1000 & echo $!; exec 1>&-; sleep 0.2"]
-    async with taskd.container(RUNTIME, [], spec=process(command)) as container:
-        assert await container.run() == 0
-        await until_gone(int(container.output))
+    async with taskd.container(RUNTIME, SLEEP, spec=process(command)) as container:
+        await until_gone(int((await container.run()).text))
 
 
 async def test_kill_all(taskd: Daemon) -> None:
     command = ["/bin/sh", "-c", "sleep 1000 & child=$!; trap '' TERM; echo $child; wait; exit 9"]
-    async with taskd.container(RUNTIME, [], spec=process(command)) as container:
+    async with taskd.container(RUNTIME, SLEEP, spec=process(command)) as container:
         await container.start()
-        with anyio.fail_after(20):
-            while not container.output:
-                await anyio.sleep(0.02)
-        child = int(container.output)
-        await taskd.tasks.kill(KillRequest(container_id="test", signal=signal.SIGTERM, all=True))
-        assert await container.wait() == 9
+        child = int(await anext(container.stdout.lines()))
+        await container.kill(signal.SIGTERM, everything=True)
+        assert (await container.wait()).code == 9
         await until_gone(child)
 
 
@@ -229,27 +218,26 @@ async def test_kill_all(taskd: Daemon) -> None:
     ],
 )
 async def test_a_program_that_cannot_be_run(taskd: Daemon, args: list[str], words: str) -> None:
-    with pytest.raises(GRPCError) as caught:
-        async with taskd.container(RUNTIME, [], spec=process(args)):
+    with pytest.raises(TaskdError, match=re.escape(words)):
+        async with taskd.container(RUNTIME, SLEEP, spec=process(args)):
             pass
-    assert words in (caught.value.message or "")
 
 
 async def test_a_folder_that_is_not_there(taskd: Daemon) -> None:
     spec = process(["/bin/true"], cwd="/no/such")
-    with pytest.raises(GRPCError, match="/no/such: no such file or directory"):
-        async with taskd.container(RUNTIME, [], spec=spec):
+    with pytest.raises(TaskdError, match="/no/such: no such file or directory"):
+        async with taskd.container(RUNTIME, SLEEP, spec=spec):
             pass
 
 
 async def test_an_exec_that_cannot_be_run(taskd: Daemon) -> None:
     async with taskd.container(RUNTIME, SLEEP) as container:
         await container.start()
-        process = await container.exec(["/no/such"])
-        with pytest.raises(GRPCError, match="no such file or directory"):
+        process = await container.exec(["/no/such"], start=False)
+        with pytest.raises(TaskdError, match="no such file or directory"):
             await process.start()
         await container.kill()
-        assert await container.wait() == 137
+        assert (await container.wait()).code == 137
 
 
 async def test_environment_folder_and_umask(taskd: Daemon) -> None:
@@ -257,9 +245,8 @@ async def test_environment_folder_and_umask(taskd: Daemon) -> None:
     spec = process(
         command, cwd="/usr", env=["PATH=/bin:/usr/bin", "A=b=c", "EMPTY="], user={"umask": 0o27}
     )
-    async with taskd.container(RUNTIME, [], spec=spec) as container:
-        assert await container.run() == 0
-        cwd, mask, *env = container.output.decode().splitlines()
+    async with taskd.container(RUNTIME, SLEEP, spec=spec) as container:
+        cwd, mask, *env = (await container.run()).text.splitlines()
     assert (cwd, mask) == ("/usr", "0027")
     assert set(env) == {"PATH=/bin:/usr/bin", "A=b=c", "EMPTY=", "PWD=/usr"}
 
@@ -268,13 +255,12 @@ async def test_user(taskd: Daemon, is_root: bool) -> None:
     user = {"uid": 1234, "gid": 2345, "additionalGids": [3456, 4567]}
     spec = process(["/usr/bin/id"], user=user)
     if is_root:
-        async with taskd.container(RUNTIME, [], spec=spec) as container:
-            assert await container.run() == 0
-            found = container.output.decode().split()
+        async with taskd.container(RUNTIME, SLEEP, spec=spec) as container:
+            found = (await container.run()).text.split()
             assert found == ["uid=1234", "gid=2345", "groups=2345,3456,4567"]
     else:
-        with pytest.raises(GRPCError, match="to be user 1234:2345 takes root"):
-            async with taskd.container(RUNTIME, [], spec=spec):
+        with pytest.raises(TaskdError, match="to be user 1234:2345 takes root"):
+            async with taskd.container(RUNTIME, SLEEP, spec=spec):
                 pass
 
 
@@ -287,16 +273,15 @@ async def test_limits_and_privileges(taskd: Daemon) -> None:
         noNewPrivileges=True,
         oomScoreAdj=777,
     )  # fmt: skip
-    async with taskd.container(RUNTIME, [], spec=spec) as container:
-        assert await container.run() == 0
-        assert container.output.decode().split() == ["77", "99", "NoNewPrivs:", "1", "777"]
+    async with taskd.container(RUNTIME, SLEEP, spec=spec) as container:
+        assert (await container.run()).text.split() == ["77", "99", "NoNewPrivs:", "1", "777"]
 
 
 async def test_a_limit_that_there_is_not(taskd: Daemon) -> None:
     limits = [{"type": "RLIMIT_PATIENCE", "soft": 1, "hard": 1}]
     spec = process(["/bin/true"], rlimits=limits)
-    with pytest.raises(GRPCError, match="unknown rlimit RLIMIT_PATIENCE"):
-        async with taskd.container(RUNTIME, [], spec=spec):
+    with pytest.raises(TaskdError, match="unknown rlimit RLIMIT_PATIENCE"):
+        async with taskd.container(RUNTIME, SLEEP, spec=spec):
             pass
 
 
@@ -337,11 +322,11 @@ async def bare(taskd: Daemon) -> AsyncIterator[Any]:
 
         async def make(args: list[str], terminal: bool) -> Task:
             spec = process(args, terminal=terminal)
-            await stack.enter_async_context(taskd.container(RUNTIME, [], spec=spec))
-            await taskd.tasks.delete(DeleteTaskRequest(container_id="test"))
+            await stack.enter_async_context(taskd.container(RUNTIME, SLEEP, spec=spec))
+            await taskd.client.tasks.delete(DeleteTaskRequest(container_id="test"))
             task = Task(taskd, "task", terminal)
-            await taskd.tasks.create(task.request)
-            await taskd.tasks.start(StartRequest(container_id="test"))
+            await taskd.client.tasks.create(task.request)
+            await taskd.client.tasks.start(StartRequest(container_id="test"))
             return task
 
         yield make
@@ -353,20 +338,20 @@ async def test_standard_input(taskd: Daemon, bare: Any) -> None:
     os.write(client, b"hello\n")
     assert await task.until(b"\n") == b"hello\n"
     os.close(client)
-    await taskd.tasks.close_io(CloseIoRequest(container_id="test", stdin=True))
-    assert (await taskd.tasks.wait(WaitRequest(container_id="test"))).exit_status == 0
+    await taskd.client.tasks.close_io(CloseIoRequest(container_id="test", stdin=True))
+    assert (await taskd.client.tasks.wait(WaitRequest(container_id="test"))).exit_status == 0
     os.close(task.output)
 
 
 async def test_a_terminal(taskd: Daemon, bare: Any) -> None:
     task = await bare(["/bin/sh", "-c", "tty; read x; stty size; exit 3"], terminal=True)
     assert (await task.until(b"\n")).startswith(b"/dev/pts/")
-    await taskd.tasks.resize_pty(ResizePtyRequest(container_id="test", width=132, height=43))
+    await taskd.client.tasks.resize_pty(ResizePtyRequest(container_id="test", width=132, height=43))
     client = os.open(task.paths["in"], os.O_WRONLY)
     os.write(client, b"go\n")
     assert b"43 132\r\n" in await task.until(b"132")
     os.close(client)
-    assert (await taskd.tasks.wait(WaitRequest(container_id="test"))).exit_status == 3
+    assert (await taskd.client.tasks.wait(WaitRequest(container_id="test"))).exit_status == 3
     os.close(task.output)
 
 
@@ -381,20 +366,17 @@ async def test_pause(taskd: Daemon, is_root: bool) -> None:
     spec = process(["/bin/sh", "-c", "while :; do echo x; sleep 0.01; done"])
     if is_root:
         spec["linux"] = cgroup()
-    async with taskd.container(RUNTIME, [], spec=spec) as container:
+    async with taskd.container(RUNTIME, SLEEP, spec=spec) as container:
         await container.start()
-        await taskd.tasks.pause(PauseTaskRequest(container_id="test"))
-        state = (await taskd.tasks.get(GetRequest(container_id="test"))).process
-        assert state is not None
-        assert state.status is Status.PAUSED
+        await container.pause()
+        assert (await container.state()).status is Status.PAUSED
         await anyio.sleep(0.1)  # what was on its way has been written
-        before = container.output
+        container.stdout.take()
         await anyio.sleep(0.3)
-        assert container.output == before
-        await taskd.tasks.resume(ResumeTaskRequest(container_id="test"))
+        assert not container.stdout.take()
+        await container.resume()
         with anyio.fail_after(20):
-            while container.output == before:
-                await anyio.sleep(0.02)
+            assert await container.stdout.receive()
 
 
 @pytest.mark.parametrize("grouped", [True, False])
@@ -403,23 +385,21 @@ async def test_what_is_paused_can_be_killed(taskd: Daemon, grouped: bool, everyo
     spec = process(["/bin/sh", "-c", "sleep 1000 & wait"])
     if grouped:
         spec["linux"] = cgroup()
-    async with taskd.container(RUNTIME, [], spec=spec) as container:
+    async with taskd.container(RUNTIME, SLEEP, spec=spec) as container:
         await container.start()
-        one, two, three = [await container.exec(SLEEP) for _ in range(3)]
+        one, two, three = [await container.exec(SLEEP, start=False) for _ in range(3)]
         await one.start()
         await two.start()
-        await taskd.tasks.pause(PauseTaskRequest(container_id="test"))
-        with pytest.raises(GRPCError, match="cannot exec in a paused container"):
+        await container.pause()
+        with pytest.raises(TaskdError, match="cannot exec in a paused container"):
             await three.start()
         with anyio.fail_after(20):
             await one.kill(signal.SIGKILL)
-            assert await one.wait() == 137
-            state = (await taskd.tasks.get(GetRequest(container_id="test"))).process
-            assert state is not None
-            assert state.status is Status.PAUSED
-            await taskd.tasks.kill(KillRequest(container_id="test", signal=9, all=everyone))
-            assert await container.wait() == 137
-            assert await two.wait() == 137
+            assert (await one.wait()).code == 137
+            assert (await container.state()).status is Status.PAUSED
+            await container.kill(everything=everyone)
+            assert (await container.wait()).code == 137
+            assert (await two.wait()).code == 137
 
 
 @pytest.mark.parametrize("grouped", [True, False])
@@ -427,18 +407,15 @@ async def test_pids_and_usage(taskd: Daemon, is_root: bool, grouped: bool) -> No
     spec = process(["/bin/sh", "-c", "sleep 1000 & echo $!; wait"])
     if grouped:
         spec["linux"] = cgroup()
-    async with taskd.container(RUNTIME, [], spec=spec) as container:
+    async with taskd.container(RUNTIME, SLEEP, spec=spec) as container:
         await container.start()
         execed = await container.exec(SLEEP)
-        await execed.start()
-        with anyio.fail_after(20):
-            while not container.output:
-                await anyio.sleep(0.02)
-        expected = {container.pid, int(container.output), execed.pid}
-        found = (await taskd.tasks.list_pids(ListPidsRequest(container_id="test"))).processes
+        child = int(await anext(container.stdout.lines()))
+        expected = {container.pid, child, execed.pid}
+        found = (await taskd.client.tasks.list_pids(ListPidsRequest(container_id="test"))).processes
         assert {process.pid for process in found} == expected
         assert [bool(p.info) for p in found if p.pid == execed.pid] == [True]
-        answer = await taskd.tasks.metrics(MetricsRequest())
+        answer = await taskd.client.tasks.metrics(MetricsRequest())
         (metric,) = answer.metrics
         assert metric.data is not None
         kind = MetricsV1 if metric.data.type_url.endswith("v1.Metrics") else MetricsV2
@@ -459,12 +436,11 @@ async def test_limits_of_a_cgroup(taskd: Daemon, is_root: bool) -> None:
             value=json.dumps({"pids": {"limit": 50}}).encode(),
         ),
     )
-    async with taskd.container(RUNTIME, [], spec=spec) as container:
+    async with taskd.container(RUNTIME, SLEEP, spec=spec) as container:
         await container.start()
         if not is_root:
-            with pytest.raises(GRPCError, match="limits take a cgroup") as caught:
-                await taskd.tasks.update(update)
-            assert caught.value.status is Code.FAILED_PRECONDITION
+            with pytest.raises(FailedPrecondition, match="limits take a cgroup"):
+                await taskd.client.tasks.update(update)
             return
         root = Path("/sys/fs/cgroup")
         folders = [*root.glob(f"test-{name}"), *root.glob(f"*/test-{name}")]
@@ -477,7 +453,7 @@ async def test_limits_of_a_cgroup(taskd: Daemon, is_root: bool) -> None:
         assert value("pids.max") == "40"
         assert value("memory.limit_in_bytes", "memory.max") == str(64 << 20)
         assert str(container.pid) in value("cgroup.procs").split()
-        await taskd.tasks.update(update)
+        await taskd.client.tasks.update(update)
         assert value("pids.max") == "50"
     assert not any(folder.exists() for folder in folders)
 
@@ -488,31 +464,26 @@ async def test_the_daemon_is_restarted(daemon: Taskd, taskd: Daemon) -> None:
         daemon.kill()
         os.kill(container.pid, signal.SIGTERM)
         daemon.start()
-        taskd.channel.close()  # the next call makes a new connection
-        assert await container.wait() == 143
+        taskd.client.channel.close()  # the next call makes a new connection
+        assert (await container.wait()).code == 143
 
 
 async def test_its_shim_is_killed(taskd: Daemon, namespace: str) -> None:
     command = ["/bin/sh", "-c", "sleep 1000 & echo $!; wait"]
-    async with taskd.container(RUNTIME, [], spec=process(command)) as container:
+    async with taskd.container(RUNTIME, SLEEP, spec=process(command)) as container:
         await container.start()
         execed = await container.exec(SLEEP)
-        await execed.start()
-        with anyio.fail_after(20):
-            while not container.output:
-                await anyio.sleep(0.02)
+        child = int(await anext(container.stdout.lines()))
         (shim,) = shims(namespace)
         async with anyio.create_task_group() as group:
 
             async def wait() -> None:
-                assert await container.wait() == 137
+                assert (await container.wait()).code == 137
 
             group.start_soon(wait)
             await anyio.sleep(0.1)
             os.kill(shim, signal.SIGKILL)
-        await until_gone(container.pid, int(container.output), execed.pid)
-        # The task is gone; in the end there has to be one again.
-        await taskd.tasks.create(CreateTaskRequest(container_id="test"))
+        await until_gone(container.pid, child, execed.pid)
 
 
 def shims(namespace: str) -> list[int]:
