@@ -8,28 +8,24 @@ from __future__ import annotations
 import os
 import shutil
 import tarfile
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from io import RawIOBase
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import TYPE_CHECKING
 
 import anyio
-from anyio import from_thread, to_thread
+from anyio import to_thread
 
 from taskd import archives
 from taskd.archives import Limits
 from taskd.codec import encode
 from taskd.content import ContentStore
+from taskd.content.bridges import Sink, ToLoop
 from taskd.errors import AlreadyExists, TaskdError, Unknown
 from taskd.metadata.images import Descriptor
 from taskd.proto.google.protobuf import Any
 from taskd.types import TypedValue
 from taskd.wellknown import to_any
-
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
 
 __all__ = ["CHECKPOINT", "CONFIG", "Checkpoints"]
 
@@ -42,8 +38,6 @@ _CHUNK = 1 << 20
 
 _BYTES_PER_SECOND = 10 << 20
 """What any disk copies: a checkpoint may be as large as the memory of its container."""
-
-Sink = Callable[[bytes], Coroutine[object, object, None]]
 
 
 class Checkpoints:
@@ -124,20 +118,6 @@ class Checkpoints:
 
 
 def _pack(folder: Path, sink: Sink) -> None:
-    with tarfile.open(fileobj=_Writer(sink), mode="w|", bufsize=_CHUNK) as archive:
+    with tarfile.open(fileobj=ToLoop(sink), mode="w|", bufsize=_CHUNK) as archive:
         for path in sorted(folder.rglob("*")):
             archive.add(path, path.relative_to(folder), recursive=False)
-
-
-class _Writer(RawIOBase):
-    """A file that a thread writes to, and the event loop gets the bytes of."""
-
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: ReadableBuffer, /) -> int:
-        from_thread.run(self._sink, bytes(data))
-        return memoryview(data).nbytes
