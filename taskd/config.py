@@ -31,6 +31,10 @@ servers = ["nats://10.0.0.1:4222"]
 engine = "h2"                    # instead of ngh2
 gid = 997                        # whose members may use the socket
 
+[transfer]                       # containerd's names
+max_concurrent_downloads = 3
+config_path = "/etc/taskd/certs.d"  # hosts.toml of each registry
+
 [metrics]                        # Prometheus
 address = "127.0.0.1:1338"
 
@@ -50,11 +54,13 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from taskd.diff.limits import Limits
+from taskd.durations import seconds
 from taskd.errors import InvalidArgument
 from taskd.events.journal import Retention
 from taskd.gc.policy import MAX_PAUSE_THRESHOLD, Policy
 from taskd.logs import LEVELS, Format
 from taskd.nats.settings import NatsConfig, Subjects, without_credentials
+from taskd.transfer.settings import TransferConfig
 
 __all__ = ["TIMEOUTS", "Config", "EventsConfig", "TracingConfig", "load", "seconds"]
 
@@ -132,6 +138,7 @@ class Config:
     tracing: TracingConfig | None = None
     shims: ShimsConfig = field(default_factory=ShimsConfig)
     grpc: GrpcConfig = field(default_factory=GrpcConfig)
+    transfer: TransferConfig = field(default_factory=TransferConfig)
 
     @property
     def socket(self) -> Path:
@@ -192,20 +199,6 @@ def _read(file: Path) -> dict[str, Any]:
         except ValueError as exc:
             raise InvalidArgument(f"{file}: {key}: {exc}", verbatim=True) from None
     return values
-
-
-def seconds(value: object) -> float:
-    """A duration as containerd's configuration has it: ``"1m30s"``, ``"500ms"``; 0 alone is 0.
-
-    Raises ValueError. Source: Go's ``time.ParseDuration``.
-    """
-    units = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-    if value in (0, "0"):
-        return 0.0
-    one = r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h)"
-    if not isinstance(value, str) or not re.fullmatch(f"(?:{one})+", value):
-        raise ValueError(f'{value!r} is not a duration such as "1m30s"')
-    return sum(float(number) * units[unit] for number, unit in re.findall(one, value))
 
 
 def _path(value: object) -> Path:
@@ -361,6 +354,23 @@ def _grpc(value: object) -> GrpcConfig:
     return GrpcConfig(**_table(value, {"engine": _engine, "uid": _count, "gid": _count}))
 
 
+def _transfer(value: object) -> TransferConfig:
+    parsers = {
+        "max_concurrent_downloads": _some,
+        "max_concurrent_uploaded_layers": _some,
+        "config_path": _path,
+        "idle_timeout": seconds,
+    }
+    return TransferConfig(**_table(value, parsers))
+
+
+def _some(value: object) -> int:
+    found = _count(value)
+    if not found:
+        raise ValueError("0 would let nothing pass")
+    return found
+
+
 def _engine(value: object) -> str:
     if value not in ("h2", "ngh2"):
         raise ValueError(f'{value!r} is not one of "h2", "ngh2"')
@@ -427,4 +437,5 @@ _PARSERS = {
     "tracing": _tracing,
     "shims": _shims,
     "grpc": _grpc,
+    "transfer": _transfer,
 }
