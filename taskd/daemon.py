@@ -31,8 +31,10 @@ from taskd.api.namespaces import Namespaces
 from taskd.api.sandboxes import Sandboxes
 from taskd.api.server import ApiServer
 from taskd.api.snapshots import Snapshots
+from taskd.api.streaming import Streaming
 from taskd.api.tasks import Tasks
 from taskd.api.trace import Trace
+from taskd.api.transfer import Transfer
 from taskd.api.version import Version
 from taskd.clock import Clock
 from taskd.config import Config
@@ -67,6 +69,9 @@ from taskd.service_manager import ServiceManager
 from taskd.snapshots import Snapshotter
 from taskd.sockets import listening
 from taskd.tasks import Checkpoints, Monitor, TaskService
+from taskd.transfer.service import Transfers
+from taskd.transfer.streams import Streams
+from taskd.transfer.unpacking import Layers
 
 if TYPE_CHECKING:
     from taskd.nats.sink import NatsSink
@@ -170,6 +175,7 @@ async def running(config: Config) -> AsyncIterator[None]:
             differ = Differ(content, config.state / "diff", config.diff)
             services = [
                 *_services(config, database, content, bus, tasks, scheduler, snapshotters, differ),
+                *_transfer_services(config, database, content, bus, snapshotters, differ),
                 JournalService(journal, bus, config.events.node),
                 Trace(watch.recorder),
             ]
@@ -304,6 +310,26 @@ def _services(
         Tasks(tasks),
         Version(),
     ]
+
+
+def _transfer_services(
+    config: Config,
+    database: Database,
+    content: ContentStore,
+    bus: Bus,
+    snapshotters: Mapping[str, Snapshotter],
+    differ: Differ,
+) -> list[Servable]:
+    streams = Streams()
+    transfers = Transfers(
+        content,
+        ImageStore(database),
+        LeaseStore(database),
+        bus,
+        Layers(snapshotters, differ.apply),
+        config.transfer,
+    )
+    return [Streaming(streams), Transfer(transfers, streams)]
 
 
 def _parts(snapshotters: Iterable[Snapshotter]) -> list[Part]:

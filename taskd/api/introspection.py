@@ -49,6 +49,17 @@ PLUGINS = (
         has_platform=True,
     ),
     Part("io.containerd.sandbox.store.v1", "local", ("io.containerd.metadata.v1",)),
+    Part("io.containerd.streaming.v1", "manager", ("io.containerd.metadata.v1",)),
+    Part(
+        "io.containerd.transfer.v1",
+        "local",
+        (
+            "io.containerd.lease.v1",
+            "io.containerd.metadata.v1",
+            "io.containerd.differ.v1",
+            "io.containerd.snapshotter.v1",
+        ),
+    ),
     Part("io.containerd.grpc.v1", "containers", ("io.containerd.metadata.v1",)),
     Part(
         "io.containerd.grpc.v1",
@@ -64,7 +75,13 @@ PLUGINS = (
     Part("io.containerd.grpc.v1", "namespaces", ("io.containerd.metadata.v1",)),
     Part("io.containerd.grpc.v1", "sandboxes", ("io.containerd.sandbox.store.v1",)),
     Part("io.containerd.grpc.v1", "snapshots", ("io.containerd.snapshotter.v1",)),
+    Part("io.containerd.grpc.v1", "streaming", ("io.containerd.streaming.v1",)),
     Part("io.containerd.grpc.v1", "tasks", ("io.containerd.runtime.v2",)),
+    Part(
+        "io.containerd.grpc.v1",
+        "transfer",
+        ("io.containerd.transfer.v1", "io.containerd.streaming.v1"),
+    ),
     Part("io.containerd.grpc.v1", "version"),
     Part("io.containerd.ttrpc.v1", "events", ("io.containerd.event.v1",)),
 )

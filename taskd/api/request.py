@@ -14,7 +14,15 @@ if TYPE_CHECKING:
 
     Stream = UnaryCall | StreamingCall
 
-__all__ = ["LEASE_HEADER", "NAMESPACE_HEADER", "current", "lease", "namespace", "subject"]
+__all__ = [
+    "LEASE_HEADER",
+    "NAMESPACE_HEADER",
+    "current",
+    "lease",
+    "namespace",
+    "namespace_if_any",
+    "subject",
+]
 
 LEASE_HEADER = "containerd-lease"
 
@@ -25,17 +33,22 @@ subject: ContextVar[str] = ContextVar("subject", default="")
 """What the call is about, for the log, once a handler has said so."""
 
 
+def namespace_if_any() -> str:
+    """As the client has sent it, which may be anything; empty if it has sent none."""
+    metadata = current.get().metadata
+    value = metadata.get(NAMESPACE_HEADER, "") if metadata is not None else ""
+    return value if isinstance(value, str) else value.decode(errors="replace")
+
+
 def namespace() -> str:
     """The namespace that the call is made in.
 
     Raises `FailedPrecondition` without one, `InvalidArgument` for one that is no identifier
     (containerd: ``namespaces.NamespaceRequired``).
     """
-    metadata = current.get().metadata
-    value = metadata.get(NAMESPACE_HEADER) if metadata is not None else None
-    if not value:
+    name = namespace_if_any()
+    if not name:
         raise FailedPrecondition("namespace is required")
-    name = value if isinstance(value, str) else value.decode(errors="replace")
     try:
         identifiers.validate(name)
     except InvalidArgument as exc:

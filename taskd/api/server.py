@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 # Calls that last as long as their client likes; a daemon that stops does not wait for them.
 _OPEN_ENDED = {
     "/containerd.services.events.v1.Events/Subscribe",
+    "/containerd.services.streaming.v1.Streaming/Stream",
     "/containerd.services.tasks.v1.Tasks/Wait",
     "/grpc.health.v1.Health/Watch",
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",

@@ -1,0 +1,110 @@
+"""What transfers are made of, without a daemon around it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from taskd import snapshots
+from taskd.codec import decode
+from taskd.content import ContentStore
+from taskd.events import Bus
+from taskd.gc.collector import Collector
+from taskd.metadata import Database, Descriptor, ImageStore, LeaseStore
+from taskd.proto.containerd.types.transfer import AuthResponse, AuthType
+from taskd.proto.containerd.types.transfer import Progress as ProgressMessage
+from taskd.transfer.progress import Progress
+from taskd.transfer.service import Caller, RegistryImage, Transfers
+from taskd.transfer.settings import TransferConfig
+from taskd.transfer.store import Store
+from taskd.transfer.streams import Stream
+from taskd.transfer.unpacking import Layers
+from taskd.wellknown import pack
+
+__all__ = ["NAMESPACE", "Parts", "events"]
+
+NAMESPACE = "n"
+
+
+class Parts:
+    """Stores in a folder, and what transfers between them; layers are looked at, not unpacked."""
+
+    def __init__(self, folder: Path, database: Database, bus: Bus) -> None:
+        self.folder = folder
+        self.database = database
+        self.content = ContentStore(database, folder / "content")
+        self.images = ImageStore(database)
+        self.leases = LeaseStore(database)
+        self.snapshotters = snapshots.load(database, bus, folder)
+        self.collector = Collector(database, self.content, self.snapshotters)
+        self.applied: list[str] = []
+        self.diff_ids: dict[str, str] = {}
+        """What layers turn out to be, by their digests."""
+        self.bus = bus
+
+    def transfers(self, **settings: Any) -> Transfers:
+        return Transfers(
+            self.content,
+            self.images,
+            self.leases,
+            self.bus,
+            Layers(self.snapshotters, self._apply),
+            TransferConfig(**{"idle_timeout": 0.3, **settings}),
+        )
+
+    async def _apply(self, namespace: str, layer: Descriptor, mounts: Sequence[Any]) -> Descriptor:
+        self.content.info(namespace, layer.digest)
+        self.applied.append(layer.digest)
+        return Descriptor("", self.diff_ids[layer.digest], 1)
+
+    def caller(self, stream: Stream | None = None, lease: str | None = None) -> Caller:
+        return Caller(NAMESPACE, lease, Progress(stream))
+
+    async def pull(self, name: str, store: Store | None = None, **settings: Any) -> None:
+        """As a client that says that the registry speaks plain HTTP."""
+        source = RegistryImage(name, default_scheme="http")
+        await self.transfers(**settings).pull(source, store or Store(name), self.caller())
+
+    async def pull_as(self, name: str, user: str, password: str) -> None:
+        """As `pull`, of a client that says who it is when it is asked."""
+        stream = Stream()
+
+        async def answer() -> None:
+            async for _ in stream.outgoing:
+                said = AuthResponse(auth_type=AuthType.CREDENTIALS, username=user, secret=password)
+                await stream.incoming.send(pack(said))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(answer)
+            source = RegistryImage(name, default_scheme="http", credentials=stream)
+            await self.transfers().pull(source, Store(name), self.caller())
+
+    async def digests(self) -> set[str]:
+        return {info.digest for info in await self.content.list(NAMESPACE)}
+
+    def files(self) -> list[Path]:
+        """Of all content, and of what is being written."""
+        folder = self.folder / "content"
+        return sorted(path for path in folder.rglob("*") if path.is_file())
+
+    async def left(self) -> list[str]:
+        """What there is but images and what they refer to, once garbage has been collected."""
+        await self.collector.collect()
+        found = [f"lease {lease.id}" for lease in await self.leases.list(NAMESPACE)]
+        found += [f"write {each.ref}" for each in await self.content.statuses(NAMESPACE)]
+        return found
+
+
+def events(stream: Stream) -> list[ProgressMessage]:
+    """What a client has been told so far."""
+    found = []
+    while True:
+        try:
+            value = stream.outgoing.receive_nowait()
+        except Exception:
+            return found
+        assert value.type_url == pack(ProgressMessage()).type_url
+        found.append(decode(ProgressMessage, value.value))
