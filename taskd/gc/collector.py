@@ -54,11 +54,11 @@ class Collector:
 
         removed, held = await self._database.maintain(timed)
         await self._content.sweep()
-        for each in self._snapshotters.values():
-            await each.sweep()
         for namespace, kind, key in removed:
             if snapshotter := self._snapshotters.get(kind.removeprefix("snapshots/")):
-                await snapshotter.tell_removed(namespace, key)
+                await snapshotter.removed(namespace, key)
+        for each in self._snapshotters.values():
+            await each.sweep()
         return held
 
     def overdue(self) -> bool:

@@ -65,6 +65,8 @@ class Snapshotter:
         self._driver = driver
         self._sync_remove = sync_remove
         self._sweeping = anyio.Lock()
+        self._littered = True
+        """There may be folders that belong to no snapshot."""
 
     async def prepare(
         self,
@@ -170,12 +172,13 @@ class Snapshotter:
             leases.release(connection, namespace, lease, self._resource, key)
 
         await self._database.write(remove, deletes=True)
+        await self.removed(namespace, key)
         if self._sync_remove:
             await self.sweep()
-        await self.tell_removed(namespace, key)
 
-    async def tell_removed(self, namespace: str, key: str) -> None:
-        """Publish that a snapshot is there no more."""
+    async def removed(self, namespace: str, key: str) -> None:
+        """Tell of a snapshot whose record has been removed; its folder goes with a sweep."""
+        self._littered = True
         event = events.SnapshotRemove(key=key, snapshotter=self.name)
         await self._bus.publish(namespace, "/snapshot/remove", pack(event))
 
@@ -250,8 +253,14 @@ class Snapshotter:
             self._folders.set_aside(records.numbers(connection.execute, self.name))
 
         async with self._sweeping:
-            await self._database.maintain(set_aside)
-            await run_sync(self._folders.clear)
+            if self._littered:
+                self._littered = False
+                try:
+                    await self._database.maintain(set_aside)
+                    await run_sync(self._folders.clear)
+                except BaseException:
+                    self._littered = True
+                    raise
 
     @property
     def _resource(self) -> str:
@@ -299,6 +308,7 @@ class Snapshotter:
                 with anyio.CancelScope(shield=True):
                     created = await self._database.write(create)
             except BaseException:
+                self._littered = True
                 with anyio.CancelScope(shield=True):
                     await run_sync(self._folders.discard, made)
                 raise

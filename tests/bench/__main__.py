@@ -17,7 +17,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import anyio
-from bench import before, calls, content, costs, events, fleet, lifecycle, memory, shims
+from bench import (
+    before,
+    calls,
+    content,
+    costs,
+    events,
+    fleet,
+    lifecycle,
+    memory,
+    shims,
+    snapshots,
+)
 from bench.table import Sides, Table
 from harness.containers import make_rootfs
 from harness.daemons import Containerd, Taskd
@@ -29,6 +40,7 @@ BENCHMARKS: dict[str, Callable[[Sides], Table | list[Table]]] = {
     "cpu": lambda sides: anyio.run(costs.lifecycles, sides),
     "start": lambda sides: anyio.run(costs.start, sides),
     "content": content.get,
+    "snapshots": lambda sides: anyio.run(snapshots.layers, sides),
     "exits": lambda sides: anyio.run(events.exits, sides),
     "events": lambda sides: anyio.run(events.rate, sides),
     "hundred": lambda sides: anyio.run(fleet.hundred, sides),

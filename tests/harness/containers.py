@@ -67,6 +67,7 @@ def spec(
     host_network: bool = False,
     resources: Mapping[str, object] | None = None,
     annotations: Mapping[str, str] | None = None,
+    writable: bool = False,
 ) -> Any:
     """The specification of a container without a network, or with the host's.
 
@@ -76,7 +77,7 @@ def spec(
     document = {
         "ociVersion": "1.0.2",
         "process": _process(arguments, terminal=terminal, cwd=cwd),
-        "root": {"path": str(rootfs), "readonly": True},
+        "root": {"path": str(rootfs), "readonly": not writable},
         "annotations": dict(annotations or {}),
         "mounts": [
             {"destination": "/proc", "type": "proc", "source": "proc"},

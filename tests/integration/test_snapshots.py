@@ -1,0 +1,135 @@
+"""Containers whose root filesystem is a snapshot, with real shims and runc."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+from grpclib.client import Channel
+from harness.client import RUNC
+from harness.containers import make_rootfs, spec
+from harness.daemons import Taskd, client
+from harness.real import BOTH_SHIMS, need
+
+from taskd.proto.containerd.services.containers.v1 import (
+    Container,
+    ContainerRuntime,
+    ContainersStub,
+    CreateContainerRequest,
+    DeleteContainerRequest,
+)
+from taskd.proto.containerd.services.leases.v1 import (
+    CreateRequest,
+    DeleteRequest,
+    LeasesStub,
+)
+from taskd.proto.containerd.services.snapshots.v1 import (
+    CommitSnapshotRequest,
+    PrepareSnapshotRequest,
+    SnapshotsStub,
+    ViewSnapshotRequest,
+)
+from taskd.proto.containerd.services.tasks.v1 import (
+    CreateTaskRequest,
+    DeleteTaskRequest,
+    StartRequest,
+    TasksStub,
+    WaitRequest,
+)
+from taskd.proto.containerd.types import Mount
+
+pytestmark = [pytest.mark.usefixtures("clean"), BOTH_SHIMS]
+
+HELD = {"containerd-lease": "test"}
+
+
+class Layers:
+    """A snapshotter of the daemon's with layers: ``base`` has a root filesystem, ``top`` a file."""
+
+    def __init__(self, channel: Channel, name: str) -> None:
+        self.name = name
+        self.snapshots = SnapshotsStub(channel)
+        self.tasks = TasksStub(channel)
+        self.containers = ContainersStub(channel)
+
+    async def prepare(self, key: str, parent: str = "") -> list[Mount]:
+        request = PrepareSnapshotRequest(snapshotter=self.name, key=key, parent=parent)
+        return (await self.snapshots.prepare(request, metadata=HELD)).mounts
+
+    async def commit(self, name: str, key: str) -> None:
+        request = CommitSnapshotRequest(snapshotter=self.name, name=name, key=key)
+        await self.snapshots.commit(request, metadata=HELD)
+
+    async def run(self, key: str, mounts: Sequence[Mount], script: str) -> int:
+        """The exit status of a container on them."""
+        container = Container(
+            id=key,
+            runtime=ContainerRuntime(name=RUNC),
+            spec=spec(Path("rootfs"), ["/bin/sh", "-c", script], writable=True),
+            snapshotter=self.name,
+            snapshot_key=key,
+        )
+        await self.containers.create(CreateContainerRequest(container=container))
+        await self.tasks.create(CreateTaskRequest(container_id=key, rootfs=list(mounts)))
+        await self.tasks.start(StartRequest(container_id=key))
+        ended = await self.tasks.wait(WaitRequest(container_id=key))
+        await self.tasks.delete(DeleteTaskRequest(container_id=key))
+        await self.containers.delete(DeleteContainerRequest(id=key))
+        return ended.exit_status
+
+
+def upper(mounts: Sequence[Mount]) -> Path:
+    [mount] = mounts
+    return next(
+        (Path(each[9:]) for each in mount.options if each.startswith("upperdir=")),
+        Path(mount.source),
+    )
+
+
+@pytest.fixture(params=["overlayfs", "native"])
+async def layers(
+    request: pytest.FixtureRequest, daemon: Taskd, namespace: str
+) -> AsyncIterator[Layers]:
+    need("busybox")
+    async with client(daemon.address, namespace) as channel:
+        leases = LeasesStub(channel)
+        await leases.create(CreateRequest(id="test"))
+        made = Layers(channel, request.param)
+        folder = upper(await made.prepare("base-key"))
+        make_rootfs(folder)
+        await made.commit("base", "base-key")
+        folder = upper(await made.prepare("top-key", "base"))
+        (folder / "file").write_text("words\n")
+        await made.commit("top", "top-key")
+        yield made
+        await leases.delete(DeleteRequest(id="test", sync=True))
+        top = daemon.root / f"io.containerd.snapshotter.v1.{made.name}" / "snapshots"
+        assert list(top.iterdir()) == []
+
+
+async def test_a_container_writes_to_its_own(layers: Layers) -> None:
+    one = await layers.prepare("one", "top")
+    two = await layers.prepare("two", "top")
+    assert (
+        await layers.run(
+            "one", one, 'test "$(cat /file)" = words; echo $? >/file; busybox rm /bin/ls'
+        )
+        == 0
+    )
+    assert (upper(one) / "file").read_text() == "0\n"
+    # What another has written or removed is as it was.
+    assert await layers.run("two", two, 'test "$(cat /file)" = words && test -e /bin/ls') == 0
+    # And goes on where it was.
+    await layers.commit("three", "one")
+    again = await layers.prepare("four", "three")
+    assert await layers.run("four", again, 'test "$(cat /file)" = 0 && test ! -e /bin/ls') == 0
+
+
+async def test_a_view_is_read_only(layers: Layers) -> None:
+    for parent in ("base", "top"):
+        request = ViewSnapshotRequest(snapshotter=layers.name, key=f"v-{parent}", parent=parent)
+        found = (await layers.snapshots.view(request, metadata=HELD)).mounts
+        # An overlay without an upper directory cannot be written to; a bind mount says so.
+        assert await layers.run(f"v-{parent}", found, "echo >/file") != 0
+    assert await layers.run("v-again", found, "cat /file") == 0
