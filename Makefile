@@ -6,7 +6,7 @@ INSTALL := install --quiet --disable-pip-version-check
 LOCK = $(VENV)/.uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--upgrade --group build --custom-compile-command 'make lock' pyproject.toml
 SHIM := containerd-shim-runc-v2:containerd runc:runc busybox:busybox-static
-MACHINE := qemu-system-x86_64:qemu-system-x86 debootstrap:debootstrap mke2fs:e2fsprogs
+MACHINE := qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap mke2fs:e2fsprogs
 
 # Daemons are started by the dozen: what is compiled once is kept.
 unexport PYTHONDONTWRITEBYTECODE

@@ -75,7 +75,8 @@ def build(debian: Debian, folder: Path, plan: Plan) -> Image:
     Raises CalledProcessError; what was said is on standard error.
     """
     tree = folder / "tree"
-    _debootstrap(debian.suite, tree, (*_BASE, *plan.packages))
+    more = plan.more.get(debian.suite, ())
+    _bootstrap(debian.suite, tree, (*_BASE, *plan.packages, *more))
     _install(debian, tree, folder / "wheels")
     _lay_out(tree, plan.tests)
     kernel = _moved(tree, "vmlinuz-*", folder / "kernel")
@@ -88,10 +89,13 @@ def build(debian: Debian, folder: Path, plan: Plan) -> Image:
     return Image(debian, kernel, initrd, disk)
 
 
-def _debootstrap(suite: str, tree: Path, packages: Sequence[str]) -> None:
+def _bootstrap(suite: str, tree: Path, packages: Sequence[str]) -> None:
     mirror = _output(str(REPOSITORY / ".ci/mirror")).strip()
+    left_out = [f"--dpkgopt=path-exclude=/usr/share/{each}/*" for each in ("doc", "locale", "man")]
+    small = f"--essential-hook=copy-in {HERE}/guest/initramfs-tools /etc"
+    options = ("--variant=minbase", "--dpkgopt=force-unsafe-io", "--dpkgopt=force-confold", small)
     include = f"--include={','.join(packages)}"
-    _run("debootstrap", "--variant=minbase", include, suite, str(tree), mirror)
+    _run("mmdebstrap", *options, *left_out, include, suite, str(tree), mirror)
 
 
 def _install(debian: Debian, tree: Path, wheels: Path) -> None:
@@ -117,6 +121,7 @@ def _lay_out(tree: Path, tests: Sequence[str]) -> None:
     place = tree / TESTS.lstrip("/")
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(REPOSITORY / "tests", place / "tests", ignore=ignored)
+    shutil.copytree(REPOSITORY / "docs", place / "docs")  # some of which say what is tested
     shutil.copy(REPOSITORY / "pyproject.toml", place)
     (place / "arguments").write_text("".join(f"{each}\n" for each in tests))
     units = tree / "etc/systemd/system"
@@ -124,6 +129,9 @@ def _lay_out(tree: Path, tests: Sequence[str]) -> None:
     (units / "multi-user.target.wants").mkdir(exist_ok=True)
     (units / "multi-user.target.wants/tests.service").symlink_to("../tests.service")
     (tree / "etc/hostname").write_text("guest\n")
+    # The tests have daemons of their own.
+    for name in ("containerd.service", "docker.service", "docker.socket"):
+        (units / name).symlink_to("/dev/null")
     # Else the first start asks questions.
     (tree / "etc/machine-id").write_text(f"{uuid.uuid4().hex}\n")
 

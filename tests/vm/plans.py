@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 __all__ = ["SHORT", "WHOLE", "Plan"]
 
@@ -13,6 +14,8 @@ class Plan:
 
     tests: tuple[str, ...]
     packages: tuple[str, ...] = ()
+    more: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Packages that one release has, or needs, beside these."""
 
 
 SHORT = Plan(
@@ -38,6 +41,8 @@ WHOLE = Plan(
         "tests/integration/test_under_containerd.py",
         "tests/parity/test_scenarios.py",
     ),
-    packages=("docker.io", "criu", "iptables"),
+    # Where the kernel has AppArmor, Docker will not do without its parser.
+    packages=("docker.io", "apparmor", "criu", "iptables"),
+    more={"trixie": ("docker-cli",)},
 )
 """And what is tried outside as well, with the containerd that the release has."""

@@ -16,7 +16,7 @@ from vm.plans import SHORT
 # It takes some four minutes alone; here others use the processors, too.
 @pytest.mark.timeout(2400)
 def test_what_only_a_real_machine_shows() -> None:
-    need("qemu-system-x86_64", "debootstrap", "mke2fs", "debugfs")
+    need("qemu-system-x86_64", "mmdebstrap", "mke2fs", "debugfs")
     folder = Path(tempfile.mkdtemp(prefix="taskd-vm-"))
     try:
         report = run(build(BOOKWORM, folder, SHORT), timeout=1800)
