@@ -14,6 +14,7 @@ import pytest
 from harness.containers import make_rootfs
 from harness.daemons import Containerd, Taskd
 from harness.leaks import leaving_nothing
+from harness.pace import stretch_deadlines
 from harness.real import need
 from hypothesis import settings
 
@@ -22,7 +23,7 @@ from taskd.grpc import engine
 # How long one example takes says more about the machine than about the code.
 settings.register_profile("taskd", deadline=None)
 settings.load_profile("taskd")
-
+stretch_deadlines()
 
 # They need the daemon and the bus of docker-compose.yml, which tells where these are.
 collect_ignore = [] if "TASKD_ADDRESS" in os.environ else ["composed"]

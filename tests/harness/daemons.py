@@ -16,11 +16,12 @@ from typing import ClassVar, Self
 from grpclib.encoding.base import CodecBase
 
 from harness.generations import own_shim
+from harness.pace import PATIENCE, SLOWER
 from taskd.grpc.channel import Channel
 
 __all__ = ["LATE_GC", "Containerd", "Daemon", "Taskd", "client"]
 
-START_SECONDS = 20.0
+START_SECONDS = 20.0 * SLOWER
 
 LATE_GC = '[gc]\nstartup_delay = "1h"\n'
 """Settings for a taskd that collects garbage when it is asked to, as `Containerd` does."""
@@ -130,6 +131,8 @@ class Taskd(Daemon):
         config = folder / "taskd.toml"
         if self.engine:
             settings += f'\n[grpc]\nengine = "{self.engine}"\n'
+        if SLOWER > 1 and "[timeouts]" not in settings:
+            settings += PATIENCE
         config.write_text(settings)
         self.options = ("--config", str(config), *options)
 
@@ -160,7 +163,7 @@ class Containerd(Daemon):
             f'[grpc]\naddress = "{self.address}"\n'
             # What is compared must not depend on when it first collects garbage.
             '[plugins."io.containerd.gc.v1.scheduler"]\n'
-            'startup_delay = "1h"\n'
+            'startup_delay = "1h"\n' + (PATIENCE if SLOWER > 1 else "")
         )
         return [str(shutil.which("containerd", path=self.path)), "--config", str(config)]
 

@@ -9,7 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from harness.daemons import Daemon
+from harness.pace import SLOWER
 from taskd import procfs
+from taskd.cgroups import v2
 
 __all__ = ["Dockerd"]
 
@@ -18,7 +20,8 @@ up() { name=$1; shift; docker run --detach --network none --name "$name" "$@" > 
 state() { docker inspect --format "{{.State.Status}} {{.State.ExitCode}}" "$@"; }
 field() { docker inspect --format "{{.$2}}" "$1"; }
 soon() {  # COMMAND OUTPUT: for ten seconds at most
-    for n in $(seq 100); do [ "$(eval "$1" 2>&1)" = "$2" ] && return; sleep 0.1; done
+    end=$(($(date +%s) + patience))
+    while [ $(date +%s) -le $end ]; do [ "$(eval "$1" 2>&1)" = "$2" ] && return; sleep 0.1; done
     echo "never $2: $1: $(eval "$1" 2>&1)"; exit 1
 }
 """
@@ -34,19 +37,24 @@ class Dockerd(Daemon):
         super().__init__(folder)
         self.containerd = containerd
         self.namespace = namespace
+        self._group = namespace
+        if (v2.ROOT / "cgroup.controllers").exists() and Path("/run/systemd/system").exists():
+            # There dockerd has systemd make cgroups. A dash would put it into another slice.
+            self._group = f"{namespace.replace('-', '')}.slice"
         self._run_existed = Path("/run/docker").exists()
 
     def command(self) -> list[str]:
         config = self.folder / "daemon.json"
         # By default this key is in /etc/docker; there is no option for it.
         config.write_text(json.dumps({"deprecated-key-path": str(self.folder / "key.json")}))
+        group = self._group if self._group.endswith(".slice") else f"/{self._group}"
         return [
             *("dockerd", "--config-file", str(config), "--experimental", "--live-restore"),
             *("--host", f"unix://{self.address}", "--group", str(os.getgid())),
             *("--containerd", str(self.containerd), "--containerd-namespace", self.namespace),
             *("--containerd-plugins-namespace", f"{self.namespace}-plugins"),
             *("--data-root", str(self.root), "--exec-root", str(self.state)),
-            *("--pidfile", str(self.folder / "pid"), "--cgroup-parent", f"/{self.namespace}"),
+            *("--pidfile", str(self.folder / "pid"), "--cgroup-parent", group),
             *("--bridge", "none", "--iptables=false", "--ip6tables=false"),
             *("--ip-forward=false", "--ip-masq=false", "--userland-proxy=false"),
         ]
@@ -62,7 +70,7 @@ class Dockerd(Daemon):
     def sh(self, script: str) -> str:
         """Run a shell script against this dockerd; returns all that it writes."""
         return subprocess.run(
-            ["/bin/sh", "-c", _PRELUDE + script],
+            ["/bin/sh", "-c", f"patience={10 * SLOWER:.0f}\n{_PRELUDE}{script}"],
             env=self.environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -91,7 +99,7 @@ class Dockerd(Daemon):
     def _cgroups(self) -> list[Path]:
         """The parents of all containers' cgroups, which dockerd leaves, and what is in them."""
         hierarchies = Path("/sys/fs/cgroup")
-        parents = [*hierarchies.glob(f"*/{self.namespace}"), *hierarchies.glob(self.namespace)]
+        parents = [*hierarchies.glob(f"*/{self._group}"), *hierarchies.glob(self._group)]
         return [Path(folder) for parent in parents for folder, _, _ in os.walk(parent)]
 
     def _left(self) -> list[str]:
@@ -99,7 +107,7 @@ class Dockerd(Daemon):
         # With live restore its data stays mounted on itself; so does the host's network.
         own = (str(self.root), str(self.state / "netns/default"))
         found = [mount for mount in self._mounts() if mount not in own]
-        found += [str(folder) for folder in self._cgroups() if folder.name != self.namespace]
+        found += [str(folder) for folder in self._cgroups() if folder.name != self._group]
         for pattern in ("state/runtime-*/*/*", "state/containerd/*", "root/containers/*"):
             found += map(str, self.folder.glob(pattern))
         return found

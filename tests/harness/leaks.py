@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.daemons import Daemon
+from harness.pace import SLOWER
 from taskd import procfs
 
 __all__ = ["Traces", "descriptors", "leaving_nothing", "left_behind", "traces"]
@@ -64,7 +65,7 @@ def leaving_nothing(daemon: Daemon, namespace: str) -> Iterator[None]:
     before = traces(daemon.state, daemon.root, namespace)
     yield
     # What ends by itself (an event being published, say) has a moment to do so.
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 5 * SLOWER
     while True:
         after = traces(daemon.state, daemon.root, namespace)
         # One on which somebody listens is found among the processes, if it is ours.
@@ -86,7 +87,7 @@ def left_behind(daemon: Daemon, namespace: str, *, seconds: float) -> list[str]:
 
     What ends by itself has so many seconds to do so.
     """
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds * SLOWER
     while True:
         found = traces(daemon.state, daemon.root, namespace)
         left = [*found.processes, *found.runc, *found.bundles]

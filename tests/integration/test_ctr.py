@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from harness.daemons import Taskd, client
 from harness.generations import GENERATIONS, Generation
+from harness.pace import SLOWER
 from harness.real import BOTH_SHIMS, need
 
 from taskd.proto.containerd.services.sandbox.v1 import (
@@ -44,7 +45,7 @@ def table(text: str) -> list[list[str]]:
 
 
 def until(condition: Callable[[], bool], what: str, seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds * SLOWER
     while not condition():
         assert time.monotonic() < deadline, f"not in {seconds} s: {what}"
         time.sleep(0.02)
@@ -126,7 +127,7 @@ def test_run_with_a_terminal(daemon: Taskd, ctr: Ctr, namespace: str, rootfs: Pa
 
     def read_until(text: bytes) -> None:
         nonlocal written
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 10 * SLOWER
         while text not in written:
             assert time.monotonic() < deadline, written
             if select.select([terminal], [], [], 0.1)[0]:

@@ -23,6 +23,7 @@ import pytest
 from harness.daemons import Containerd, Taskd
 from harness.generations import GENERATIONS
 from harness.leaks import leaving_nothing
+from harness.pace import SLOWER
 from harness.processes import LIBCS_SIGNALS
 from harness.real import AS_NOBODY, NOBODY, need
 
@@ -531,7 +532,7 @@ def test_under_containerd(ctr: Any, folder: Path) -> None:
     ctr("task", "resume", "two")
     assert ctr("task", "metrics", "two").stdout
     ctr("task", "kill", "--signal", "SIGKILL", "two")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 20 * SLOWER
     while "STOPPED" not in ctr("task", "ls").stdout:
         assert time.monotonic() < deadline
         time.sleep(0.05)

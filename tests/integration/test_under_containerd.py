@@ -17,6 +17,7 @@ import pytest
 from harness.daemons import Containerd
 from harness.generations import GENERATIONS, Generation
 from harness.leaks import leaving_nothing, traces
+from harness.pace import SLOWER
 from harness.real import need
 
 from taskd import procfs
@@ -62,7 +63,7 @@ def ctr(containerd: Containerd, namespace: str) -> Iterator[Ctr]:
 
 
 def until(condition: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds * SLOWER
     while not condition():
         assert time.monotonic() < deadline, f"not in {seconds} s: {what}"
         time.sleep(0.05)
