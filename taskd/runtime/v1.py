@@ -24,8 +24,7 @@ import anyio
 import betterproto2
 from anyio import to_thread
 
-from taskd import shim_sockets
-from taskd.cgroups.v1 import Cgroup
+from taskd import cgroups, shim_sockets
 from taskd.codec import decode, encode
 from taskd.errors import NotFound, Unknown
 from taskd.mounts import unmount_all
@@ -254,7 +253,7 @@ class LinuxTaskClient:
     async def stats(self) -> TypedValue | None:
         """Usage of the cgroup, which here the daemon reads itself. Raises `NotFound`."""
         try:
-            return pack((await to_thread.run_sync(Cgroup.of, self._pid)).stats())
+            return pack((await to_thread.run_sync(cgroups.of, self._pid)).stats())
         except OSError:
             raise NotFound("cgroup does not exist") from None
 

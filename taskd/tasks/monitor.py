@@ -207,11 +207,11 @@ class Monitor:
             self._group.start_soon(self._tell_ooms, task)
 
     async def _tell_ooms(self, task: Task) -> None:
-        from taskd.cgroups.v1 import Cgroup  # of use with old shims alone
+        from taskd import cgroups  # of use with old shims alone
 
         # Closed at once, not when somebody collects it: it holds a file.
         with suppress(OSError):
-            async with aclosing(Cgroup.of(task.pid).ooms()) as notices:
+            async with aclosing(cgroups.of(task.pid).ooms()) as notices:
                 async for _ in notices:
                     await self._tell(task, [("/tasks/oom", TaskOom(container_id=task.id))])
 
