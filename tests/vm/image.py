@@ -129,8 +129,9 @@ def _lay_out(tree: Path, tests: Sequence[str]) -> None:
     (units / "multi-user.target.wants").mkdir(exist_ok=True)
     (units / "multi-user.target.wants/tests.service").symlink_to("../tests.service")
     (tree / "etc/hostname").write_text("guest\n")
-    # The tests have daemons of their own.
-    for name in ("containerd.service", "docker.service", "docker.socket"):
+    # The tests have daemons of their own, and of AppArmor's profiles Docker loads its own.
+    daemons = ("containerd.service", "docker.service", "docker.socket")
+    for name in (*daemons, "apparmor.service"):
         (units / name).symlink_to("/dev/null")
     # Else the first start asks questions.
     (tree / "etc/machine-id").write_text(f"{uuid.uuid4().hex}\n")
