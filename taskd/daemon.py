@@ -62,8 +62,9 @@ from taskd.qos import Qos
 from taskd.runtime import binary
 from taskd.runtime.client import TaskClient
 from taskd.runtime.generation import V1_RUNTIME, Generation
-from taskd.runtime.manager import ManagerConfig, TaskManager, Timeouts
+from taskd.runtime.manager import TaskManager
 from taskd.runtime.request import Forms
+from taskd.runtime.shims import Settings, Shims, Timeouts
 from taskd.runtime.warm import Warm
 from taskd.service_manager import ServiceManager
 from taskd.snapshots import Snapshotter
@@ -166,7 +167,8 @@ async def running(config: Config) -> AsyncIterator[None]:
             group.start_soon(database.keep_small)
             snapshotters = snapshots.load(database, bus, config.root)
             monitor = Monitor(bus, journal, group)
-            managers = _managers(config, group, bus, monitor, watch, warm)
+            shims = _shims(config, group, bus, watch, warm)
+            managers = {name: TaskManager(each, group, monitor) for name, each in shims.items()}
             scheduler = Scheduler(Collector(database, content, snapshotters, clock), config.gc)
             database.listen(scheduler.noticed)
             group.start_soon(scheduler.run)
@@ -200,21 +202,16 @@ async def running(config: Config) -> AsyncIterator[None]:
                 with anyio.CancelScope(shield=True):
                     await api.drain(config.shutdown_timeout)
                     await api.close()
-                    for manager in managers.values():
-                        await manager.close()
+                    for each in shims.values():
+                        await each.close()
                     await shim_events.aclose(grace=1.0)
             group.cancel_scope.cancel()
 
 
-def _managers(
-    config: Config,
-    group: TaskGroup,
-    bus: Bus,
-    monitor: Monitor,
-    watch: Observed,
-    warm: Warm | None,
-) -> dict[str, TaskManager]:
-    """The task managers of both runtimes, by the names that containerd has for them."""
+def _shims(
+    config: Config, group: TaskGroup, bus: Bus, watch: Observed, warm: Warm | None
+) -> dict[str, Shims]:
+    """The shims of both runtimes, by the names that containerd has for them."""
     timeouts = config.timeouts
     bounds = Timeouts(
         start=timeouts["io.taskd.timeout.shim.start"],
@@ -258,11 +255,10 @@ def _managers(
     }
 
     return {
-        name: TaskManager(
-            ManagerConfig(config.root / name, config.state / name, bounds),
+        name: Shims(
+            Settings(config.root / name, config.state / name, bounds),
             watch.generation(generation),
             group,
-            monitor,
         )
         for name, generation in generations.items()
     }

@@ -33,6 +33,10 @@ class HeldProcess:
             return
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._fd, signal.SIGKILL)
+        await self.ended(seconds)
+
+    async def ended(self, seconds: float) -> None:
+        """Wait for its end, for so long at most."""
         loop = asyncio.get_running_loop()
         ended = asyncio.Event()
         loop.add_reader(self._fd, ended.set)

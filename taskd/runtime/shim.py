@@ -1,92 +1,114 @@
-"""One process of a shim, which serves tasks."""
+"""One process of a shim, and who lives in it."""
 
 from __future__ import annotations
 
 import enum
-import logging
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from pathlib import Path
 
 import anyio
 
-from taskd import ttrpc
 from taskd.errors import TaskdError
 from taskd.runtime.binary import Bootstrap
+from taskd.runtime.bundle import Bundle
 from taskd.runtime.connection import Connection
-from taskd.runtime.generation import Binary, TaskApi
+from taskd.runtime.generation import Binary
 from taskd.runtime.held import HeldProcess
 from taskd.runtime.shim_log import ShimLog
+from taskd.runtime.types import Key
 
-__all__ = ["Shim", "State"]
-
-log = logging.getLogger(__name__)
+__all__ = ["Shim", "State", "Tenant"]
 
 
 class State(enum.Enum):
     SERVING = enum.auto()
     SILENT = enum.auto()
-    """It does not answer."""
+    """It has not answered, or not yet."""
     ENDING = enum.auto()
     """The daemon itself has begun to end it; its disconnection is expected."""
     GONE = enum.auto()
-    """The connection ended, and nobody here had ended it."""
+    """The connection ended, and nobody here had ended it; or there never was one."""
+
+
+class Tenant:
+    """What lives in a shim's process, such as a task: all that is known here is its bundle."""
+
+    def __init__(self, bundle: Bundle, shim: Shim) -> None:
+        self.bundle = bundle
+        self.shim = shim
+        shim.tenants[bundle.key] = self
+        # The shim's executable, to be called for this bundle.
+        self.binary: Binary | None = None
+        self.log: ShimLog | None = None
+        # Called when the process has died, for somebody to take this tenant down.
+        self.lost: Callable[[], None] | None = None
+
+    @property
+    def key(self) -> Key:
+        return self.bundle.key
+
+    def move(self, shim: Shim) -> None:
+        del self.shim.tenants[self.key]
+        self.shim = shim
+        shim.tenants[self.key] = self
 
 
 class Shim:
-    """A process of a shim, and the connection to it."""
+    """A process that serves, or served, its tenants; see `taskd.runtime.shims.Shims`."""
 
-    def __init__(
-        self,
-        binary: Binary,
-        connection: Connection,
-        bootstrap: Bootstrap,
-        shim_log: ShimLog,
-        api: TaskApi,
-    ) -> None:
-        self.binary = binary
-        self.connection = connection
-        self.bootstrap = bootstrap
-        self.log = shim_log
-        self.state = State.SERVING
+    def __init__(self, address: str, socket: Path, state: State) -> None:
+        self.address = address
+        self.socket = socket
+        """Where it listens, or must have listened if it was killed before it could say."""
+        self.state = state
+        # What its `start` printed, if it came to that.
+        self.bootstrap: Bootstrap | None = None
+        self.connection: Connection | None = None
+        self.tenants: dict[Key, Tenant] = {}
+        # Where it writes: the log of whoever came first, and may leave first.
+        self.log: ShimLog | None = None
+        # Nothing of it is left, and another one may listen at its address.
+        self.gone = anyio.Event()
+        self.killing = anyio.Lock()
+        self.killed = False
         # Its process, once it has told its pid.
-        self.held: HeldProcess | None = None
-        self._api = api
+        self._held: HeldProcess | None = None
 
     @property
     def name(self) -> str:
         """For the log."""
-        return str(self.binary.bundle.key)
+        names = [str(key) for key in self.tenants]
+        return names[0] if len(names) == 1 else f"of {', '.join(names) or self.address}"
 
     @property
     def ends(self) -> bool:
         """Whether it is coming to an end, by whatever cause."""
         return self.state in (State.ENDING, State.GONE)
 
-    async def shutdown(self, *, timeout: float) -> bool:
-        """Ask the shim to end, for at most `timeout` seconds; whether it agreed."""
-        with anyio.move_on_after(timeout):
-            try:
-                await self._api.shutdown()
-            except ttrpc.ConnectionClosed:
-                return True  # it ended before it could answer
-            except TaskdError as exc:
-                log.error("shim %s refused to shut down: %s", self.name, exc)
-                return False
-            return True
-        log.error("shim %s did not shut down in %s s", self.name, timeout)
-        return False
+    def leave(self, tenant: Tenant) -> bool:
+        """Let a tenant go; whether it was the last, with which a process has to end."""
+        self.tenants.pop(tenant.key, None)
+        if tenant.log is not None and tenant.log is not self.log:
+            tenant.log.close()
+        if self.tenants:
+            return False
+        if self.state is not State.GONE:
+            self.state = State.ENDING
+        return True
 
-    async def hold(self) -> None:
+    async def hold(self, pid: Callable[[], Awaitable[int]]) -> None:
         """Learn which process it is: it may have to be killed when it no longer tells."""
         with suppress(TaskdError, OSError):
-            held = HeldProcess(await self._api.connect())
+            held = HeldProcess(await pid())
             if self.ends:
                 held.release()
             else:
-                self.held = held
+                self._held = held
 
     async def kill(self, seconds: float) -> bool:
         """Kill its process, if it has told which; False if it has not. Raises OSError."""
-        held, self.held = self.held, None
+        held, self._held = self._held, None
         if held is None:
             return False
         try:
@@ -95,15 +117,26 @@ class Shim:
             held.release()
         return True
 
-    def release(self) -> None:
-        """Let its process be whatever it is."""
-        if self.held is not None:
-            self.held.release()
-            self.held = None
+    async def ended(self, seconds: float) -> None:
+        """Wait for the end of its process, if it has told which, and for so long at most."""
+        if self._held is None:
+            await anyio.sleep(seconds)
+        else:
+            await self._held.ended(seconds)
 
     async def disconnect(self) -> None:
         """Close the connection and the log; calls in flight fail."""
         if self.state is not State.GONE:
             self.state = State.ENDING
-        await self.connection.aclose()
-        self.log.close()
+        if self.connection is not None:
+            await self.connection.aclose()
+        for log in (self.log, *(tenant.log for tenant in self.tenants.values())):
+            if log is not None:
+                log.close()
+
+    def forget(self) -> None:
+        """Let its process be whatever it is, and who waits for its end go on."""
+        if self._held is not None:
+            self._held.release()
+            self._held = None
+        self.gone.set()

@@ -13,9 +13,8 @@ import anyio
 
 from taskd import moves, ttrpc
 from taskd.errors import DeadlineExceeded, NotFound, TaskdError
-from taskd.runtime.bundle import Bundle
 from taskd.runtime.generation import TaskApi
-from taskd.runtime.shim import Shim, State
+from taskd.runtime.shim import Shim, State, Tenant
 from taskd.runtime.types import CreateOptions, Exit, Key, Stdio, TaskState
 from taskd.types import TypedValue
 
@@ -77,7 +76,7 @@ class _Wait:
 
 
 class Task:
-    """One task: its bundle, its processes, and its place in the `shim` that has made it.
+    """One task: its processes, and its place in the process of the shim that has made it.
 
     Calls about it go through `api`, except for those that its `observer` is told of, and the
     shared `wait`.
@@ -85,16 +84,15 @@ class Task:
 
     def __init__(
         self,
-        bundle: Bundle,
+        tenant: Tenant,
         api: TaskApi,
-        shim: Shim,
         observer: Observer,
         spawn: Callable[..., object],
     ) -> None:
-        self.key = bundle.key
-        self.bundle = bundle
+        self.key = tenant.key
+        self.bundle = tenant.bundle
+        self.tenant = tenant
         self.api = api
-        self.shim = shim
         self.fate = Fate.MADE
         self._observer = observer
         self._spawn = spawn
@@ -109,6 +107,10 @@ class Task:
     @property
     def id(self) -> str:
         return self.key.id
+
+    @property
+    def shim(self) -> Shim:
+        return self.tenant.shim
 
     @property
     def pid(self) -> int:
@@ -189,7 +191,7 @@ class Task:
                     found = await self.api.wait(exec_id)
                 except ttrpc.ConnectionClosed as exc:
                     if self.fate is not Fate.LOST and self.shim.state is State.ENDING:
-                        raise
+                        raise  # by the daemon
                     # The exit is found out while the dead shim is cleaned up.
                     log.debug("waiting for %s of %s: %s", exec_id, self.id, exc)
                     found = await self.end()
@@ -205,6 +207,14 @@ class Task:
                 del self._waits[exec_id]
             if not answer.done():
                 answer.cancel()
+
+    def close(self) -> None:
+        """Once it is deleted: nobody can wait for its processes any longer."""
+        for waiting in self._waits.values():
+            if not waiting.answer.done():
+                waiting.answer.set_exception(ttrpc.ConnectionClosed())
+                waiting.answer.exception()
+            waiting.scope.cancel()
 
     async def end(self) -> Exit:
         """Wait until a task that is lost has been cleaned up after; what is known of its exit."""

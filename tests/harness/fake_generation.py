@@ -17,7 +17,8 @@ from taskd.errors import NotFound, TaskdError, Unknown
 from taskd.runtime.binary import Bootstrap
 from taskd.runtime.bundle import Bundle
 from taskd.runtime.generation import Generation
-from taskd.runtime.manager import ManagerConfig, TaskManager, Timeouts
+from taskd.runtime.manager import TaskManager
+from taskd.runtime.shims import Settings, Shims, Timeouts
 from taskd.runtime.types import CreateOptions, Exit, Status, TaskState
 from taskd.types import TypedValue
 
@@ -182,12 +183,12 @@ class Api:
 
 @asynccontextmanager
 async def managing(world: World, observer: Observer | None = None) -> AsyncIterator[TaskManager]:
-    config = ManagerConfig(
+    settings = Settings(
         world.folder / "root", world.folder / "state", Timeouts(shutdown=0.2, cleanup=0.5)
     )
     async with anyio.create_task_group() as group:
         observing: Any = observer or Observer()
-        yield TaskManager(config, world.generation(), group, observing)
+        yield TaskManager(Shims(settings, world.generation(), group), group, observing)
         group.cancel_scope.cancel()
 
 

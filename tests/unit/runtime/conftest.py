@@ -7,7 +7,7 @@ import pytest
 from harness.fake_generation import Connection, World
 
 from taskd.errors import Unknown
-from taskd.runtime import manager as module
+from taskd.runtime import shims as module
 from taskd.runtime.binary import Bootstrap
 
 

@@ -133,17 +133,17 @@ async def test_no_delete_follows_a_shim_that_needs_none(world: World) -> None:
     assert world.deleted == []
 
 
-OF_A_PROCESS = {"start fails", "dies", "is found dead later", "is found half made later"}
+OF_A_PROCESS = {"start fails", "dies", "is found dead later"}
 SHARED = sorted({how for how, _ in WAYS} - OF_A_PROCESS)
 
 
-@pytest.mark.parametrize("agrees", [True, False])
 @pytest.mark.parametrize("how", SHARED)
-async def test_of_a_shim_with_another_task(world: World, how: str, agrees: bool) -> None:
-    """It goes on, whatever becomes of the one."""
-    world.name, world.agrees = "group", agrees
+async def test_of_a_shim_with_another_task(world: World, how: str) -> None:
+    """It goes on, whatever becomes of the one, and is not even asked to end."""
+    world.name = "group"
     observer = await end(world, how, "two")
-    alone = WAYS.get((how, agrees)) or WAYS[how, True]
+    alone = WAYS[how, True]
     assert world.runs("group")
+    assert not world.asked
     assert (bool(world.deleted), observer.told) == (alone.cleaned, alone.told)
     assert [bundle.name for bundle in bundles(world)] == ["two"]

@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -19,14 +18,18 @@ from taskd.errors import TaskdError
 from taskd.events import Bus, Journal
 from taskd.proto.containerd.events import TaskExit
 from taskd.runtime.bundle import Bundle
-from taskd.runtime.shim import State
+from taskd.runtime.shim import Shim, State, Tenant
 from taskd.runtime.task import Task
 from taskd.runtime.types import CreateOptions, Exit, Status, TaskState
 from taskd.tasks import Monitor
 from taskd.wellknown import pack, timestamp, unpack
 
 PID = 42
-SERVING: Any = SimpleNamespace(state=State.SERVING)
+
+
+def tenant(folder: Path) -> Tenant:
+    shim = Shim("unix:///no.sock", folder / "no.sock", State.SERVING)
+    return Tenant(Bundle("default", "one", folder), shim)
 
 
 class Stopped:
@@ -44,9 +47,8 @@ async def test_what_is_deleted_before_it_is_watched_is_told_once(tmp_path: Path)
     with Journal(tmp_path / "events.db") as journal:
         async with anyio.create_task_group() as group:
             monitor = Monitor(Bus(journal), journal, group)
-            bundle = Bundle("default", "one", tmp_path)
             spawn = group.start_soon
-            task = Task(bundle, api, SERVING, monitor, spawn)
+            task = Task(tenant(tmp_path), api, monitor, spawn)
             task.process("").pid = PID
             await monitor.found(task, TaskState(pid=PID, status=Status.STOPPED))
             await monitor.reconcile({("default", "one")})
@@ -81,8 +83,7 @@ async def a_task(folder: Path, journal: Journal) -> AsyncIterator[tuple[Task, Li
     api: Any = living
     async with anyio.create_task_group() as group:
         monitor = Monitor(Bus(journal), journal, group)
-        bundle = Bundle("default", "one", folder)
-        made = Task(bundle, api, SERVING, monitor, group.start_soon)
+        made = Task(tenant(folder), api, monitor, group.start_soon)
         made.process("").pid = PID
         yield made, living, monitor
         group.cancel_scope.cancel()

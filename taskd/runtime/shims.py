@@ -1,0 +1,411 @@
+"""Processes of shims: made, found, shared, and taken down; what lives in them is others' affair.
+
+Sources: containerd's ``runtime/v2/shim_manager.go``, ``shim.go`` and ``shim_load.go``.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+from anyio import to_thread
+from anyio.abc import TaskGroup
+
+from taskd import ttrpc
+from taskd.errors import TaskdError, Unknown
+from taskd.runtime.binary import Bootstrap
+from taskd.runtime.bundle import Bundle
+from taskd.runtime.connection import connect
+from taskd.runtime.endings import NOT_STARTED, Delete, Ending
+from taskd.runtime.features import needs_idmapped_mounts, refuse_without_idmapped_mounts
+from taskd.runtime.generation import Binary, Generation, TaskApi
+from taskd.runtime.held import listening
+from taskd.runtime.locks import KeyedLock
+from taskd.runtime.shim import Shim, State, Tenant
+from taskd.runtime.shim_log import ShimLog
+from taskd.runtime.spawn import kill_group
+from taskd.runtime.survey import Note, note, survey
+from taskd.runtime.types import CreateOptions, Exit, Key
+from taskd.sockets import remove_stale
+
+__all__ = ["Settings", "Shims", "Timeouts"]
+
+log = logging.getLogger(__name__)
+
+_DELETES = 2
+"""Times that `delete` is run if it fails: whoever killed the shim may have killed that, too."""
+_STARTS = 3
+"""Times that `start` is run if each finds a process that ends just then."""
+_DEATH_SECONDS = (0.02, 0.1, 0.5)
+"""Pauses between looks at whether a shim that was killed has let go of its socket."""
+_SWEEP_SECONDS = (0.2, 1.0, 5.0)
+"""The same for one that has agreed to end, and for a bundle that could not be removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Bounds, in seconds, on waiting for a shim (containerd: ``io.containerd.timeout.shim.*``)."""
+
+    start: float = 60.0
+    """For ``start`` to print an address. containerd has no such bound."""
+    load: float = 5.0
+    """For a shim found at start-up to answer."""
+    cleanup: float = 5.0
+    """For a ``delete`` command."""
+    shutdown: float = 3.0
+    """For a shim to agree to end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    root: Path
+    """Holds the work folders of bundles."""
+    state: Path
+    """Holds the bundles."""
+    timeouts: Timeouts = field(default_factory=Timeouts)
+
+
+class Shims:
+    """The processes of all shims of one generation, by the address at which they listen.
+
+    `group` owns what goes on in the background: a watch on each connection, and what is left to be
+    swept.
+    """
+
+    def __init__(self, settings: Settings, generation: Generation, group: TaskGroup) -> None:
+        self.timeouts = settings.timeouts
+        self._settings = settings
+        self._generation = generation
+        self._group = group
+        self._shims: dict[str, Shim] = {}
+        # One connection a process.
+        self._addresses: KeyedLock[str] = KeyedLock()
+        # A bundle is not swept away while another of its name is being made.
+        self._bundles: KeyedLock[Key] = KeyedLock()
+
+    def api(self, tenant: Tenant) -> TaskApi:
+        """To speak of the tenant to its process, to which there is a connection."""
+        connection, bootstrap = tenant.shim.connection, tenant.shim.bootstrap
+        assert connection is not None
+        assert bootstrap is not None
+        return self._generation.task(connection, tenant.bundle, bootstrap)
+
+    async def close(self) -> None:
+        """Close all connections; the processes and what lives in them go on."""
+        for shim in self._shims.values():
+            await shim.disconnect()
+
+    # --- making ---------------------------------------------------------------------------
+
+    async def start(self, key: Key, options: CreateOptions) -> Tenant:
+        """Make a bundle, and run a shim's ``start`` for it; a tenant of the process it names.
+
+        Raises `AlreadyExists` if there is such a bundle, `InvalidArgument` for a bad id or spec,
+        `Unknown` in the shim's own words if it does not start. Nothing is left behind then, nor if
+        the caller is cancelled.
+        """
+        spec = options.spec.value if options.spec is not None else b""
+        root, state = self._settings.root, self._settings.state
+        async with self._bundles.hold(key):
+            try:
+                bundle = await to_thread.run_sync(Bundle.create, state, root, *key, spec)
+            except OSError as exc:
+                raise Unknown(str(exc)) from exc
+            tenant = Tenant(bundle, self._unstarted(bundle))
+            try:
+                try:
+                    path = self._generation.resolve(options.runtime)
+                except TaskdError as exc:
+                    raise exc.within("failed to resolve runtime path") from exc
+                binary = tenant.binary = self._generation.binary(path, bundle)
+                tenant.log = ShimLog(bundle)
+                if needs_idmapped_mounts(spec):
+                    await self._require_idmapped_mounts(binary, options)
+                bootstrap = await self._enter(tenant, binary, options)
+                await to_thread.run_sync(note, bundle, path, bootstrap)
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await self.take_down(tenant, NOT_STARTED)
+                raise
+            return tenant
+
+    def _unstarted(self, bundle: Bundle) -> Shim:
+        """What there may be of a process of which nothing is known yet."""
+        socket = self._generation.socket(bundle)
+        return Shim(f"unix://{socket}", socket, State.GONE)
+
+    async def _require_idmapped_mounts(self, binary: Binary, options: CreateOptions) -> None:
+        """An OCI runtime that knows nothing of them would mount without mapping, and not say so."""
+        try:
+            with anyio.fail_after(self.timeouts.start):
+                refuse_without_idmapped_mounts(await binary.features(options.options))
+        except TimeoutError:
+            words = f"runtime info: no answer in {self.timeouts.start} s"
+            raise Unknown(f"failed to validate OCI runtime features: {words}") from None
+        except TaskdError as exc:
+            raise exc.within("failed to validate OCI runtime features") from exc
+
+    async def _enter(self, tenant: Tenant, binary: Binary, options: CreateOptions) -> Bootstrap:
+        """Run ``start``, and move the tenant into the process that it names."""
+        own = tenant.shim.address
+        try:
+            with anyio.fail_after(self.timeouts.start):
+                for left in reversed(range(_STARTS)):
+                    bootstrap = await binary.start(options)
+                    try:
+                        await self._move(tenant, bootstrap)
+                    except TaskdError:
+                        # One that is shared may have ended meanwhile, with its last tenant.
+                        if bootstrap.address == own or not left:
+                            raise
+                        self._step_back(tenant)
+                    else:
+                        break
+        except TimeoutError:
+            raise Unknown(f"start failed: no address in {self.timeouts.start} s") from None
+        except TaskdError as exc:
+            raise exc.within("start failed") from exc
+        return bootstrap
+
+    async def _move(self, tenant: Tenant, bootstrap: Bootstrap) -> None:
+        """Raises `Unknown` if there is nobody to connect to."""
+        while (shim := self._shims.get(bootstrap.address)) is not None and shim.ends:
+            # The last one out, and the next one in, exclude each other.
+            await shim.gone.wait()
+        if shim is None:
+            shim = self._listener(bootstrap, tenant.bundle)
+            shim.log = tenant.log
+        tenant.move(shim)
+        await self.connect(shim)
+
+    def _step_back(self, tenant: Tenant) -> None:
+        """Out of a process that is no more, before there is another one."""
+        shim = tenant.shim
+        tenant.move(self._unstarted(tenant.bundle))
+        if not shim.tenants:
+            self._forget(shim)
+
+    def _listener(self, bootstrap: Bootstrap, bundle: Bundle) -> Shim:
+        """The process at an address, to which there is no connection yet."""
+        socket = bootstrap.socket or self._generation.socket(bundle)
+        shim = self._shims[bootstrap.address] = Shim(bootstrap.address, socket, State.SILENT)
+        shim.bootstrap = bootstrap
+        return shim
+
+    async def connect(self, shim: Shim) -> None:
+        """Connect to a process, unless that has been done. Raises `Unknown`; then it is gone."""
+        async with self._addresses.hold(shim.address):
+            if shim.connection is not None:
+                return
+            if shim.bootstrap is None or shim.state is State.GONE:
+                raise Unknown(f"connecting to {shim.address}: it is gone")
+            try:
+                shim.connection = await connect(shim.bootstrap, timeout=self.timeouts.load)
+            except BaseException:
+                shim.state = State.GONE
+                raise
+            shim.state = State.SERVING
+            tenant = next(iter(shim.tenants.values()))
+            self._group.start_soon(shim.hold, self.api(tenant).connect)
+            self._group.start_soon(self._watch, shim)
+
+    async def _watch(self, shim: Shim) -> None:
+        """Wait for the connection to end; if nobody ended it, the process died."""
+        assert shim.connection is not None
+        await shim.connection.wait_closed()
+        if shim.state is State.ENDING:
+            return
+        shim.state = State.GONE
+        log.warning("shim %s disconnected; cleaning up after it", shim.name)
+        for tenant in list(shim.tenants.values()):
+            if tenant.lost is not None:
+                tenant.lost()
+
+    # --- finding --------------------------------------------------------------------------
+
+    async def survey(self) -> tuple[set[Key], list[Tenant]]:
+        """What an earlier daemon has left: keys of all bundles, and those that are somebody's.
+
+        All are known as tenants before there is a connection to any process, so that none is ended
+        in which others live. Entries that are no bundles are left alone.
+        """
+        found = await to_thread.run_sync(survey, self._settings.state, self._settings.root)
+        tenants = [self._found(bundle, noted) for bundle, noted in found]
+        return {bundle.key for bundle, _ in found}, [each for each in tenants if each is not None]
+
+    async def reconnect(self, tenant: Tenant) -> None:
+        """Connect to what has been found. Raises `Unknown`; then the process is gone."""
+        await self.connect(tenant.shim)
+        tenant.log = ShimLog(tenant.bundle)
+
+    def _found(self, bundle: Bundle, noted: Note) -> Tenant | None:
+        """A tenant without a `binary` is one whose ``start`` was cut short."""
+        try:
+            path = self._generation.resolve(noted.binary())
+        except FileNotFoundError:
+            if (bundle.path / "config.json").exists():
+                log.warning("bundle %s is half made; removing it", bundle.path)
+                return Tenant(bundle, self._unstarted(bundle))
+            log.error("%s is no bundle; it is left alone", bundle.path)
+            return None
+        except (OSError, ValueError, TaskdError) as exc:
+            log.error("bundle %s is left alone: %s", bundle.path, exc)
+            return None
+        try:
+            bootstrap = noted.bootstrap()
+        except (OSError, ValueError) as exc:
+            log.warning("shim %s is dead: %s", bundle.key, exc)
+            shim = self._unstarted(bundle)
+        else:
+            shim = self._shims.get(bootstrap.address) or self._listener(bootstrap, bundle)
+        tenant = Tenant(bundle, shim)
+        tenant.binary = self._generation.binary(path, bundle)
+        return tenant
+
+    # --- ending ---------------------------------------------------------------------------
+
+    async def take_down(self, tenant: Tenant, ending: Ending) -> Exit | None:
+        """Let a tenant leave, and remove its bundle; with the last one, the process and its socket.
+
+        Returns what the shim's ``delete`` tells of the exit, if it is run. Each step is taken
+        whatever became of the others.
+        """
+        shim = tenant.shim
+        if shim.bootstrap is None and (other := self._shims.get(shim.address)) is not None:
+            # It has not got as far as to have a process of its own: who listens is another's.
+            tenant.move(other)
+            shim = other
+        last = shim.leave(tenant)
+        if shim.state is State.GONE:
+            # What a shim runs ends with it, and is not to make what `delete` has just removed.
+            await self._kill(shim)
+        agreed = ending.asks
+        found = None
+        # A task that is deleted already need not wait for its process, nor that for the task.
+        async with anyio.create_task_group() as both:
+            if ending.delete is Delete.AS_USUAL:
+                assert tenant.binary is not None
+                if tenant.binary.deletes_after_shutdown:
+                    both.start_soon(self._run_delete, tenant.binary)
+            if last:
+                agreed = await self._end(shim, tenant, ending)
+        if ending.delete is Delete.ALWAYS or (ending.delete is Delete.UNLESS_AGREED and not agreed):
+            assert tenant.binary is not None
+            found = await self._run_delete(tenant.binary)
+        await self._delete_bundle(tenant.bundle)
+        if last and agreed and ending.trusts:
+            self._group.start_soon(self._see_off, shim)
+        elif last:
+            await self._clear(shim)
+        return found
+
+    async def _end(self, shim: Shim, tenant: Tenant, ending: Ending) -> bool:
+        """End a process without tenants; whether it agrees to."""
+        agreed = ending.asks and await self._ask(tenant)
+        if not (agreed and ending.trusts):
+            await self._kill(shim)
+        await shim.disconnect()
+        return agreed
+
+    async def _ask(self, tenant: Tenant) -> bool:
+        """Ask a process to end; whether it agrees."""
+        seconds = self.timeouts.shutdown
+        with anyio.move_on_after(seconds):
+            try:
+                await self.api(tenant).shutdown()
+            except ttrpc.ConnectionClosed:
+                return True  # it ended before it could answer
+            except TaskdError as exc:
+                log.error("shim %s refused to shut down: %s", tenant.key, exc)
+                return False
+            return True
+        log.error("shim %s did not shut down in %s s", tenant.key, seconds)
+        return False
+
+    async def _kill(self, shim: Shim) -> None:
+        """Kill a process, once; all who want it wait."""
+        async with shim.killing:
+            if shim.killed:
+                return
+            shim.killed = True
+            seconds = self.timeouts.shutdown
+            try:
+                if await shim.kill(seconds):
+                    return
+                if shim.bootstrap is not None and shim.connection is None:
+                    kill_group(shim.bootstrap.group)
+                for process in await to_thread.run_sync(listening, shim.socket):
+                    log.warning("killing process %d, which listens on %s", process.pid, shim.socket)
+                    try:
+                        await process.kill(seconds)
+                    finally:
+                        process.release()
+            except OSError as exc:
+                log.error("killing what listens on %s: %s", shim.socket, exc)
+
+    async def _clear(self, shim: Shim) -> None:
+        """Remove the socket of a process that was killed."""
+        for pause in _DEATH_SECONDS:
+            if await self._socket_removed(shim):
+                break
+            await anyio.sleep(pause)
+        self._forget(shim)
+
+    async def _see_off(self, shim: Shim) -> None:
+        """Wait for one that has agreed to end; if it is killed before, it leaves its socket."""
+        for pause in _SWEEP_SECONDS:
+            await shim.ended(pause)
+            if await self._socket_removed(shim):
+                break
+        self._forget(shim)
+
+    async def _socket_removed(self, shim: Shim) -> bool:
+        """Remove what nobody listens on; whether there is nothing now."""
+        try:
+            await to_thread.run_sync(remove_stale, shim.socket)
+        except (TaskdError, OSError):
+            return False
+        return True
+
+    def _forget(self, shim: Shim) -> None:
+        if self._shims.get(shim.address) is shim:
+            del self._shims[shim.address]
+        shim.forget()
+
+    async def _run_delete(self, binary: Binary) -> Exit | None:
+        key = binary.bundle.key
+        for _ in range(_DELETES):
+            try:
+                with anyio.fail_after(self.timeouts.cleanup):
+                    return await binary.delete()
+            except TimeoutError:
+                log.warning("cleaning up after shim %s: timeout", key)
+                break
+            except (TaskdError, OSError) as exc:
+                log.warning("cleaning up after shim %s: %s", key, exc)
+        return None
+
+    async def _delete_bundle(self, bundle: Bundle) -> None:
+        """Remove a bundle, or go on trying: while it is there its id is taken."""
+        if not await self._bundle_deleted(bundle):
+            self._group.start_soon(self._sweep_bundle, bundle)
+
+    async def _bundle_deleted(self, bundle: Bundle) -> bool:
+        try:
+            await to_thread.run_sync(bundle.delete)
+        except OSError as exc:
+            log.error("removing bundle %s: %s", bundle.path, exc)
+            return False
+        return True
+
+    async def _sweep_bundle(self, bundle: Bundle) -> None:
+        for pause in _SWEEP_SECONDS:
+            await anyio.sleep(pause)
+            async with self._bundles.hold(bundle.key):
+                # What lies there under its name then may be another's.
+                if any(bundle.key in shim.tenants for shim in self._shims.values()):
+                    return
+                if await self._bundle_deleted(bundle):
+                    return
