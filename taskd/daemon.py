@@ -12,7 +12,6 @@ import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, nullcontext, suppress
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import anyio
@@ -59,11 +58,10 @@ from taskd.metadata import (
 from taskd.nats.settings import CURSOR
 from taskd.observe.setup import Observed, observed
 from taskd.qos import Qos
-from taskd.runtime import binary
-from taskd.runtime.client import TaskClient
-from taskd.runtime.generation import V1_RUNTIME, Generation
+from taskd.runtime import client
+from taskd.runtime.binary import Daemon
+from taskd.runtime.generation import V1_RUNTIME, Generation, later
 from taskd.runtime.manager import TaskManager
-from taskd.runtime.request import Forms
 from taskd.runtime.shims import Settings, Shims, Timeouts
 from taskd.runtime.warm import Warm
 from taskd.service_manager import ServiceManager
@@ -219,41 +217,23 @@ def _shims(
         cleanup=timeouts["io.containerd.timeout.shim.cleanup"],
         shutdown=timeouts["io.containerd.timeout.shim.shutdown"],
     )
-    address, ttrpc_address = str(config.socket), str(config.ttrpc_socket)
-    publish_binary = _own_executable()
-    debug = config.log_level in ("trace", "debug")
+    daemon = Daemon(
+        address=str(config.socket),
+        ttrpc_address=str(config.ttrpc_socket),
+        publish_binary=_own_executable(),
+        debug=config.log_level in ("trace", "debug"),
+    )
     extra = {"TASKD_SHIM_GROUP": "shared"} if config.shims.shared else {}
-    forms = Forms()
 
-    def v1() -> ModuleType:
-        """The deprecated runtime: loaded when somebody uses it."""
+    def v1() -> Generation:
         from taskd.runtime import v1
 
-        return v1
+        return v1.generation(daemon, bus.publish)
 
     generations = {
-        RUNTIME: Generation(
-            resolve=binary.resolve,
-            binary=lambda path, bundle: binary.ShimBinary(
-                path, bundle, address, ttrpc_address, publish_binary, debug, warm, extra, forms
-            ),
-            task=lambda connection, bundle, bootstrap: TaskClient(
-                connection, bundle.id, bootstrap.version
-            ),
-            socket=lambda bundle: binary.usual_socket(address, bundle),
-        ),
-        V1_RUNTIME: Generation(
-            resolve=lambda runtime: v1().resolve(runtime),
-            binary=lambda path, bundle: v1().LinuxBinary(
-                path, bundle, address, publish_binary, debug
-            ),
-            task=lambda connection, bundle, bootstrap: v1().LinuxTaskClient(
-                connection, bundle, bootstrap, bus.publish
-            ),
-            socket=lambda bundle: binary.usual_socket(address, bundle),
-        ),
+        RUNTIME: client.generation(daemon, warm, extra),
+        V1_RUNTIME: later(v1),
     }
-
     return {
         name: Shims(
             Settings(config.root / name, config.state / name, bounds),

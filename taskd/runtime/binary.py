@@ -35,6 +35,7 @@ from taskd.wellknown import from_any, nanoseconds
 __all__ = [
     "NEWEST_VERSION",
     "Bootstrap",
+    "Daemon",
     "ShimBinary",
     "parse_bootstrap",
     "resolve",
@@ -46,6 +47,19 @@ NEWEST_VERSION = 3
 """The newest bootstrap version, which is that of the task API the shim serves."""
 _SHOWN = 200
 """Characters of a shim's answer that an error quotes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """What shims are told of the daemon."""
+
+    address: str
+    """Its gRPC socket."""
+    ttrpc_address: str
+    """Its ttrpc socket, where shims send their events."""
+    publish_binary: str
+    """What an older shim executes to publish an event: ``taskd``, with containerd's arguments."""
+    debug: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,13 +197,7 @@ class ShimBinary:
 
     path: Path
     bundle: Bundle
-    address: str
-    """The daemon's gRPC socket."""
-    ttrpc_address: str
-    """The daemon's ttrpc socket, where the shim sends its events."""
-    publish_binary: str
-    """What an older shim executes to publish an event: ``taskd``, with containerd's arguments."""
-    debug: bool = False
+    daemon: Daemon
     warm: Warm | None = None
     """What starts shims in Python."""
     extra: Mapping[str, str] = field(default_factory=dict)
@@ -214,10 +222,10 @@ class ShimBinary:
             self.bundle.id,
             self.bundle.namespace,
             options.options,
-            self.address,
-            self.ttrpc_address,
-            self.publish_binary,
-            self.debug,
+            self.daemon.address,
+            self.daemon.ttrpc_address,
+            self.daemon.publish_binary,
+            self.daemon.debug,
         )
         form = self.forms.of(self.path)
         done = await self._start(request, form)
@@ -235,7 +243,7 @@ class ShimBinary:
             raise
 
     async def _start(self, request: StartRequest, form: Form) -> spawn.Completed:
-        flags = ["-id", self.bundle.id, *(["-debug"] if self.debug else []), "start"]
+        flags = ["-id", self.bundle.id, *(["-debug"] if self.daemon.debug else []), "start"]
         return await self._run(flags, stdin=request.encode(form), merge=True)
 
     async def features(self, options: TypedValue | None) -> TypedValue | None:
@@ -276,8 +284,8 @@ class ShimBinary:
         command = [
             str(self.path),
             *("-namespace", self.bundle.namespace),
-            *("-address", self.address),
-            *("-publish-binary", self.publish_binary),
+            *("-address", self.daemon.address),
+            *("-publish-binary", self.daemon.publish_binary),
             *flags,
         ]
         return await self._call(command, stdin=stdin, merge=merge)
@@ -305,8 +313,8 @@ class ShimBinary:
             **self.extra,
             "GOMAXPROCS": "2",
             "MAX_SHIM_VERSION": "2",
-            "TTRPC_ADDRESS": self.ttrpc_address,
-            "GRPC_ADDRESS": self.address,
+            "TTRPC_ADDRESS": self.daemon.ttrpc_address,
+            "GRPC_ADDRESS": self.daemon.address,
             "NAMESPACE": self.bundle.namespace,
         }
 

@@ -17,16 +17,34 @@ from taskd.codec import MalformedMessage, decode, encode
 from taskd.errors import NotFound, TaskdError, Unimplemented, Unknown
 from taskd.proto.containerd.task import v2 as api
 from taskd.proto.containerd.types import Mount as MountMessage
+from taskd.runtime import binary
+from taskd.runtime.binary import Daemon, ShimBinary
 from taskd.runtime.connection import Connection
+from taskd.runtime.generation import Generation
+from taskd.runtime.request import Forms
 from taskd.runtime.types import CreateOptions, Exit, ProcessInfo, Status, Stdio, TaskState
+from taskd.runtime.warm import Warm
 from taskd.ttrpc import ConnectionClosed
 from taskd.types import Mount, TypedValue
 from taskd.wellknown import from_any, nanoseconds, to_any
 
-__all__ = ["TaskClient", "mount_messages", "read_answer", "status_of", "time_left"]
+__all__ = ["TaskClient", "generation", "mount_messages", "read_answer", "status_of", "time_left"]
 
 _SERVICES = {2: "containerd.task.v2.Task", 3: "containerd.task.v3.Task"}
 _Response = TypeVar("_Response", bound=betterproto2.Message)
+
+
+def generation(daemon: Daemon, warm: Warm | None, extra: Mapping[str, str]) -> Generation:
+    """Shims of today; `warm` starts those in Python, and `extra` is for their environment."""
+    forms = Forms()
+    return Generation(
+        resolve=binary.resolve,
+        binary=lambda path, bundle: ShimBinary(path, bundle, daemon, warm, extra, forms),
+        task=lambda connection, bundle, bootstrap: TaskClient(
+            connection, bundle.id, bootstrap.version
+        ),
+        socket=lambda bundle: binary.usual_socket(daemon.address, bundle),
+    )
 
 
 class TaskClient:

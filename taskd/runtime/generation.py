@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -13,7 +14,7 @@ from taskd.runtime.connection import Connection
 from taskd.runtime.types import CreateOptions, Exit, ProcessInfo, Stdio, TaskState
 from taskd.types import TypedValue
 
-__all__ = ["V1_RUNTIME", "Binary", "Generation", "TaskApi"]
+__all__ = ["V1_RUNTIME", "Binary", "Generation", "TaskApi", "later"]
 
 V1_RUNTIME = "io.containerd.runtime.v1.linux"
 """Name of the deprecated runtime, whose generation is `taskd.runtime.v1`."""
@@ -110,3 +111,14 @@ class Generation:
     task: Callable[[Connection, Bundle, Bootstrap], TaskApi]
     socket: Callable[[Bundle], Path]
     """Where a shim may have listened that was killed before it could say where."""
+
+
+def later(load: Callable[[], Generation]) -> Generation:
+    """A generation that is loaded when somebody uses it."""
+    loaded = cache(load)
+    return Generation(
+        resolve=lambda runtime: loaded().resolve(runtime),
+        binary=lambda path, bundle: loaded().binary(path, bundle),
+        task=lambda connection, bundle, bootstrap: loaded().task(connection, bundle, bootstrap),
+        socket=lambda bundle: loaded().socket(bundle),
+    )

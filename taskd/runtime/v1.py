@@ -33,17 +33,17 @@ from taskd.proto.containerd.linux.runc import RuncOptions
 from taskd.proto.containerd.runtime.linux.shim import v1 as api
 from taskd.proto.google.protobuf import Empty
 from taskd.runtime import spawn
-from taskd.runtime.binary import Bootstrap, resolve_program, usual_socket
+from taskd.runtime.binary import Bootstrap, Daemon, resolve_program, usual_socket
 from taskd.runtime.bundle import Bundle
 from taskd.runtime.client import mount_messages, read_answer, status_of, time_left
 from taskd.runtime.connection import Connection
-from taskd.runtime.generation import V1_RUNTIME
+from taskd.runtime.generation import V1_RUNTIME, Generation
 from taskd.runtime.held import HeldProcess
 from taskd.runtime.types import CreateOptions, Exit, ProcessInfo, Stdio, TaskState
 from taskd.types import TypedValue
 from taskd.wellknown import from_any, nanoseconds, pack, to_any
 
-__all__ = ["LinuxBinary", "LinuxTaskClient", "Publish"]
+__all__ = ["LinuxBinary", "LinuxTaskClient", "Publish", "generation"]
 
 _SERVICE = "containerd.runtime.linux.shim.v1.Shim"
 _SHIM = "containerd-shim"
@@ -56,15 +56,24 @@ Publish = Callable[[str, str, TypedValue], Awaitable[None]]
 _Response = TypeVar("_Response", bound=betterproto2.Message)
 
 
+def generation(daemon: Daemon, publish: Publish) -> Generation:
+    return Generation(
+        resolve=lambda _: resolve_program(V1_RUNTIME, _SHIM),
+        binary=lambda path, bundle: LinuxBinary(path, bundle, daemon),
+        task=lambda connection, bundle, bootstrap: LinuxTaskClient(
+            connection, bundle, bootstrap, publish
+        ),
+        socket=lambda bundle: usual_socket(daemon.address, bundle),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class LinuxBinary:
     """The shim's executable, called for one bundle."""
 
     path: Path
     bundle: Bundle
-    address: str
-    publish_binary: str
-    debug: bool = False
+    daemon: Daemon
 
     deletes_after_shutdown: ClassVar[bool] = False
 
@@ -82,11 +91,11 @@ class LinuxBinary:
             flags = [
                 *("-namespace", self.bundle.namespace),
                 *("-workdir", str((self.bundle.path / "work").readlink())),
-                *("-address", self.address),
-                *("-containerd-binary", self.publish_binary),
+                *("-address", self.daemon.address),
+                *("-containerd-binary", self.daemon.publish_binary),
                 *(("-runtime-root", runc.runtime_root) if runc.runtime_root else ()),
                 *(("-systemd-cgroup",) if runc.systemd_cgroup else ()),
-                *(("-debug",) if self.debug else ()),
+                *(("-debug",) if self.daemon.debug else ()),
             ]
             try:
                 pid = spawn.detach(
@@ -121,7 +130,7 @@ class LinuxBinary:
         return Exit(pid, 128 + signal.SIGKILL, time.time_ns())
 
     def _listen(self) -> tuple[socket.socket, str]:
-        path = usual_socket(self.address, self.bundle)
+        path = usual_socket(self.daemon.address, self.bundle)
         shim_sockets.make(path.parent)
         path.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX)
@@ -133,11 +142,6 @@ class LinuxBinary:
             listener.close()
             raise
         return listener, f"unix://{path}"
-
-
-def resolve(_: str) -> Path:
-    """The one executable of this runtime. Raises `Unknown` if it is not installed."""
-    return resolve_program(V1_RUNTIME, _SHIM)
 
 
 class LinuxTaskClient:

@@ -15,7 +15,7 @@ from taskd.errors import TaskdError, Unimplemented, Unknown
 from taskd.proto.containerd.runtime.bootstrap.v1 import BootstrapResult
 from taskd.proto.containerd.task.v2 import DeleteResponse
 from taskd.proto.google.protobuf import Any, Timestamp
-from taskd.runtime.binary import Bootstrap, ShimBinary, parse_bootstrap, resolve
+from taskd.runtime.binary import Bootstrap, Daemon, ShimBinary, parse_bootstrap, resolve
 from taskd.runtime.bundle import Bundle
 from taskd.runtime.types import CreateOptions
 from taskd.runtime.warm import Warm
@@ -122,9 +122,8 @@ def bundle(tmp_path: Path) -> Bundle:
 
 
 def shim(path: Path, bundle: Bundle, script: str) -> ShimBinary:
-    return ShimBinary(
-        program(path / "shim", script), bundle, "/d.sock", "/d.sock.ttrpc", "/bin/taskd"
-    )
+    daemon = Daemon("/d.sock", "/d.sock.ttrpc", "/bin/taskd")
+    return ShimBinary(program(path / "shim", script), bundle, daemon)
 
 
 async def test_start_is_called_as_containerd_calls_it(tmp_path: Path, bundle: Bundle) -> None:

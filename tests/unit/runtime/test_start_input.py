@@ -15,7 +15,7 @@ from taskd.codec import decode, encode
 from taskd.errors import Unknown
 from taskd.proto.containerd.runc.v1 import Options
 from taskd.proto.containerd.runtime.bootstrap.v1 import BootstrapParams, LogLevel
-from taskd.runtime.binary import ShimBinary
+from taskd.runtime.binary import Daemon, ShimBinary
 from taskd.runtime.bundle import Bundle
 from taskd.runtime.request import Form, Forms, StartRequest
 from taskd.runtime.types import CreateOptions
@@ -35,8 +35,8 @@ class Starter:
 
     async def start(self, path: Path, id: str, options: TypedValue | None) -> Bundle:  # noqa: A002
         bundle = Bundle.create(self.folder / "state", self.folder / "root", "ns", id, b"{}")
-        address = str(self.folder / "d.sock")
-        binary = ShimBinary(path, bundle, address, "/e.sock", "/bin/true", forms=self.forms)
+        daemon = Daemon(str(self.folder / "d.sock"), "/e.sock", "/bin/true")
+        binary = ShimBinary(path, bundle, daemon, forms=self.forms)
         bootstrap = await binary.start(CreateOptions(str(path), runtime_options=options))
         self.addresses.append(bootstrap.address)
         return bundle
