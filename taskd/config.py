@@ -31,6 +31,10 @@ servers = ["nats://10.0.0.1:4222"]
 engine = "h2"                    # instead of ngh2
 gid = 997                        # whose members may use the socket
 
+[snapshots]                      # containerd's names
+sync_remove = true               # whoever removes one waits until its files have gone
+mount_options = ["volatile"]     # of overlays
+
 [transfer]                       # containerd's names
 max_concurrent_downloads = 3
 config_path = "/etc/taskd/certs.d"  # hosts.toml of each registry
@@ -60,6 +64,7 @@ from taskd.events.journal import Retention
 from taskd.gc.policy import MAX_PAUSE_THRESHOLD, Policy
 from taskd.logs import LEVELS, Format
 from taskd.nats.settings import NatsConfig, Subjects, without_credentials
+from taskd.snapshots.settings import SnapshotsConfig
 from taskd.transfer.settings import TransferConfig
 
 __all__ = ["TIMEOUTS", "Config", "EventsConfig", "TracingConfig", "load", "seconds"]
@@ -138,6 +143,7 @@ class Config:
     tracing: TracingConfig | None = None
     shims: ShimsConfig = field(default_factory=ShimsConfig)
     grpc: GrpcConfig = field(default_factory=GrpcConfig)
+    snapshots: SnapshotsConfig = field(default_factory=SnapshotsConfig)
     transfer: TransferConfig = field(default_factory=TransferConfig)
 
     @property
@@ -354,6 +360,19 @@ def _grpc(value: object) -> GrpcConfig:
     return GrpcConfig(**_table(value, {"engine": _engine, "uid": _count, "gid": _count}))
 
 
+def _snapshots(value: object) -> SnapshotsConfig:
+    parsers = {"sync_remove": _switch, "mount_options": _options}
+    return SnapshotsConfig(**_table(value, parsers))
+
+
+def _options(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(
+        isinstance(each, str) and each and "," not in each for each in value
+    ):
+        raise ValueError(f'{value!r} is not a list of options such as ["volatile"]')
+    return tuple(value)
+
+
 def _transfer(value: object) -> TransferConfig:
     parsers = {
         "max_concurrent_downloads": _some,
@@ -437,5 +456,6 @@ _PARSERS = {
     "tracing": _tracing,
     "shims": _shims,
     "grpc": _grpc,
+    "snapshots": _snapshots,
     "transfer": _transfer,
 }

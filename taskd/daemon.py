@@ -163,7 +163,7 @@ async def running(config: Config) -> AsyncIterator[None]:
             group.start_soon(clock.keep)
             group.start_soon(journal.maintain)
             group.start_soon(database.keep_small)
-            snapshotters = snapshots.load(database, bus, config.root)
+            snapshotters = snapshots.load(database, bus, config.root, config.snapshots)
             monitor = Monitor(bus, journal, group)
             shims = _shims(config, group, bus, watch, warm)
             managers = {name: TaskManager(each, group, monitor) for name, each in shims.items()}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from taskd.events import Bus
 from taskd.metadata import Database
 from taskd.snapshots.drivers import Driver, Native, Overlay
 from taskd.snapshots.folders import Folders
+from taskd.snapshots.settings import SnapshotsConfig
 from taskd.snapshots.snapshotter import Snapshotter
 
 __all__ = ["TYPE", "load"]
@@ -20,26 +21,35 @@ _INDEX = Path("/sys/module/overlay/parameters/index")
 _ALL_USERS = 2**32 - 1
 
 
-def load(database: Database, bus: Bus, root: Path) -> Mapping[str, Snapshotter]:
+def load(
+    database: Database, bus: Bus, root: Path, config: SnapshotsConfig | None = None
+) -> Mapping[str, Snapshotter]:
     """Those whose folders, containerd's, are below `root`, by name. Blocks; raises OSError."""
+    config = config or SnapshotsConfig()
 
     def snapshotter(driver: type[Driver], *options: str) -> Snapshotter:
         folders = Folders(root / f"{TYPE}.{driver.name}")
-        return Snapshotter(database, bus, folders, driver(folders.path, options))
+        made = driver(folders.path, options)
+        return Snapshotter(database, bus, folders, made, sync_remove=config.sync_remove)
 
-    found = (snapshotter(Overlay, *_overlay_options()), snapshotter(Native))
+    found = (snapshotter(Overlay, *_overlay_options(config.mount_options)), snapshotter(Native))
     return {each.name: each for each in found}
 
 
-def _overlay_options() -> list[str]:
-    """What each overlay is mounted with.
+def _overlay_options(given: Sequence[str]) -> list[str]:
+    """What each overlay is mounted with: what was `given`, and what else it has to be.
 
     Root of a user namespace may not write the extended attributes that overlays have else. An
     index would refuse upper directories that are used once more.
     Source: containerd's ``overlayutils/check.go``.
     """
-    options = ["userxattr"] if _in_user_namespace() else []
-    return [*options, "index=off"] if _INDEX.exists() else options
+    names = {each.partition("=")[0] for each in given}
+    options = [*given]
+    if "userxattr" not in names and _in_user_namespace():
+        options.append("userxattr")
+    if "index" not in names and _INDEX.exists():
+        options.append("index=off")
+    return options
 
 
 def _in_user_namespace() -> bool:

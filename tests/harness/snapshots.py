@@ -8,6 +8,7 @@ from pathlib import Path
 from taskd.events import Bus
 from taskd.metadata import Database, LeaseStore
 from taskd.snapshots import Snapshotter, load
+from taskd.snapshots.settings import SnapshotsConfig
 
 __all__ = ["Machine"]
 
@@ -20,9 +21,11 @@ class Machine:
     database: Database
     bus: Bus
 
-    def snapshotter(self, name: str = "overlayfs") -> Snapshotter:
+    def snapshotter(
+        self, name: str = "overlayfs", config: SnapshotsConfig | None = None
+    ) -> Snapshotter:
         """As a daemon has it that has just started."""
-        return load(self.database, self.bus, self.root)[name]
+        return load(self.database, self.bus, self.root, config)[name]
 
     def folders(self, name: str = "overlayfs") -> list[str]:
         path = self.root / f"io.containerd.snapshotter.v1.{name}" / "snapshots"

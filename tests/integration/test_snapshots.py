@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
 from grpclib.client import Channel
+from harness import images
 from harness.client import RUNC
 from harness.containers import make_rootfs, spec
 from harness.daemons import Taskd, client
+from harness.generations import GENERATIONS, Generation
 from harness.real import BOTH_SHIMS, need
 
+from taskd.client import Client
 from taskd.proto.containerd.services.containers.v1 import (
     Container,
     ContainerRuntime,
@@ -133,3 +137,27 @@ async def test_a_view_is_read_only(layers: Layers) -> None:
         # An overlay without an upper directory cannot be written to; a bind mount says so.
         assert await layers.run(f"v-{parent}", found, "echo >/file") != 0
     assert await layers.run("v-again", found, "cat /file") == 0
+
+
+@pytest.mark.parametrize("generation", GENERATIONS, ids=str)
+async def test_ctr_runs_images_on_native(
+    daemon: Taskd, namespace: str, rootfs: Path, generation: Generation
+) -> None:
+    async with Client(daemon.address, namespace) as connected:
+        await images.put(connected, "example.org/busybox:1", rootfs)
+    programs = generation.binaries()
+    ctr = str(programs / "ctr") if programs else "ctr"
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [ctr, "-a", str(daemon.address), "-n", namespace, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    of = ("--snapshotter", "native", "example.org/busybox:1")
+    done = run("run", "--rm", *of, "one", "/bin/sh", "-c", "cat /second; echo a >/b; exit 7")
+    assert (done.stdout, done.stderr, done.returncode) == ("second layer\n", "", 7)
+    done = run("run", "--rm", "--read-only", *of, "two", "/bin/sh", "-c", "ls /; echo a >/b")
+    assert done.returncode != 0
+    assert "Read-only file system" in done.stderr
+    assert "second\n" in done.stdout
+    left = run("snapshots", "--snapshotter", "native", "ls").stdout.splitlines()
+    assert [line.split()[-1] for line in left[1:]] == ["Committed", "Committed"]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from harness.real import need
 from harness.snapshots import Machine
 
 from taskd.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from taskd.metadata import Resource
 from taskd.snapshots import Info, Kind, Snapshotter, Usage
+from taskd.snapshots.settings import SnapshotsConfig
 from taskd.types import Mount
 
 
@@ -215,3 +219,69 @@ async def test_labels(overlay: Snapshotter) -> None:
     assert overlay.stat("ns", "key").labels == {"z": "9"}
     with pytest.raises(InvalidArgument, match=r"info.Labels: label key and value greater"):
         await overlay.prepare("ns", "other", labels={"a": "x" * 5000})
+
+
+async def test_removal_can_be_waited_for(machine: Machine) -> None:
+    for name in ("overlayfs", "native"):
+        later = machine.snapshotter(name)
+        await later.prepare("ns", "key")
+        await later.remove("ns", "key")
+        assert len(machine.folders(name)) == 1
+        at_once = machine.snapshotter(name, SnapshotsConfig(sync_remove=True))
+        await at_once.prepare("ns", "key")
+        await at_once.remove("ns", "key")
+        assert machine.folders(name) == []
+
+
+async def test_options_of_overlays(machine: Machine) -> None:
+    config = SnapshotsConfig(mount_options=("volatile", "index=on"))
+    overlay = machine.snapshotter(config=config)
+    await committed(overlay, "base")
+    [mount] = await overlay.prepare("ns", "key", "base")
+    assert mount.options[3:] == ("volatile", "index=on")
+
+
+ROOTLESS = """
+import asyncio, sys
+from pathlib import Path
+from taskd import mounts
+from taskd.events import Bus, Journal
+from taskd.metadata import Database
+from taskd.snapshots import load
+
+async def main(root):
+    with Database(root / "metadata.db") as database, Journal(root / "events.db") as journal:
+        for snapshotter in load(database, Bus(journal), root).values():
+            [mount] = await snapshotter.prepare("ns", "one")
+            Path(mount.source, "file").write_text("words")
+            await snapshotter.commit("ns", "base", "one")
+            [mount] = await snapshotter.prepare("ns", "two", "base")
+            target = root / "target"
+            target.mkdir(exist_ok=True)
+            mounts.mount(mount.type, mount.source, target, mount.options)
+            assert (target / "file").read_text() == "words"
+            (target / "file").unlink()
+            assert not list(target.iterdir())
+            mounts.unmount_all(target)
+            await snapshotter.commit("ns", "top", "two")
+            [mount] = await snapshotter.view("ns", "three", "top")
+            mounts.mount(mount.type, mount.source, target, mount.options)
+            assert not list(target.iterdir())
+            mounts.unmount_all(target)
+            print(snapshotter.name, *("userxattr" in each for each in [mount.options]))
+
+asyncio.run(main(Path(sys.argv[1])))
+"""
+
+
+def test_without_root(tmp_path: Path) -> None:
+    """In a user namespace, as rootless daemons run, overlays are really mounted."""
+    need("unshare")
+    command = ["unshare", "--user", "--map-root-user", "--mount"]
+    done = subprocess.run(
+        [*command, sys.executable, "-c", ROOTLESS, tmp_path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.returncode) == ("overlayfs True\nnative False\n", 0), done.stderr
