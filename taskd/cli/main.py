@@ -13,11 +13,11 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import taskd
 from taskd import inherited, logs
-from taskd.cli import operate, shim
+from taskd.cli import containers, operate, shim
 from taskd.errors import InvalidArgument, TaskdError, words
 from taskd.extras import missing
 from taskd.printable import printable
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from taskd.nats.settings import NatsConfig
 
 __all__ = ["main"]
+
+T = TypeVar("T")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -107,7 +109,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     trace.set_defaults(command=_trace)
     trace.add_argument("--address", type=Path, metavar="SOCKET", help="the daemon's gRPC socket")
-    trace.add_argument("--namespace", "-n", default="", help="only what is about this one")
+    trace.add_argument(
+        "--namespace", default="", metavar="NAME", help="only what is about this one"
+    )
     trace.add_argument("--slow", metavar="TIME", help="only calls that take so long, as in 100ms")
     trace.add_argument("--json", action="store_true", help="a JSON object for each begin and end")
     trace.add_argument("--whole", action="store_true", help="do not shorten messages")
@@ -116,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     trace.add_argument("--limit", type=int, metavar="N", help="end after so many begins and ends")
     trace.add_argument("task", nargs="?", default="", metavar="TASK", help="only what is about it")
 
+    containers.add(commands, _run)
     shim.add(commands)
     operate.add(commands)
 
@@ -246,7 +251,7 @@ def _demo(options: argparse.Namespace) -> None:
     _run(demo)
 
 
-def _run(function: Callable[..., Awaitable[None]], *arguments: object) -> None:
+def _run(function: Callable[..., Awaitable[T]], *arguments: object) -> T:
     import anyio
 
     try:
@@ -256,7 +261,7 @@ def _run(function: Callable[..., Awaitable[None]], *arguments: object) -> None:
     else:
         use_uvloop = True
     try:
-        anyio.run(function, *arguments, backend_options={"use_uvloop": use_uvloop})
+        return anyio.run(function, *arguments, backend_options={"use_uvloop": use_uvloop})
     except BaseExceptionGroup as group:
         # What ends a task group alone is what there is to say, as if there were no group.
         alone: BaseException = group

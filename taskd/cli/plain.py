@@ -68,4 +68,4 @@ def digits(nanos: int, separator: str) -> str:
     seconds, rest = divmod(nanos, 10**9)
     day = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
     fraction = f".{rest:09}".rstrip("0") if rest else ""
-    return f"{day:%Y-%m-%d}{separator}{day:%H:%M:%S}{fraction}"
+    return f"{day.year:04}-{day:%m-%d}{separator}{day:%H:%M:%S}{fraction}"

@@ -43,7 +43,7 @@ def test_a_life(folder: Path, namespace: str, rootfs: Path, runtime: str) -> Non
     need("ctr", "runc", "containerd-shim-runc-v2")
     record = folder / "record"
     with Taskd(folder / "taskd") as daemon:
-        follow = listen(daemon, "--json", "--record", str(record), "-n", namespace, "one")
+        follow = listen(daemon, "--json", "--record", str(record), "--namespace", namespace, "one")
         daemon.ctr(
             *("run", "--rm", "--runtime", runtime, "--rootfs", str(rootfs), "one", "/bin/true"),
             namespace=namespace,

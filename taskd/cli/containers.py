@@ -1,0 +1,131 @@
+"""Containers and images from the shell: Docker's words and flags, where Docker has them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Awaitable, Callable
+from importlib import import_module
+from pathlib import Path
+
+__all__ = ["add"]
+
+Run = Callable[[Callable[..., Awaitable[int]], argparse.Namespace], int]
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], run: Run) -> None:
+    """Add the commands; `run` is what runs their coroutines."""
+
+    def command(name: str, room: str, function: str, help: str) -> argparse.ArgumentParser:  # noqa: A002
+        parser: argparse.ArgumentParser = commands.add_parser(name, help=help, description=help)
+        parser.add_argument("--address", metavar="SOCKET", help="the daemon's gRPC socket")
+        parser.add_argument("--namespace", metavar="NAME", help="CONTAINERD_NAMESPACE, or default")
+
+        def start(options: argparse.Namespace) -> int:
+            return run(getattr(import_module(f"taskd.cli.{room}"), function), options)
+
+        parser.set_defaults(command=start)
+        return parser
+
+    _add_run(command("run", "running", "run", "make a container and start it"))
+    execute = command("exec", "running", "execute", "run one more process in a container")
+    _add_process(execute)
+    execute.add_argument("container", metavar="CONTAINER")
+    execute.add_argument("args", nargs=argparse.REMAINDER, metavar="COMMAND")
+    _add_names(command("start", "running", "start", "start what was made and not started"))
+    attach = command("attach", "running", "attach", "read and write a container's streams")
+    attach.add_argument("--no-stdin", action="store_true", help="only read")
+    attach.add_argument("container", metavar="CONTAINER")
+
+    _add_ps(command("ps", "looking", "ps", "list containers"))
+    _add_names(command("inspect", "looking", "inspect", "print all that is known, as JSON"))
+    _add_logs(command("logs", "looking", "logs", "print what a container has written"))
+    stats = command("stats", "looking", "stats", "show what containers use")
+    stats.add_argument("--no-stream", action="store_true", help="once")
+    stats.add_argument("--json", action="store_true", help="print a JSON object for each")
+    stats.add_argument("containers", nargs="*", metavar="CONTAINER")
+    images = command("images", "looking", "images", "list images")
+    images.add_argument("-q", "--quiet", action="store_true", help="only names")
+    images.add_argument("--json", action="store_true", help="print a JSON object for each")
+
+    stop = command("stop", "acting", "stop", "ask containers to end, and then make them")
+    stop.add_argument(
+        *("-t", "--time"), type=float, default=10.0, metavar="SECONDS", help="that they have (10)"
+    )
+    stop.add_argument("-s", "--signal", default="TERM", help="what they are asked with (TERM)")
+    _add_names(stop)
+    kill = command("kill", "acting", "kill", "send containers a signal")
+    kill.add_argument("-s", "--signal", default="KILL", help="by name or number (KILL)")
+    _add_names(kill)
+    remove = command("rm", "acting", "rm", "remove containers")
+    remove.add_argument("-f", "--force", action="store_true", help="those that run as well")
+    _add_names(remove)
+    _add_names(command("pause", "acting", "pause", "freeze containers"))
+    _add_names(command("unpause", "acting", "unpause", "let them go on"))
+    _add_names(command("wait", "acting", "wait", "wait until containers end; print how"))
+    rmi = command("rmi", "acting", "rmi", "remove images")
+    rmi.add_argument("images", nargs="+", metavar="IMAGE")
+
+
+def _add_names(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("containers", nargs="+", metavar="CONTAINER")
+
+
+def _add_process(parser: argparse.ArgumentParser) -> None:
+    """What ``run`` and ``exec`` have in common."""
+    parser.add_argument("-d", "--detach", action="store_true", help="let it run, and return")
+    parser.add_argument("-i", "--interactive", action="store_true", help="give it our input")
+    parser.add_argument("-t", "--tty", action="store_true", help="give it a terminal")
+    _add_many(parser, ("-e", "--env"), "NAME=VALUE", "environment; NAME alone has our value")
+    parser.add_argument(
+        "--env-file", action="append", default=[], type=Path, metavar="FILE", help="lines of such"
+    )
+    parser.add_argument("-u", "--user", metavar="USER[:GROUP]", help="by names or numbers")
+    parser.add_argument("-w", "--workdir", metavar="DIR", help="working folder")
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    _add_process(parser)
+    parser.add_argument("--name", metavar="NAME", help="of the container; made up by default")
+    parser.add_argument("--rm", action="store_true", help="remove it when it has ended")
+    _add_many(parser, ("-v", "--volume"), "SOURCE:DEST[:ro]", "what of this machine it has")
+    _add_many(parser, ("--tmpfs",), "DEST[:OPTIONS]", "a tmpfs in it")
+    _add_many(parser, ("-l", "--label"), "NAME=VALUE", "of the container")
+    _add_many(parser, ("--annotation",), "NAME=VALUE", "of its specification")
+    parser.add_argument("--network", choices=("none", "host"), default="none")
+    parser.add_argument("--hostname", metavar="NAME")
+    parser.add_argument("--read-only", action="store_true", help="its root filesystem is")
+    parser.add_argument("-m", "--memory", metavar="SIZE", help="as in 64m")
+    parser.add_argument("--memory-swap", metavar="SIZE", help="memory and swap together")
+    parser.add_argument("--cpus", type=float, metavar="N", help="as in 0.5")
+    parser.add_argument("-c", "--cpu-shares", type=int, metavar="N")
+    parser.add_argument("--cpuset-cpus", metavar="LIST", help="as in 0-2,4")
+    parser.add_argument("--pids-limit", type=int, metavar="N")
+    parser.add_argument("--runtime", metavar="NAME", help="as in io.containerd.runc.v2")
+    parser.add_argument("--snapshotter", metavar="NAME", help="overlayfs by default")
+    parser.add_argument("source", metavar="IMAGE|DIR", help="an image, or a root filesystem")
+    parser.add_argument("args", nargs=argparse.REMAINDER, metavar="COMMAND")
+
+
+def _add_ps(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-a", "--all", action="store_true", help="those that do not run as well")
+    parser.add_argument("-q", "--quiet", action="store_true", help="only names")
+    _add_many(parser, ("-f", "--filter"), "KEY=VALUE", "status, name, id, label, ancestor, exited")
+    parser.add_argument("--no-trunc", action="store_true", help="do not shorten")
+    parser.add_argument("--json", action="store_true", help="print a JSON object for each")
+
+
+def _add_logs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-f", "--follow", action="store_true", help="go on until it has ended")
+    parser.add_argument("-n", "--tail", type=int, metavar="N", help="only the last lines")
+    parser.add_argument("--since", metavar="WHEN", help="a time (RFC 3339), or so long ago")
+    parser.add_argument("-t", "--timestamps", action="store_true", help="when it was written")
+    parser.add_argument("container", metavar="CONTAINER")
+
+
+def _add_many(
+    parser: argparse.ArgumentParser,
+    flags: tuple[str, ...],
+    metavar: str,
+    help: str,  # noqa: A002
+) -> None:
+    parser.add_argument(*flags, action="append", default=[], metavar=metavar, help=help)

@@ -1,0 +1,256 @@
+"""``taskd ps``, ``inspect``, ``logs``, ``stats``, ``images``: what there is."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import anyio
+
+from taskd import procfs
+from taskd.cli.plain import digits, plain
+from taskd.cli.running import open_client
+from taskd.cli.table import ago, show, sized
+from taskd.client import Client, Container, Stats
+from taskd.errors import InvalidArgument, NotFound
+from taskd.proto.containerd.v1.types import Status
+from taskd.wellknown import nanoseconds
+
+__all__ = ["images", "inspect", "logs", "ps", "stats"]
+
+_NS = 10**9
+_STATS_SECONDS = 1.0
+_COMMAND = 24
+"""Characters of a command that are shown, unless it is to be shown whole."""
+
+
+async def ps(options: Namespace) -> int:
+    passes = [_filter(each) for each in options.filter]
+    async with open_client(options) as client:
+        found = [
+            each
+            for each in await client.list()
+            if (options.all or passes or _status(each) not in ("exited", "created"))
+            and all(wanted(each) for wanted in passes)
+        ]
+    found.sort(key=lambda each: nanoseconds(each.record.created_at), reverse=True)
+    if options.quiet:
+        print("\n".join(each.id for each in found), end="\n" if found else "")
+    elif options.json:
+        for each in found:
+            print(json.dumps(_summary(each)))
+    else:
+        columns = ("CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PID", "RUNTIME")
+        show(columns, [_row(each, options.no_trunc) for each in found], whole=options.no_trunc)
+    return 0
+
+
+def _row(container: Container, whole: bool) -> Sequence[str]:
+    command = _command(container)
+    if not whole and len(command) > _COMMAND:
+        command = f"{command[: _COMMAND - 1]}…"
+    created = (time.time_ns() - nanoseconds(container.record.created_at)) / _NS
+    pid = str(container.pid) if _status(container) in ("running", "paused") else ""
+    image = container.image or container.spec.get("root", {}).get("path", "")
+    words = _words(container)
+    return container.id, image, command, f"{ago(created)} ago", words, pid, container.runtime
+
+
+def _command(container: Container) -> str:
+    return " ".join(container.spec.get("process", {}).get("args", ()))
+
+
+def _summary(container: Container) -> dict[str, Any]:
+    task = container.task
+    ended = task is not None and task.status == Status.STOPPED
+    return {
+        "id": container.id,
+        "image": container.image,
+        "command": container.spec.get("process", {}).get("args", []),
+        "created": digits(nanoseconds(container.record.created_at), "T") + "Z",
+        "status": _status(container),
+        "exit_code": task.exit_status if task is not None and ended else None,
+        "pid": container.pid if not ended else 0,
+        "runtime": container.runtime,
+        "labels": dict(container.labels),
+    }
+
+
+def _status(container: Container) -> str:
+    """In Docker's words; a container whose task is deleted has none, and that is ``created``."""
+    match container.task.status if container.task is not None else None:
+        case Status.RUNNING:
+            return "running"
+        case Status.PAUSED | Status.PAUSING:
+            return "paused"
+        case Status.STOPPED:
+            return "exited"
+        case Status.UNKNOWN:
+            return "unknown"
+        case _:
+            return "created"
+
+
+def _words(container: Container) -> str:
+    task, status = container.task, _status(container)
+    if status == "exited" and task is not None:
+        since = (time.time_ns() - nanoseconds(task.exited_at)) / _NS
+        return f"Exited ({task.exit_status}) {ago(since)} ago"
+    if status in ("running", "paused"):
+        up = _up(container.pid)
+        words = "Up" if up is None else f"Up {ago(up)}"
+        return words if status == "running" else f"Paused ({words})"
+    return status.capitalize()
+
+
+def _up(pid: int) -> float | None:
+    """Seconds since a process began, if it is one of this machine."""
+    try:
+        ticks = procfs.stat(pid).started
+    except (OSError, ValueError):
+        return None
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _filter(text: str) -> Callable[[Container], bool]:
+    """Docker's ``-f``. Raises `InvalidArgument`."""
+    key, equals, value = text.partition("=")
+    name, has_value, wanted = value.partition("=")
+    filters: dict[str, Callable[[Container], bool]] = {
+        "id": lambda each: each.id.startswith(value),
+        "name": lambda each: value in each.id,
+        "status": lambda each: _status(each) == value,
+        "ancestor": lambda each: each.image == value,
+        "exited": lambda each: _status(each) == "exited" and _exit(each) == value,
+        "label": lambda each: (
+            name in each.labels and (not has_value or each.labels[name] == wanted)
+        ),
+    }
+    if not equals or key not in filters:
+        raise InvalidArgument(
+            f"-f {text}: it is one of {', '.join(f'{each}=' for each in sorted(filters))}",
+            verbatim=True,
+        )
+    return filters[key]
+
+
+def _exit(container: Container) -> str:
+    return str(container.task.exit_status) if container.task is not None else ""
+
+
+async def inspect(options: Namespace) -> int:
+    async with open_client(options) as client:
+        found = [_whole(await client.get(name)) for name in options.containers]
+    print(json.dumps(found, indent=4))
+    return 0
+
+
+def _whole(container: Container) -> Mapping[str, Any]:
+    document = _summary(container)
+    record = plain(container.record, opened=True)
+    document["snapshot"] = {
+        key: record[key] for key in ("snapshotter", "snapshot_key") if key in record
+    }
+    document["task"] = plain(container.task) if container.task is not None else None
+    document["options"] = (record.get("runtime") or {}).get("options")
+    document["spec"] = container.spec
+    return document
+
+
+async def logs(options: Namespace) -> int:
+    from taskd.cli.events import moment
+
+    since = moment(options.since) if options.since else None
+    async with open_client(options) as client:
+        container = await client.get(options.container)
+        async for entry in container.logs(follow=options.follow, tail=options.tail, since=since):
+            stream = sys.stderr if entry.stream == "stderr" else sys.stdout
+            stamp = f"{digits(entry.at, 'T')}Z " if options.timestamps else ""
+            stream.write(stamp + entry.text)
+            if options.follow:
+                stream.flush()
+    return 0
+
+
+async def stats(options: Namespace) -> int:
+    async with open_client(options) as client:
+        before: dict[str, Stats] = {}
+        if not options.json:
+            # Processor time is a difference.
+            before = await _measured(client, options.containers)
+            await anyio.sleep(_STATS_SECONDS)
+        while True:
+            found = await _measured(client, options.containers)
+            _show_stats(before, found, as_json=options.json, again=not options.no_stream)
+            if options.no_stream:
+                return 0
+            before = found
+            await anyio.sleep(_STATS_SECONDS)
+
+
+async def _measured(client: Client, names: Sequence[str]) -> dict[str, Stats]:
+    """By id, of all that run, or of those that are named. Raises `NotFound`."""
+    found: dict[str, Stats] = {}
+
+    async def ask(container: Container) -> None:
+        with suppress(NotFound):  # it has ended, or its runtime does not measure
+            found[container.id] = await container.stats()
+
+    wanted = [await client.get(name) for name in names] or await client.list()
+    async with anyio.create_task_group() as group:
+        for container in wanted:
+            if _status(container) in ("running", "paused"):
+                group.start_soon(ask, container)
+    return found
+
+
+def _show_stats(
+    before: Mapping[str, Stats], found: Mapping[str, Stats], *, as_json: bool, again: bool
+) -> None:
+    ordered = sorted(found.values(), key=lambda each: each.id)
+    if as_json:
+        for each in ordered:
+            values = {name: getattr(each, name) for name in Stats.__slots__}
+            print(json.dumps(values), flush=True)
+        return
+    if again and sys.stdout.isatty():
+        print("\x1b[H\x1b[J", end="")
+    columns = ("CONTAINER ID", "CPU %", "MEM USAGE / LIMIT", "PIDS", "BLOCK I/O")
+    show(columns, [_stats_row(before.get(each.id), each) for each in ordered])
+    sys.stdout.flush()
+
+
+def _stats_row(before: Stats | None, now: Stats) -> Sequence[str]:
+    share = "--"
+    if before is not None and now.at > before.at:
+        share = f"{100 * (now.cpu - before.cpu) / (now.at - before.at):.2f}%"
+    limit = "--" if now.memory_limit is None else sized(now.memory_limit)
+    pids = str(now.pids) if now.pids_limit is None else f"{now.pids}/{now.pids_limit}"
+    disk = f"{sized(now.read)} / {sized(now.written)}"
+    return now.id, share, f"{sized(now.memory)} / {limit}", pids, disk
+
+
+async def images(options: Namespace) -> int:
+    async with open_client(options) as client:
+        found = sorted(await client.images.list(), key=lambda each: each.name)
+    if options.quiet:
+        for each in found:
+            print(each.name)
+    elif options.json:
+        for each in found:
+            print(json.dumps(plain(each)))
+    else:
+        rows = []
+        for each in found:
+            target = each.target
+            created = (time.time_ns() - nanoseconds(each.created_at)) / _NS
+            digest = target.digest.partition(":")[2][:12] if target else ""
+            rows.append((each.name, digest, f"{ago(created)} ago"))
+        show(("IMAGE", "DIGEST", "CREATED"), rows)
+    return 0
