@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.to_thread
 
-from taskd.client import logs, streams
+from taskd.client import copying, logs, streams
 from taskd.client.channel import naming
 from taskd.client.cleanup import Made, whatever_happens
 from taskd.client.process import Process
@@ -210,6 +211,23 @@ class Container(Process):
             return (await self.state()).status == Status.STOPPED
         except NotFound:
             return True
+
+    async def copy_in(self, source: Path | str, target: str) -> None:
+        """Copy a file or a folder of ours to the path `target` in it. Raises OSError.
+
+        It runs on this machine; what a plain process of the host's has is the host's file system.
+        """
+        await anyio.to_thread.run_sync(copying.put, Path(source), await self._roots(), target)
+
+    async def copy_out(self, source: str, target: Path | str) -> None:
+        """Copy the file or folder `source` in it to `target` here. Raises OSError."""
+        await anyio.to_thread.run_sync(copying.get, await self._roots(), source, Path(target))
+
+    async def _roots(self) -> Sequence[Path]:
+        """Its root filesystem: as its process sees it, or as long as there is none, the layers."""
+        if self.pid and (await self.state()).status != Status.STOPPED:
+            return [Path(f"/proc/{self.pid}/root")]
+        return await self._client.roots(self.record)
 
     async def pause(self) -> None:
         """Freeze all that runs in it."""

@@ -23,6 +23,9 @@ from taskd.client.cleanup import Made
 __all__ = ["Awaitable", "Blocking", "Face"]
 
 
+_OURS = ("taskd.client.", "taskd.testing.")
+
+
 class Face:
     """See the module. Attributes that are no methods are those of the object."""
 
@@ -43,6 +46,9 @@ class Face:
         value = self._portal.call(getattr, self._inner, name)
         return self._method(value) if callable(value) else self._faced(value)
 
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return self._method(self._inner)(*arguments, **options)
+
     def _method(self, method: Callable[..., Any]) -> Callable[..., Any]:
         raise NotImplementedError
 
@@ -50,7 +56,7 @@ class Face:
         """What stands for `value` on this side."""
         if type(value) in (list, tuple):
             return type(value)(map(self._faced, value))
-        ours = type(value).__module__.startswith("taskd.client.") and not is_dataclass(value)
+        ours = type(value).__module__.startswith(_OURS) and not is_dataclass(value)
         if ours or inspect.isasyncgen(value):
             return type(self)(self._portal, value)
         return value
@@ -71,7 +77,7 @@ class Blocking(Face):
     """
 
     def _method(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(method)
+        @wraps(method, assigned=("__doc__",), updated=())
         def call(*arguments: Any, **options: Any) -> Any:
             future = self._submit(method, *arguments, **options)
             try:
@@ -120,11 +126,12 @@ class Awaitable(Face):
     """Methods are awaited, as those of the object itself, whatever the caller's loop."""
 
     def _method(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(method)
+        @wraps(method, assigned=("__doc__",), updated=())
         def call(*arguments: Any, **options: Any) -> Any:
             if inspect.iscoroutinefunction(method):
                 return self._awaited(method, *arguments, **options)
-            value = self._portal.call(lambda: method(*arguments, **options))
+            # In a tuple, or what can be awaited would be.
+            (value,) = self._portal.call(lambda: (method(*arguments, **options),))
             return _Made(self, value) if isinstance(value, Made) else self._faced(value)
 
         return call

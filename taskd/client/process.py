@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal as signals
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -109,6 +109,11 @@ class Process:
     def stderr(self) -> streams.Output:
         """Raises `FailedPrecondition` if nobody reads it here; that of a terminal is `stdout`."""
         return self._output(self._io.stderr, "standard error")
+
+    @property
+    def outputs(self) -> Sequence[streams.Output]:
+        """Those that are read here: of a terminal one, of a log none."""
+        return self._io.outputs
 
     def _output(self, output: streams.Output | None, name: str) -> streams.Output:
         if output is None:

@@ -28,6 +28,8 @@ class Output:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.limit: float = LIMIT
+        self.listeners: list[Callable[[bytes], None]] = []
+        """Each is told what comes, when it comes, whoever reads it."""
         self._taken = bytearray()
         self._more = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -114,6 +116,8 @@ class Output:
                 return
             self._taken += piece
             self._more.set()
+            for listener in self.listeners:
+                listener(piece)
         self._pause()
 
     def _pause(self) -> None:

@@ -23,22 +23,27 @@ SECONDS = 20.0
 """For all to end; a shim that does not answer until then is left to itself."""
 
 
-async def clear(socket: Path) -> None:
-    """Kill and delete each task of the daemon at `socket`. Raises TimeoutError if one stays."""
+async def clear(socket: Path, namespace: str = "") -> None:
+    """Kill and delete all containers of the daemon at `socket`, or those of a namespace.
+
+    Raises TimeoutError if one stays.
+    """
     with anyio.fail_after(SECONDS):
         async with connect(socket) as client:
-            namespaces = await client.namespaces.list()
+            names = [each.name for each in await client.namespaces.list()]
         async with anyio.create_task_group() as group:
-            for namespace in namespaces:
-                group.start_soon(_clear_namespace, socket, namespace.name)
+            for name in names:
+                if namespace in ("", name):
+                    group.start_soon(_clear_namespace, socket, name)
 
 
 async def _clear_namespace(socket: Path, namespace: str) -> None:
     async with connect(socket, namespace) as client:
-        found = await client.tasks.list(ListTasksRequest())
+        tasks = await client.tasks.list(ListTasksRequest())
+        containers = await client.list()
         async with anyio.create_task_group() as group:
-            for task in found.tasks:
-                group.start_soon(_end, client, task.id)
+            for id in {each.id for each in (*tasks.tasks, *containers)}:  # noqa: A001
+                group.start_soon(_end, client, id)
 
 
 async def _end(client: Client, id: str) -> None:  # noqa: A002

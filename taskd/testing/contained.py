@@ -1,0 +1,158 @@
+"""A container of a test: the client's, with what a test wants besides."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from taskd.client import Container
+from taskd.client import spec as default
+from taskd.errors import FailedPrecondition, NotFound, TaskdError
+
+if TYPE_CHECKING:
+    from taskd.testing.event_log import EventLog
+
+__all__ = ["Contained", "Ready"]
+
+KEPT = 1 << 20
+"""Characters of output that are kept for `Contained.logs` and reports."""
+SHOWN_LINES = 40
+POLL_SECONDS = 0.05
+
+Ready = Callable[["Contained"], Awaitable[bool]]
+"""Whether a container is ready: see `taskd.testing.ready`."""
+
+
+class Contained:
+    """All that `taskd.client.Container` has, and what is here."""
+
+    def __init__(self, container: Container, events: EventLog) -> None:
+        self.container = container
+        self.events = events
+        self.timed_out: float | None = None
+        """Seconds after which it was ended, since it took too long."""
+        self._text = ""
+        for output in container.outputs:
+            output.lift()
+            output.listeners.append(self._heard)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.container, name)
+
+    def __repr__(self) -> str:
+        return repr(self.container)
+
+    def logs(self) -> str:
+        """What it has written until now, from both outputs; whoever else reads that has it, too."""
+        return self._text
+
+    def _heard(self, data: bytes) -> None:
+        self._text = (self._text + data.decode(errors="replace"))[-KEPT:]
+
+    async def wait_until(self, ready: Ready, timeout: float = 30.0) -> None:
+        """Wait until it is ready.
+
+        Raises TimeoutError, and `FailedPrecondition` if it ends before that, with what it has said.
+        """
+        try:
+            with anyio.fail_after(timeout):
+                while not await ready(self):
+                    if await self._has_ended() and not await ready(self):
+                        code = (await self.container.wait()).code
+                        raise FailedPrecondition(
+                            f'container "{self.container.id}" ended with {code} before it was '
+                            f"ready ({_name(ready)}):\n{self._last()}",
+                            verbatim=True,
+                        )
+                    await anyio.sleep(POLL_SECONDS)
+        except TimeoutError:
+            raise TimeoutError(
+                f'container "{self.container.id}" was not ready ({_name(ready)}) after '
+                f"{timeout:g} s:\n{self._last()}"
+            ) from None
+
+    async def _has_ended(self) -> bool:
+        try:
+            return (await self.container.state()).status.name == "STOPPED"
+        except NotFound:
+            return True
+
+    async def kill_shim(self) -> None:
+        """Kill the process that owns it, as the kernel does where memory has run out.
+
+        Raises `FailedPrecondition` if that is not found.
+        """
+        parent = _parent(self.container.pid)
+        if parent is None or b"shim" not in _command(parent):
+            raise FailedPrecondition(f'the shim of container "{self.container.id}"')
+        os.kill(parent, signal.SIGKILL)
+
+    async def leave(self) -> None:
+        """End and remove it, whatever it does."""
+        await self.container.leave()
+
+    async def describe(self) -> str:
+        """What a report of a failure says of it."""
+        lines = []
+        if self.timed_out is not None:
+            lines.append(f"ended since it took longer than {self.timed_out:g} s")
+        with suppress(TaskdError):
+            state = await self.container.state()
+            ended = f", exit code {state.exit_status}" if state.status.name == "STOPPED" else ""
+            lines.append(f"state: {state.status.name.lower()}, pid {state.pid}{ended}")
+        lines += [f"last of {len(self._text)} characters of output:", self._last(), "events:"]
+        lines += [
+            f"  {_time(each.at)} {each.message}" for each in self.events.of(self.container.id)
+        ]
+        lines += ["specification, but for what all have:", *_specification(self.container.spec)]
+        return "\n".join(lines)
+
+    def _last(self) -> str:
+        shown = self._text.splitlines()[-SHOWN_LINES:]
+        return "\n".join(f"  | {line}" for line in shown) or "  (nothing)"
+
+
+def _time(nanoseconds: int) -> str:
+    return datetime.fromtimestamp(nanoseconds / 1e9).strftime("%H:%M:%S.%f")
+
+
+def _specification(document: Mapping[str, Any]) -> Iterator[str]:
+    """Without what each container has."""
+    usual = ("devices", "maskedPaths", "readonlyPaths", "capabilities")
+    mounts = [each["destination"] for each in default.container({})["mounts"]]
+    for name, part in document.items():
+        if name == "mounts":
+            part = [each for each in part if each["destination"] not in mounts]
+        if isinstance(part, Mapping):
+            part = {key: each for key, each in part.items() if key not in usual}
+            if isinstance(part.get("resources"), Mapping):
+                limits = part["resources"].items()
+                part["resources"] = {key: each for key, each in limits if key not in usual}
+        yield f"  {name}: {json.dumps(part)}"
+
+
+def _name(ready: Ready) -> str:
+    return getattr(ready, "__name__", "a condition")
+
+
+def _parent(pid: int) -> int | None:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return int(stat.rpartition(") ")[2].split()[1])
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""

@@ -1,0 +1,194 @@
+"""The pytest plugin: its fixtures, as those who write tests have them."""
+
+from __future__ import annotations
+
+import os
+import sys
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness.real import need
+
+from taskd.errors import FailedPrecondition
+from taskd.testing import ready
+
+PROCESS = "io.taskd.process.v1"
+SLEEP = ["/bin/sleep", "1000"]
+
+
+def sh(script: str) -> list[str]:
+    return ["/bin/sh", "-c", script]
+
+
+@pytest.fixture(params=["process", "runc"])
+def where(request: pytest.FixtureRequest, rootfs: Path) -> dict[str, Any]:
+    """Options for a plain process, and for a container proper."""
+    if request.param == "process":
+        return {"runtime": PROCESS}
+    need("runc", "containerd-shim-runc-v2")
+    return {"source": rootfs}
+
+
+def test_a_plain_function(taskd_container: Any, where: dict[str, Any]) -> None:
+    container = taskd_container(args=sh("echo hello; exit 3"), **where)
+    assert container.wait().code == 3
+    assert container.stdout.text() == "hello\n"
+    assert container.logs() == "hello\n"  # still
+
+
+async def test_a_coroutine(taskd_container: Any, where: dict[str, Any]) -> None:
+    async with (
+        taskd_container(args=SLEEP, **where) as container,
+        container.exec(sh("echo inside; exit 4")) as process,
+    ):
+        assert [line async for line in process.lines()] == ["inside"]
+        assert (await process.wait()).code == 4
+    other = await taskd_container(args=SLEEP, **where)
+    assert (await other.stop()).code in (137, 143)
+
+
+def test_when_it_is_ready(taskd_container: Any, where: dict[str, Any]) -> None:
+    script = "sleep 0.2; echo here; touch /tmp/$0; sleep 0.2; echo there; sleep 1000"
+    name = f"ready-{os.getpid()}"
+    for condition in (
+        ready.log("^there$"),
+        ready.file(f"/tmp/{name}"),
+        ready.event("/tasks/start"),
+    ):
+        container = taskd_container(args=[*sh(script), name], ready=condition, **where)
+        if condition.__name__.startswith("a line"):
+            assert "there" in container.logs()
+        container.delete(force=True)
+    taskd_container(args=SLEEP, ready=ready.exec(["/bin/sh", "-c", "exit 0"]), **where)
+    Path("/tmp", name).unlink(missing_ok=True)
+
+
+def test_one_that_is_never_ready(taskd_container: Any, where: dict[str, Any]) -> None:
+    with pytest.raises(FailedPrecondition, match=r"ended with 5 before(.|\n)*\| what it said"):
+        taskd_container(args=sh("echo what it said; exit 5"), ready=ready.log("never"), **where)
+    with pytest.raises(TimeoutError, match=r"not ready \(exec .*\) after 0.3 s:\n  \| x"):
+        taskd_container(
+            args=sh("echo x; sleep 1000"),
+            ready=ready.exec(["/bin/sh", "-c", "exit 1"]),
+            ready_timeout=0.3,
+            **where,
+        )
+
+
+def test_servers(taskd_container: Any, taskd_free_port: Callable[[], int], tmp_path: Path) -> None:
+    (tmp_path / "page").write_text("hello")
+    port = taskd_free_port()
+    assert port != taskd_free_port()
+    serve = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port)]
+    taskd_container(
+        args=serve,
+        runtime=PROCESS,
+        cwd=str(tmp_path),
+        network="host",
+        ready=ready.http(port, "/page"),
+    )
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/page") as answer:
+        assert answer.read() == b"hello"
+    taskd_container(args=SLEEP, runtime=PROCESS, network="host", ready=ready.port(port))
+    with pytest.raises(TimeoutError, match="http port"):
+        taskd_container(
+            args=SLEEP,
+            runtime=PROCESS,
+            network="host",
+            ready=ready.http(port, "/no"),
+            ready_timeout=0.2,
+        )
+
+
+def test_a_port_on_a_network_of_its_own(taskd_container: Any, rootfs: Path) -> None:
+    need("runc", "containerd-shim-runc-v2")
+    (rootfs / "bin/nc").unlink(missing_ok=True)
+    (rootfs / "bin/nc").symlink_to("busybox")
+    listen = ["/bin/nc", "-l", "-p", "8080"]
+    taskd_container(rootfs, listen, network="none", ready=ready.port(8080))
+    with pytest.raises(TimeoutError, match="port 8081"):
+        taskd_container(rootfs, listen, network="none", ready=ready.port(8081), ready_timeout=0.3)
+
+
+def test_files_in_and_out(taskd_container: Any, rootfs: Path, tmp_path: Path) -> None:
+    need("runc", "containerd-shim-runc-v2")
+    (tmp_path / "tree/deep").mkdir(parents=True)
+    (tmp_path / "tree/deep/file").write_text("in")
+    container = taskd_container(
+        rootfs,
+        sh("ln -s /etc /tmp/up; ln -s /etc/outside /tmp/link; echo up; sleep 1000"),
+        mounts=["tmpfs:/tmp"],
+        ready=ready.log("up"),
+    )
+    container.copy_in(tmp_path / "tree", "/tmp/tree")
+    container.copy_in(tmp_path / "tree/deep/file", "/tmp")
+    container.copy_in(tmp_path / "tree/deep/file", "/tmp/link")  # in the link's place
+    script = "cat /tmp/tree/deep/file /tmp/file /tmp/link; echo out > /tmp/tree/deep/file"
+    with container.exec(sh(script)) as process:
+        assert process.stdout.text() == "ininin"
+        process.wait()
+    container.copy_out("/tmp/tree", tmp_path / "back")
+    assert (tmp_path / "back/deep/file").read_text() == "out\n"
+    container.copy_in(tmp_path / "tree/deep/file", "/tmp/up/inside")  # its /etc, and not ours
+    assert (rootfs / "etc/inside").read_text() == "in"
+    assert not Path("/etc/inside").exists()
+    (rootfs / "etc/inside").unlink()
+    with pytest.raises(FileNotFoundError):
+        container.copy_out("/no/such", tmp_path)
+
+
+def test_one_that_takes_too_long(taskd_container: Any, where: dict[str, Any]) -> None:
+    container = taskd_container(args=SLEEP, timeout=0.3, **where)
+    assert container.wait(20).code == 137
+    assert container.timed_out == 0.3
+
+
+def test_what_is_told(taskd_container: Any, taskd_event_log: Any, rootfs: Path) -> None:
+    need("runc", "containerd-shim-runc-v2")
+    # Newer runcs need some 12 MiB in the container's group to start.
+    from taskd.client import Limits
+
+    hungry = "sleep 0.5; dd if=/dev/zero of=/dev/null bs=512M count=1; exit 7"
+    limits = Limits(memory="32m", memory_swap="32m")
+    container = taskd_container(rootfs, sh(hungry), limits=limits)
+    assert taskd_event_log.wait_for("/tasks/oom", container.id).container_id == container.id
+    told = taskd_event_log.wait_for("/tasks/exit", container.id)
+    assert told.message.exit_status == container.wait().code
+    with pytest.raises(TimeoutError, match="no /tasks/paused of .* but"):
+        taskd_event_log.wait_for("/tasks/paused", container.id, timeout=0.1)
+
+
+def test_a_shim_that_is_killed(
+    taskd_container: Any, taskd_event_log: Any, where: dict[str, Any]
+) -> None:
+    container = taskd_container(args=SLEEP, **where)
+    container.kill_shim()
+    assert container.wait(20).code == 137
+    assert taskd_event_log.wait_for("/tasks/exit", container.id).message.exit_status == 137
+
+
+def test_a_daemon_that_crashes(
+    taskd: Any, taskd_container: Any, taskd_event_log: Any, where: dict[str, Any]
+) -> None:
+    container = taskd_container(args=sh("sleep 0.2; echo on; sleep 0.3; exit 6"), **where)
+    pid = taskd.server.pid
+    taskd.crash()
+    taskd.start()
+    assert taskd.server.pid != pid
+    assert container.wait(30).code == 6
+    assert container.logs() == "on\n"
+    told = taskd_event_log.wait_for("/tasks/exit", container.id, timeout=30)
+    assert told.message.exit_status == 6
+    assert taskd_event_log.topics(container.id).count("/tasks/exit") == 1
+
+
+async def test_pause_in_a_coroutine(
+    taskd: Any, taskd_container: Any, where: dict[str, Any]
+) -> None:
+    container = await taskd_container(args=SLEEP, **where)
+    await container.pause()
+    assert [each.task.status.name for each in await taskd.aio.list()] == ["PAUSED"]
+    await container.resume()
