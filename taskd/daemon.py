@@ -278,7 +278,9 @@ def _services(
         Diff(differ),
         Events(bus),
         Images(ImageStore(database), bus, scheduler.collect_now),
-        Introspection(_identity(config.root / "uuid"), _parts(snapshotters.values())),
+        Introspection(
+            _identity(config.root / "uuid"), _parts(snapshotters.values()), tasks.deprecations
+        ),
         Leases(LeaseStore(database), scheduler.collect_now),
         Namespaces(NamespaceStore(database), bus),
         Sandboxes(SandboxStore(database)),

@@ -7,8 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from betterproto2 import Message
+
 from taskd import filters, platforms
-from taskd.errors import Unimplemented
+from taskd.deprecations import Deprecations
+from taskd.errors import NotFound, Unimplemented, Unknown
+from taskd.proto.containerd.services.introspection import v1
 from taskd.proto.containerd.services.introspection.v1 import (
     IntrospectionBase,
     Plugin,
@@ -18,10 +22,16 @@ from taskd.proto.containerd.services.introspection.v1 import (
     PluginsResponse,
     ServerResponse,
 )
-from taskd.proto.containerd.types import Platform
-from taskd.proto.google.protobuf import Empty
+from taskd.proto.containerd.types import Platform, RuntimeRequest
+from taskd.proto.google.protobuf import Any, Empty
+from taskd.runtime import info
+from taskd.runtime.binary import resolve
+from taskd.types import TypedValue
+from taskd.wellknown import from_any, pack, timestamp, to_any, unpack
 
 __all__ = ["PLUGINS", "Introspection", "Part"]
+
+_RUNTIME = ("io.containerd.runtime.v2", "task")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +93,21 @@ PLUGINS = (
         ("io.containerd.transfer.v1", "io.containerd.streaming.v1"),
     ),
     Part("io.containerd.grpc.v1", "version"),
+    Part("io.containerd.warning.v1", "deprecations"),
     Part("io.containerd.ttrpc.v1", "events", ("io.containerd.event.v1",)),
 )
 
 
 class Introspection(IntrospectionBase):
-    def __init__(self, identity: Path, parts: Iterable[Part] = ()) -> None:
+    def __init__(
+        self,
+        identity: Path,
+        parts: Iterable[Part] = (),
+        deprecations: Deprecations | None = None,
+    ) -> None:
         """`identity` is the file that has this daemon's UUID; `parts` are those of this machine."""
         self._identity = identity
+        self._deprecations = deprecations or Deprecations()
         self._parts = (*PLUGINS, *parts)
         self._pid_namespace = Path("/proc/self/ns/pid").stat().st_ino
 
@@ -105,10 +122,44 @@ class Introspection(IntrospectionBase):
 
         async with aiofiles.open(self._identity) as file:
             uuid = (await file.read()).strip()
-        return ServerResponse(uuid=uuid, pid=os.getpid(), pidns=self._pid_namespace)
+        return ServerResponse(
+            uuid=uuid,
+            pid=os.getpid(),
+            pidns=self._pid_namespace,
+            deprecations=[
+                v1.DeprecationWarning(
+                    id=each.id, message=each.message, last_occurrence=timestamp(each.last)
+                )
+                for each in self._deprecations.all()
+            ],
+        )
 
     async def plugin_info(self, message: PluginInfoRequest) -> PluginInfoResponse:
-        raise Unimplemented(f"plugin info of {message.type}.{message.id}")
+        """A part, and with `options` more of it: of the runtime what a shim's ``-info`` tells."""
+        asked = None if message.options is None else _unpacked(message.options)
+        name = message.type, message.id
+        part = next((each for each in self._parts if (each.type, each.id) == name), None)
+        if part is None:
+            raise NotFound(f"plugin {message.type}.{message.id} not found")
+        response = PluginInfoResponse(plugin=_plugin(part))
+        if asked is None:
+            return response
+        if name != _RUNTIME:
+            raise Unimplemented("plugin does not provided extra information")
+        if not isinstance(asked, RuntimeRequest):
+            raise Unimplemented(f"unknown request type {type(asked).__name__}")
+        told = await info.of_runtime(resolve, asked.runtime_path, from_any(asked.options))
+        response.extra = to_any(pack(told))
+        return response
+
+
+def _unpacked(options: Any) -> Message:
+    """Raises `Unknown` for a type that is none of ours."""
+    found = unpack(TypedValue(options.type_url, options.value))
+    if found is None:
+        words = f"type with url {options.type_url}: not found"
+        raise Unknown(f"failed to unmarshal plugin info Options: {words}")
+    return found
 
 
 def _plugin(part: Part) -> Plugin:

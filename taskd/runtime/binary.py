@@ -9,22 +9,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from taskd import plugins, shim_sockets
-from taskd.codec import MalformedMessage, decode, encode
+from taskd.codec import MalformedMessage, decode
 from taskd.errors import TaskdError, Unimplemented, Unknown
 from taskd.printable import printable
 from taskd.proto.containerd.runtime.bootstrap.v1 import BootstrapResult
 from taskd.proto.containerd.task.v2 import DeleteResponse
-from taskd.proto.containerd.types import RuntimeInfo
-from taskd.proto.google.protobuf import Any
-from taskd.runtime import spawn
+from taskd.runtime import info, spawn
 from taskd.runtime.bundle import Bundle
 from taskd.runtime.request import Form, Forms, StartRequest, is_message
 from taskd.runtime.types import CreateOptions, Exit
@@ -235,7 +232,7 @@ class ShimBinary:
         try:
             if done.returncode:
                 words = done.stdout.decode(errors="replace")
-                raise Unknown(f"{words}: {_exit_text(done.returncode)}")
+                raise Unknown(f"{words}: {info.exit_text(done.returncode)}")
             self.forms.learn(self.path, form, done.stdout)
             return replace(parse_bootstrap(done.stdout), group=done.group)
         except TaskdError:
@@ -251,16 +248,14 @@ class ShimBinary:
 
         Raises `Unknown` with the shim's own words if it fails.
         """
-        given = encode(Any(options.type_url, options.value)) if options else b""
-        done = await self._call([str(self.path), "-info"], stdin=given)
-        if done.returncode:
-            words = done.stderr.decode(errors="replace").strip()
-            failed = f"failed to run [{self.path} -info]: {_exit_text(done.returncode)}"
-            raise Unknown(f"runtime info: {failed} (stderr: {json.dumps(words)})")
         try:
-            return from_any(decode(RuntimeInfo, done.stdout).features)
-        except MalformedMessage as exc:
-            raise Unknown(f"runtime info: {exc}") from exc
+            told = await info.ask(self.path, options, self._ask)
+        except TaskdError as exc:
+            raise exc.within("runtime info") from None
+        return from_any(told.features)
+
+    async def _ask(self, command: Sequence[str], given: bytes) -> spawn.Completed:
+        return await self._call(list(command), stdin=given)
 
     async def delete(self) -> Exit:
         """Run ``delete``, which cleans up after a shim that can no longer be asked.
@@ -271,7 +266,7 @@ class ShimBinary:
         done = await self._run(flags)
         if done.returncode:
             words = done.stderr.decode(errors="replace").strip()
-            raise Unknown(f"{words}: {_exit_text(done.returncode)}")
+            raise Unknown(f"{words}: {info.exit_text(done.returncode)}")
         try:
             response = decode(DeleteResponse, done.stdout)
         except MalformedMessage as exc:
@@ -317,9 +312,3 @@ class ShimBinary:
             "GRPC_ADDRESS": self.daemon.address,
             "NAMESPACE": self.bundle.namespace,
         }
-
-
-def _exit_text(returncode: int) -> str:
-    if returncode < 0:
-        return f"signal: {(signal.strsignal(-returncode) or str(-returncode)).lower()}"
-    return f"exit status {returncode}"

@@ -15,6 +15,7 @@ from typing import TypeVar
 import anyio
 
 from taskd import filters, identifiers
+from taskd.deprecations import Deprecations
 from taskd.errors import InvalidArgument, NotFound, TaskdError, Unimplemented, Unknown
 from taskd.metadata.containers import Container, ContainerStore
 from taskd.metadata.images import Descriptor
@@ -31,8 +32,6 @@ __all__ = ["Metric", "TaskService"]
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-_DEPRECATED = {"io.containerd.runtime.v1.linux", "io.containerd.runc.v1"}
 
 STATE_TIMEOUT = 2.0
 """Seconds a shim has to tell a process's state (``io.containerd.timeout.task.state``)."""
@@ -82,6 +81,8 @@ class TaskService:
         self._checkpoints = checkpoints
         self._others = others or {}
         self._qos = qos
+        self.deprecations = Deprecations()
+        """What tasks have been made with."""
         self._state_timeout = state_timeout
 
     async def create(
@@ -106,7 +107,7 @@ class TaskService:
         unpack = None
         if checkpoint is not None and not restored:
             unpack = self._checkpoints.unpack(namespace, checkpoint)
-        if container.runtime_name in _DEPRECATED:
+        if self.deprecations.used(container.runtime_name):
             log.warning(
                 "%s is deprecated since containerd v1.4, consider using io.containerd.runc.v2",
                 container.runtime_name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -61,6 +62,19 @@ def test_plugins(ctr: Ctr) -> None:
     rows = table(ctr("plugins", "ls").stdout)
     assert ["io.containerd.grpc.v1", "tasks", "-", "ok"] in rows
     assert ["io.containerd.runtime.v2", "task", "linux/amd64", "ok"] in rows
+
+
+def test_what_a_runtime_can_do(daemon: Taskd) -> None:
+    """Ours tells what runc does, to the newest client."""
+    newest = GENERATIONS[-1].binaries()
+    command = [f"{newest}/ctr", "-a", str(daemon.address), "plugins", "inspect-runtime"]
+    own, runc = (
+        json.loads(subprocess.check_output([*command, "--runtime", runtime]))
+        for runtime in ("io.taskd.oci.v1", f"{newest}/containerd-shim-runc-v2")
+    )
+    assert own["Name"] == "io.taskd.oci.v1"
+    assert own["Features"] == runc["Features"]
+    assert "mountOptions" in own["Features"]
 
 
 @pytest.mark.parametrize("generation", GENERATIONS[1:], ids=str)

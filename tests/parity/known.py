@@ -387,6 +387,13 @@ KNOWN: tuple[Known, ...] = (
         own_shim=True,
     ),
     Known(
+        r"unknown request type \*?(\w+\.)?",
+        "unknown request type ",
+        "containerd names the type in Go's words",
+        ("2",),
+        "introspection: ",
+    ),
+    Known(
         r"'index=off', |, 'index=off'",
         "",
         "1.x has `index=off` before the folders, newer ones after them",
