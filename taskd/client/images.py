@@ -6,15 +6,17 @@ import hashlib
 import json
 import platform
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from taskd.client import archives, transfer
 from taskd.client.channel import Channel, naming
 from taskd.client.cleanup import whatever_happens
 from taskd.client.stores import Content, Leases, Snapshots
+from taskd.client.transfer import Credentials, Progress
 from taskd.errors import AlreadyExists, FailedPrecondition, NotFound
 from taskd.proto.containerd.services.diff.v1 import ApplyRequest, DiffStub
 from taskd.proto.containerd.services.images.v1 import (
@@ -97,6 +99,71 @@ class Images:
         except AlreadyExists:
             made = (await self._stub.update(UpdateImageRequest(image=image))).image
         return made
+
+    async def pull(
+        self,
+        name: str,
+        *,
+        credentials: Credentials | None = None,
+        plain_http: bool = False,
+        hosts: Path | str = "",
+        progress: Callable[[Progress], object] | None = None,
+    ) -> Image:
+        """Have the daemon fetch an image from its registry, for ``alpine`` from Docker's.
+
+        `credentials` are user and password, `hosts` is a folder as containerd has it for registries
+        (``/etc/containerd/certs.d``); `progress` is called with each step. Raises `Unimplemented`
+        where the daemon does not do that.
+        """
+        await transfer.pull(
+            self._channel,
+            normalised(name),
+            credentials=credentials,
+            plain_http=plain_http,
+            hosts=str(hosts),
+            progress=progress,
+        )
+        return await self.get(normalised(name))
+
+    async def push(
+        self,
+        name: str,
+        reference: str = "",
+        *,
+        credentials: Credentials | None = None,
+        plain_http: bool = False,
+        hosts: Path | str = "",
+        progress: Callable[[Progress], object] | None = None,
+    ) -> None:
+        """Have the daemon store an image in a registry, under its own name or as `reference`."""
+        image = await self.get(name)
+        await transfer.push(
+            self._channel,
+            image.name,
+            normalised(reference or image.name),
+            credentials=credentials,
+            plain_http=plain_http,
+            hosts=str(hosts),
+            progress=progress,
+        )
+
+    async def import_(self, archive: Path | str, name: str = "") -> Sequence[Image]:
+        """The images of an archive: an OCI layout in a tar, or what ``docker save`` writes.
+
+        `name` is for an archive that names none, or instead of the one in it. Raises
+        `InvalidArgument` for another file, OSError.
+        """
+        async with self._leases.hold():
+            found = await archives.import_(self._content, Path(archive))
+            if name:
+                found = [(normalised(name), target) for _, target in found[:1]]
+            return [await self.put(normalised(each), target) for each, target in found]
+
+    async def export(self, archive: Path | str, *names: str) -> None:
+        """Write images to an archive that Docker, containerd and `import_` can read."""
+        found = [await self.get(name) for name in names]
+        targets = [(image.name, image.target) for image in found if image.target is not None]
+        await archives.export(self._content, targets, Path(archive))
 
     async def remove(self, name: str, *, sync: bool = False) -> None:
         """With `sync`, what it alone has held is gone when it returns. Raises `NotFound`."""

@@ -12,7 +12,7 @@ from taskd import digests
 from taskd.client import Client
 from taskd.proto.containerd.types import Descriptor
 
-__all__ = ["put"]
+__all__ = ["docker_archive", "put"]
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
@@ -48,6 +48,22 @@ async def put(client: Client, name: str, rootfs: Path, **config: Any) -> None:
         }
         digest = await client.content.write(data, labels=labels)
         await client.images.put(name, Descriptor(MANIFEST, digest, len(data)))
+
+
+def docker_archive(path: Path, tag: str, rootfs: Path, **config: Any) -> None:
+    """What ``docker save`` wrote before it had the OCI layout."""
+    layers = [_tar(rootfs, {}), _tar(None, {"second": b"second layer\n"})]
+    document = {
+        "architecture": "amd64",
+        "os": "linux",
+        "config": config,
+        "rootfs": {"type": "layers", "diff_ids": [digests.of(layer) for layer in layers]},
+    }
+    names = [f"{number}/layer.tar" for number in range(len(layers))]
+    about = [{"Config": "config.json", "RepoTags": [tag], "Layers": names}]
+    files = dict(zip(names, layers, strict=True))
+    files |= {"config.json": json.dumps(document).encode()}
+    path.write_bytes(_tar(None, {**files, "manifest.json": json.dumps(about).encode()}))
 
 
 def _tar(folder: Path | None, files: dict[str, bytes]) -> bytes:

@@ -6,6 +6,7 @@ import dataclasses
 import subprocess
 import sys
 import threading
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
@@ -31,6 +32,7 @@ from taskd.proto.google.protobuf import Timestamp
 from taskd.proto.message_pool import default_message_pool
 
 GENERATED = Path(taskd.proto.__file__).parent
+ROOT = GENERATED.parents[1]
 GO_ZERO = Timestamp(seconds=-62135596800)
 
 
@@ -256,3 +258,20 @@ def python_type(name: str) -> type[betterproto2.Message]:
         if name.startswith(f"{file.package}."):
             import_module(f"taskd.proto.{file.package}")
     return default_message_pool.url_to_type[f"type.googleapis.com/{name}"]
+
+
+def test_wheels_have_what_other_languages_generate_from(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = [name for name in archive.namelist() if name.startswith("taskd/protos/")]
+        archive.extractall(tmp_path, names)
+    found = {str(Path(name).relative_to("taskd/protos")) for name in names}
+    assert found == {
+        str(each.relative_to(ROOT / "protos")) for each in ROOT.glob("protos/**/*.proto")
+    }
+    protoc = [sys.executable, "-m", "grpc_tools.protoc", f"-I{tmp_path}/taskd/protos"]
+    protoc += [f"--descriptor_set_out={tmp_path}/set", *sorted(found)]
+    subprocess.run(protoc, check=True)
+    assert (tmp_path / "set").stat().st_size > 1000
