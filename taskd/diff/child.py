@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from taskd.errors import ResourceExhausted, Unknown
+import anyio
+
+from taskd.errors import ResourceExhausted, TaskdError, Unknown
 from taskd.runtime import spawn
 from taskd.types import Mount
 
-__all__ = ["ordered", "run"]
+__all__ = ["Output", "ordered", "output", "run"]
+
+_PIPE: Final = 1 << 20
 
 _COMMAND: Final = (sys.executable, "-I", "-X", "utf8", "-m", "taskd.layers")
 
@@ -61,6 +67,54 @@ async def run(
         raise Unknown(outcome["error"])
     found: Mapping[str, Any] = outcome
     return found
+
+
+class Output:
+    """What a process writes, as it comes."""
+
+    def __init__(self, pipe: int) -> None:
+        self.told: Mapping[str, Any] = {}
+        """What it tells of the layer, once all has been read."""
+        self._pipe = pipe
+        self._failure: TaskdError | None = None
+
+    async def read(self) -> bytes:
+        """The next piece; empty at the end. Raises what `run` raises."""
+        await anyio.wait_readable(self._pipe)
+        piece = os.read(self._pipe, _PIPE)
+        if not piece and self._failure is not None:
+            raise self._failure
+        return piece
+
+    async def _fill(self, task: str, order: Mapping[str, Any], incoming: int) -> None:
+        try:
+            self.told = await run(task, {**order, "out": incoming}, descriptors=[incoming])
+        except TaskdError as error:
+            self._failure = error
+        finally:
+            os.close(incoming)  # now nobody writes any more: that is the end
+
+
+@asynccontextmanager
+async def output(task: str, order: Mapping[str, Any]) -> AsyncIterator[Output]:
+    """Have a task done that writes; it is killed if the context is left before."""
+    outgoing, incoming = os.pipe2(os.O_CLOEXEC)
+    try:
+        fcntl.fcntl(outgoing, fcntl.F_SETPIPE_SZ, _PIPE)
+        os.set_blocking(outgoing, False)
+        found = Output(outgoing)
+        failure: TaskdError | None = None
+        async with anyio.create_task_group() as group:
+            group.start_soon(found._fill, task, order, incoming)
+            try:
+                yield found
+            except TaskdError as error:
+                failure = error  # as it is, not in a group
+            group.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+    finally:
+        os.close(outgoing)
 
 
 def _environment() -> dict[str, str]:

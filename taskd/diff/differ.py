@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import anyio
 
@@ -24,8 +22,6 @@ __all__ = ["UNCOMPRESSED", "Differ"]
 
 UNCOMPRESSED = "containerd.io/uncompressed"
 """Label of a compressed layer: the digest of the tar in it."""
-
-_PIPE = 1 << 20
 
 
 class Differ:
@@ -95,69 +91,50 @@ class Differ:
             "compression": media.made(media_type),
             "latest": latest,
         }
-        called = ref or f"{time.time_ns()}-{secrets.token_urlsafe(3)}"
-        try:
-            async with self._content.writer(namespace, called, 0, "", lease) as writer:
-                if ref:
-                    await writer.truncate()
-                async with self._turns:
-                    done = await _written(order, writer)
-                found = dict(labels or {})
+        found = dict(labels or {})
+        async with self._turns, child.output("diff", order) as made:
+            # Nothing is begun for what cannot even be mounted.
+            piece = await made.read()
+            async with self._writer(namespace, ref, lease) as writer:
+                while piece:
+                    await writer.write(piece)
+                    piece = await made.read()
                 if media_type != media.LAYER:
-                    found[UNCOMPRESSED] = done["digest"]
+                    found[UNCOMPRESSED] = made.told["digest"]
                 with suppress(AlreadyExists):
-                    await writer.commit(0, "", found)
+                    try:
+                        await writer.commit(0, "", found)
+                    except TaskdError as error:
+                        raise error.within("failed to commit") from None
                 layer = Descriptor(media_type, writer.digest, writer.status.offset)
-        except BaseException:
-            if not ref:
-                with anyio.CancelScope(shield=True), suppress(NotFound):
-                    await self._content.abort(namespace, called, lease)
-            raise
         if UNCOMPRESSED in found:
             await self._label(namespace, layer.digest, found[UNCOMPRESSED])
         return layer
+
+    @asynccontextmanager
+    async def _writer(self, namespace: str, ref: str, lease: str | None) -> AsyncIterator[Writer]:
+        """A write that begins anew; without a `ref` nothing is left of one that fails."""
+        called = ref or f"{time.time_ns()}-{secrets.token_urlsafe(3)}"
+        async with AsyncExitStack() as stack:
+            try:
+                writer = await stack.enter_async_context(
+                    self._content.writer(namespace, called, 0, "", lease)
+                )
+            except TaskdError as error:
+                raise error.within("failed to open writer") from None
+            try:
+                if ref:
+                    await writer.truncate()
+                yield writer
+            except BaseException:
+                if not ref:
+                    with anyio.CancelScope(shield=True), suppress(NotFound):
+                        await writer.close()
+                        await self._content.abort(namespace, called, lease)
+                raise
 
     async def _label(self, namespace: str, digest: str, uncompressed: str) -> None:
         """Say of a blob what is in it, if it was there before without saying so."""
         if UNCOMPRESSED not in self._content.info(namespace, digest).labels:
             info = Info(digest, labels={UNCOMPRESSED: uncompressed})
             await self._content.update(namespace, info, [f"labels.{UNCOMPRESSED}"])
-
-
-async def _written(order: Mapping[str, Any], writer: Writer) -> Mapping[str, Any]:
-    """Have a layer made, and write it as it comes; returns what the child tells of it."""
-    outgoing, incoming = os.pipe2(os.O_CLOEXEC)
-    fcntl.fcntl(outgoing, fcntl.F_SETPIPE_SZ, _PIPE)
-    os.set_blocking(outgoing, False)
-    done: Mapping[str, Any] = {}
-    failure: TaskdError | None = None
-
-    async def make(scope: anyio.CancelScope) -> None:
-        nonlocal done, failure
-        try:
-            done = await child.run("diff", {**order, "out": incoming}, descriptors=[incoming])
-        except TaskdError as error:
-            failure = error
-            scope.cancel()
-        finally:
-            os.close(incoming)  # then nobody writes any more
-
-    try:
-        async with anyio.create_task_group() as group:
-            group.start_soon(make, group.cancel_scope)
-            try:
-                while piece := await _piece(outgoing):
-                    await writer.write(piece)
-            except TaskdError as error:
-                failure = error
-                group.cancel_scope.cancel()
-    finally:
-        os.close(outgoing)
-    if failure is not None:
-        raise failure
-    return done
-
-
-async def _piece(pipe: int) -> bytes:
-    await anyio.wait_readable(pipe)
-    return os.read(pipe, _PIPE)

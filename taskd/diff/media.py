@@ -25,12 +25,12 @@ _MADE = {LAYER: PLAIN, LAYER_GZIP: GZIP, LAYER_ZSTD: ZSTD}
 def is_compressed(media_type: str) -> bool:
     """Whether layers of that type are looked into for how they are compressed, if they are.
 
-    Raises `Unknown` for what is no layer.
+    Raises `Unknown` for what is no layer, and for what is encrypted.
     """
     base, plus, rest = media_type.partition("+")
     if base in _DOCKER:
         return not plus  # also a plain one, which may have been called so by mistake
-    if base in _OCI:
+    if base in _OCI and "encrypted" not in rest:
         return max(rest.split("+", 49)) in ("gzip", "zstd")
     raise Unknown(f"failed to get stream processor for {media_type}: no processor for media-type")
 

@@ -104,8 +104,10 @@ class Layer:
         except OSError as error:
             operation = _OPERATIONS.get(entry.type)
             names = [os.fsdecode(path)] if operation else []
-            if entry.type in (SYMLINK, LINK):
+            if entry.type == SYMLINK:
                 names.insert(0, os.fsdecode(entry.linkname))
+            elif entry.type == LINK:
+                names.insert(0, os.fsdecode(rootfs.clean(entry.linkname)))
             raise failed(" ".join([operation or "", *names]), error) from None
         if not self._overlay:
             self._unpacked.setdefault(parent, set()).add(name)

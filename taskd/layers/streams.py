@@ -27,9 +27,9 @@ __all__ = ["Compressor", "Source"]
 
 _IsalError: Any = igzip_lib.IsalError  # of which the stubs know no class
 _GO = {
-    "wrapper found": "invalid header",
-    "Incorrect checksum": "invalid checksum",
-    "Unknown frame descriptor": "magic number mismatch",
+    "wrapper found": "gzip: invalid header",
+    "Incorrect checksum": "gzip: invalid checksum",
+    "Unknown frame descriptor": "invalid input: magic number mismatch",
 }
 """Words of the libraries', and Go's."""
 
@@ -195,8 +195,8 @@ def _decompressed(
                 if block:
                     yield block
         except (zstd.ZstdError, _IsalError) as error:
-            found = next((go for own, go in _GO.items() if own in str(error)), "corrupt input")
-            raise Refused(f"{kind}: {found}: {error}") from None
+            words = next((go for own, go in _GO.items() if own in str(error)), None)
+            raise Refused(words or f"{kind}: corrupt input: {error}") from None
         data = decompressor.unused_data
 
 

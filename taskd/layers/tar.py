@@ -120,7 +120,7 @@ def entries(source: Source) -> Iterator[Entry]:
         if kind == _SPARSE:
             entry.type = REG
             entry.map, entry.size = sparse.in_headers(header, source)
-        end = source.offset + size + -size % SIZE
+        end = source.offset + size
         if told is not None and entry.type == REG and entry.map is None:
             found, real = sparse.in_records(told.records, told.points, source)
             if found is not None:
@@ -131,6 +131,7 @@ def entries(source: Source) -> Iterator[Entry]:
         if source.offset > end:
             raise Refused(INVALID)
         source.skip(end - source.offset)
+        source.read(-size % SIZE)  # with which Go is content to end
 
 
 def _header(source: Source) -> bytes | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import os
 import sys
@@ -106,7 +107,11 @@ def _shown(root: Path, path: Path) -> str:
         found.append(f"-> {path.readlink()}")
     elif path.is_file():
         data = path.read_bytes()
-        found.append(repr(data) if len(data) < 99 else f"{len(data)} bytes {hash(data)}")
+        found.append(
+            repr(data)
+            if len(data) < 99
+            else f"{len(data)} bytes {hashlib.sha256(data).hexdigest()[:8]}"
+        )
         if state.st_nlink > 1:
             others = [str(each.relative_to(root)) for each in root.rglob("*")]
             same = [each for each in others if (root / each).lstat().st_ino == state.st_ino]

@@ -237,7 +237,7 @@ async def test_links_do_not_lead_out(tmp_path: Path, apply: Apply) -> None:
     assert (tmp_path / "outside/file").read_text() == "safe"
     assert (tmp_path / "root/file").read_bytes() == b"here"
     assert (tmp_path / "root/hard").is_symlink()
-    with pytest.raises(Unknown, match="^link ../outside/file /stolen: no such file or directory$"):
+    with pytest.raises(Unknown, match="^link /outside/file /stolen: no such file or directory$"):
         await apply(tar(link("stolen", "../outside/file")))
 
 
@@ -256,13 +256,12 @@ BROKEN = {
     "a damaged header": (damaged(ONE, 30), INVALID),
     "ends in a header": (ONE[:300], "unexpected EOF"),
     "ends in a file": (ONE[:2000], "unexpected EOF"),
-    "ends in padding": (ONE[: 512 + 3010], "unexpected EOF"),
     "something after one block of zeros": (ONE[:3584] + bytes(512) + b"x" * 512, INVALID),
     "gzip that ends early": (GZIP[:50_000], "unexpected EOF"),
     "gzip of no archive": (variants(os.urandom(1000))["+gzip"], INVALID),
-    "damaged gzip": (damaged(GZIP, len(GZIP) - 5), "gzip: invalid checksum: .*"),
+    "damaged gzip": (damaged(GZIP, len(GZIP) - 5), "gzip: invalid checksum"),
     "gzip's beginning alone": (GZIP[:4], "unexpected EOF"),
-    "bytes after gzip": (variants(ONE)["+gzip"] + b"more than ten", "gzip: invalid header: .*"),
+    "bytes after gzip": (variants(ONE)["+gzip"] + b"more than ten", "gzip: invalid header"),
     "zstd that ends early": (ZSTD[:50_000], "unexpected EOF"),
     "damaged zstd": (damaged(ZSTD, len(ZSTD) - 2), "zstd: corrupt input: .*"),
     "an unknown type": (tar(file("a", type=b"Z")), "unhandled tar header type 90"),
@@ -280,13 +279,14 @@ BROKEN = {
     "a name that is too long": (tar(file("x" * 300)), "open /x{300}: file name too long"),
     "a link to what is not there": (
         tar(link("a", "b")),
-        "link b /a: no such file or directory",
+        "link /b /a: no such file or directory",
     ),
-    "a link to itself": (tar(file("a"), link("a", "a")), "link a /a: no such file or directory"),
+    "a link to itself": (tar(file("a"), link("a", "a")), "link /a /a: no such file or directory"),
     "a folder that is gone in the end": (
         tar(folder("d"), file(".wh.d")),
         "failed call to UtimesNanoAt for /d: no such file or directory",
     ),
+    "a device that cannot be": (tar(device("a", 3, 1 << 20)), "invalid argument"),
     "an attribute that cannot be": (
         tar(file("a", pax_headers={"SCHILY.xattr.nosuch.x": "y"})),
         ".*",
@@ -310,6 +310,7 @@ async def test_ends_without_an_end(tmp_path: Path, apply: Apply) -> None:
     await apply(ONE[:3584])
     await apply(b"")
     await apply(ONE[:3584] + bytes(512))
+    await apply(ONE[: 512 + 3010])
     assert (tmp_path / "root/a").stat().st_size == 3000
 
 
