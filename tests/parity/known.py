@@ -435,6 +435,59 @@ KNOWN: tuple[Known, ...] = (
         NEWER,
         "snapshots: update nothing",
     ),
+    Known(
+        r"mount callback failed on \S+containerd-mount\d+: |"
+        r"FOLDER\S*containerd-mount\d+|FOLDER/state/diff/(left|right)|"
+        r", flags: \d+, data: \"[^\"]*\"",
+        "",
+        "containerd mounts in a temporary folder, which errors name, taskd out of sight",
+        NEWER,
+        "diffs: ",
+    ),
+    Known(
+        r"(?<=failed to mount : )mount source: .*, err: ",
+        "",
+        "2.x says more of a mount that failed, and so does taskd",
+        ("1.7",),
+        "diffs: ",
+    ),
+    Known(
+        r"(?<=\w )SCENARIO/(layer2|overlay/[^/]+)(?=/)",
+        "",
+        "of what is in an upper directory taskd says where in it it is",
+        NEWER,
+        "diffs: ",
+    ),
+    Known(
+        r"(failed to get stream processor for \S+encrypted: )(exec: .*|no processor.*)",
+        r"\1",
+        "containerd asks a program to decrypt that is not there",
+        NEWER,
+        "diffs: media types",
+    ),
+    Known(
+        r"(?<=failed to get stream processor for application/vnd.oci.image.layer.v1.tar\+gzip: )"
+        r"(?=unexpected EOF)|failed to get stream processor for \S+tar\+gzip: (?=unexpected EOF)",
+        "",
+        "containerd reads gzip's header first; that it ends early is all there is to be said",
+        NEWER,
+        "diffs: broken",
+    ),
+    Known(
+        r"(?s)^(Diff.diff .*tar\+(gzip|zstd)'), 'digest': '[^']*', 'size': \d+",
+        r"\1",
+        "libraries compress differently; the label says that the same is in it",
+        NEWER,
+        "diffs: compressed",
+    ),
+    Known(
+        r"(?s)^(--format=gnu: the same: ).*|^(Diff.apply .*)\n.*(unhandled tar header type 83|"
+        r"'size': 133120\}\})$",
+        r"\1\2",
+        "containerd knows no sparse files but PAX's",
+        NEWER,
+        "diffs: sparse files",
+    ),
 )
 
 

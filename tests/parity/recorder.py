@@ -25,6 +25,7 @@ from harness.daemons import Daemon, client
 from taskd import wellknown
 from taskd.proto.containerd.services.containers import v1 as containers
 from taskd.proto.containerd.services.content import v1 as content
+from taskd.proto.containerd.services.diff import v1 as diff
 from taskd.proto.containerd.services.events import v1 as events
 from taskd.proto.containerd.services.images import v1 as images
 from taskd.proto.containerd.services.leases import v1 as leases
@@ -129,6 +130,7 @@ class Recorder:
         self.tasks = Service(self, tasks.TasksStub(channel))
         self.containers = Service(self, containers.ContainersStub(channel))
         self.content = Service(self, content.ContentStub(channel))
+        self.diff = Service(self, diff.DiffStub(channel))
         self.images = Service(self, images.ImagesStub(channel))
         self.leases = Service(self, leases.LeasesStub(channel))
         self.namespaces = Service(self, namespaces.NamespacesStub(channel))

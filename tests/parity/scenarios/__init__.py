@@ -18,7 +18,7 @@ Play = Callable[[Recorder], Awaitable[None]]
 ALL = tuple(generation.name for generation in GENERATIONS)
 
 _WITHOUT_SHIMS = {
-    *("containers", "content", "garbage", "images", "leases", "namespaces", "sandboxes"),
+    *("containers", "content", "diffs", "garbage", "images", "leases", "namespaces", "sandboxes"),
     "snapshots",
     *("task no container", "task no task", "task deleted"),
 }
