@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from taskd.cgroups import v1, v2
+from taskd.runtime.binary import Bootstrap
+from taskd.runtime.bundle import Bundle
+from taskd.runtime.v1 import LinuxTaskClient
+from taskd.wellknown import unpack
 
 UNLIMITED = 2**64 - 1
 
@@ -74,3 +79,20 @@ def test_each_size_of_huge_pages_is_told_once_of_v1(tmp_path: Path) -> None:
     told = {(each.pagesize, each.usage, each.max, each.failcnt) for each in found}
     expected = {(size, number, number, number) for number, size in enumerate(SIZES)}
     assert (told, len(found)) == (expected, len(SIZES))
+
+
+async def test_usage_of_runtime_v1_is_of_the_version_that_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its shims measure nothing: the daemon does."""
+    lay_out(tmp_path, {"cgroup.controllers": "pids", "pids.current": "3", "pids.max": "17"})
+    monkeypatch.setattr(v2, "ROOT", tmp_path)
+    monkeypatch.setattr(v2.Cgroup, "of", lambda _: v2.Cgroup(tmp_path))
+    bundle = Bundle("some", "one", tmp_path)
+    task = LinuxTaskClient(Mock(), bundle, Bootstrap("unix://none", "ttrpc", 1), Mock())
+    told = await task.stats()
+    assert told is not None
+    found = unpack(told)
+    assert isinstance(found, v2.Metrics)
+    assert found.pids is not None
+    assert (found.pids.current, found.pids.limit) == (3, 17)
