@@ -40,7 +40,13 @@ class Transfer(TransferBase):
         stream = self._streams.get(request.namespace_if_any(), name) if name else None
         try:
             source, target = message.source or Any(), message.destination or Any()
-            await self._transfer(source, target, Progress(stream))
+            try:
+                await self._transfer(source, target, Progress(stream))
+            except Unimplemented:
+                raise Unimplemented(
+                    f"method Transfer not implemented for {source.type_url} to {target.type_url}",
+                    verbatim=True,
+                ) from None
         finally:
             if stream is not None:
                 stream.close()
@@ -65,10 +71,7 @@ class Transfer(TransferBase):
             case Store() as store, Store() as other:
                 await self._transfers.tag(store, other, caller)
             case _:
-                raise Unimplemented(
-                    f"method Transfer not implemented for {source.type_url} to {target.type_url}",
-                    verbatim=True,
-                )
+                raise Unimplemented
 
     def _end(self, value: Any) -> object:
         """What a transfer is from or to; raises `Unknown` for what nobody knows, `NotFound`."""

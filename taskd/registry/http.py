@@ -44,6 +44,8 @@ PAUSE = 0.1
 MAX_WAIT = 10.0
 """Seconds for which a host may have us wait, if it has too much to do."""
 
+_SAID = {"digest", "from", "mount", "ns"}
+"""What may be seen of an address's query; in the rest there may be secrets."""
 _MAX_ERROR = 64000
 _MAX_REDIRECTS = 10
 _MAX_HEADER = 1 << 16
@@ -75,7 +77,7 @@ class Request:
     def shown(self) -> str:
         """The address, without what may be secret in it."""
         url = self.url.with_user(None) if self.url.user else self.url
-        query = {key: value if key == "ns" else "REDACTED" for key, value in url.query.items()}
+        query = {key: each if key in _SAID else "REDACTED" for key, each in url.query.items()}
         return str(url.with_query(query))
 
 
@@ -316,10 +318,15 @@ async def limited(response: aiohttp.ClientResponse, size: int) -> bytes:
     return bytes(found)
 
 
-async def unexpected(request: Request, response: aiohttp.ClientResponse) -> Unknown:
-    """The error for a status that was not to be, with what the registry says of it."""
+async def unexpected(
+    request: Request, response: aiohttp.ClientResponse, method: str = ""
+) -> Unknown:
+    """The error for a status that was not to be, with what the registry says of it.
+
+    `method`, if given, is the one that was refused first.
+    """
     words = (
-        f"unexpected status from {request.method} request to {request.shown}: "
+        f"unexpected status from {method or request.method} request to {request.shown}: "
         f"{response.status} {response.reason}"
     )
     try:

@@ -91,7 +91,7 @@ class Registry:
     async def resolve(self) -> tuple[str, str, int]:
         """Media type, digest and size of what the name means.
 
-        Raises `NotFound`, `InvalidArgument` for a bad digest, `Unknown` and `AuthorizationFailed`.
+        Raises `NotFound`, `AuthorizationFailed`, `Unknown`.
         """
         wanted = self.reference
         if not wanted.object:
@@ -99,7 +99,10 @@ class Registry:
         paths = [("manifests", wanted.tag)]
         needed = Capability.PULL | Capability.RESOLVE
         if digest := wanted.digest:
-            digests.validate(digest)
+            try:
+                digests.validate(digest)
+            except InvalidArgument as exc:
+                raise Unknown(exc.message) from None
             paths = [("manifests", digest), ("blobs", digest)]
             needed = Capability.PULL
         hosts = self._able(needed)
@@ -172,7 +175,7 @@ class Registry:
         # A HEAD tells no reason.
         request.method = "GET"
         async with self._client.send(request) as again:
-            return await unexpected(request, again if again.status == 403 else response)
+            return await unexpected(request, again if again.status == 403 else response, "HEAD")
 
     async def fetch(
         self, media_type: str, digest: str, offset: int, urls: Sequence[str] = ()

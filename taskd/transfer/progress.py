@@ -158,17 +158,19 @@ class Tracker:
 
     async def _tell_news(self) -> None:
         while self._news:
-            job, exists = self._news.pop(0)
+            # It stays until it has been told: this may be cut short, and begun anew.
+            job, exists = self._news[0]
             size = job.descriptor.size
             if not exists:
                 await self._progress.tell(
                     "waiting", job.name, job.descriptor, parents=job.parents, total=size
                 )
             elif not job.over:
-                job.over = True
                 await self._progress.tell(
                     "already exists", job.name, job.descriptor, done=size, total=size
                 )
+                job.over = True
+            self._news.pop(0)
 
     async def _tell_jobs(self) -> None:
         for job in list(self._jobs.values()):
@@ -176,7 +178,6 @@ class Tracker:
                 continue
             size, offset = job.descriptor.size, self._offset(job.descriptor)
             if offset is None and self._complete(job.descriptor):
-                job.over = True
                 await self._progress.tell(
                     "complete",
                     job.name,
@@ -185,8 +186,8 @@ class Tracker:
                     done=size,
                     total=size,
                 )
+                job.over = True
             elif offset is not None and offset > job.done:
-                job.done = offset
                 await self._progress.tell(
                     self._moving,
                     job.name,
@@ -195,3 +196,4 @@ class Tracker:
                     done=offset,
                     total=size,
                 )
+                job.done = offset

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anyio
@@ -81,27 +82,28 @@ class _Pushing:
 
     async def send(self, target: Descriptor) -> None:
         """Blobs first, then what refers to them, which a registry takes only then."""
-        await self._send_blobs(target, {})
+        await self._send_blobs(target)
         for document in reversed(self._documents):
-            await self._send(document, "")
+            await self._send(document)
 
-    async def _send_blobs(self, descriptor: Descriptor, sources: Mapping[str, str]) -> None:
-        if descriptor.digest in self._sent:
-            return
+    async def _send_blobs(self, descriptor: Descriptor) -> None:
         self.tracker.add(descriptor)
-        media_type = descriptor.media_type
-        sources = {**sources, **_sources(descriptor.annotations), **self._sources(descriptor)}
-        if not (is_manifest(media_type) or is_index(media_type)):
-            await self._send(descriptor, self._mountable(sources))
+        if not (is_manifest(descriptor.media_type) or is_index(descriptor.media_type)):
+            await self._send(descriptor)
             return
-        children = self._filter(descriptor, await self._images.children(descriptor))
+        # What a registry says that it has a manifest of, it has all of.
+        sources = {**self._sources(descriptor), **_sources(descriptor.annotations)}
+        children = [
+            replace(child, annotations={**sources, **self._sources(child), **child.annotations})
+            for child in self._filter(descriptor, await self._images.children(descriptor))
+        ]
         self.tracker.add_children(descriptor, children)
         self._documents.append(descriptor)
         async with together() as group:
             for child in {child.digest: child for child in children}.values():
-                group.start_soon(self._send_blobs, child, sources)
+                group.start_soon(self._send_blobs, child)
 
-    async def _send(self, descriptor: Descriptor, mount_from: str) -> None:
+    async def _send(self, descriptor: Descriptor) -> None:
         digest, media_type = descriptor.digest, descriptor.media_type
         if digest in self._sent or digest in self._offsets:
             return
@@ -117,7 +119,7 @@ class _Pushing:
                         digest,
                         self._content.info(self._namespace, digest).size,
                         lambda: self._body(digest),
-                        mount_from,
+                        self._mountable(descriptor.annotations),
                     )
         except AlreadyExists:
             self.tracker.exists(descriptor)

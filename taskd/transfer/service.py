@@ -13,7 +13,7 @@ import anyio
 from anyio import to_thread
 
 from taskd.content import ContentStore
-from taskd.errors import Cancelled
+from taskd.errors import Cancelled, TaskdError
 from taskd.events import Bus
 from taskd.images.descriptors import Descriptor
 from taskd.metadata import ImageStore, LeaseStore
@@ -96,7 +96,10 @@ class Transfers:
 
     async def pull(self, source: RegistryImage, store: Store, caller: Caller) -> None:
         """From a registry into the image store; see `pull.pull`."""
-        async with self._registry(source) as registry, self._contents(caller, source.name) as own:
+        async with (
+            self._contents(caller, source.name) as own,
+            self._registry(source, "failed to resolve image") as registry,
+        ):
             await pull(
                 registry,
                 store,
@@ -175,7 +178,8 @@ class Transfers:
             yield Contents(self._content, caller.namespace, lease)
 
     @asynccontextmanager
-    async def _registry(self, image: RegistryImage) -> AsyncIterator[Registry]:
+    async def _registry(self, image: RegistryImage, doing: str = "") -> AsyncIterator[Registry]:
+        """What has that image; errors say what it was asked for in, if that is given."""
         # It takes aiohttp, which is not loaded for those who transfer nothing.
         resolver = await to_thread.run_sync(import_module, "taskd.registry.resolver")
         lock = anyio.Lock()
@@ -188,15 +192,19 @@ class Transfers:
         async with AsyncExitStack() as stack:
             if image.credentials is not None:
                 stack.callback(image.credentials.close)
-            registry: Registry = resolver.Registry(
-                image.name,
-                host_dir=image.host_dir or self._config.config_path,
-                default_scheme=image.default_scheme,
-                headers=image.headers,
-                ask=None if image.credentials is None else ask,
-                idle_seconds=self._config.idle_timeout,
-            )
-            yield await stack.enter_async_context(registry)
+            try:
+                registry: Registry = resolver.Registry(
+                    image.name,
+                    host_dir=image.host_dir or self._config.config_path,
+                    default_scheme=image.default_scheme,
+                    headers=image.headers,
+                    ask=None if image.credentials is None else ask,
+                    idle_seconds=self._config.idle_timeout,
+                )
+                await stack.enter_async_context(registry)
+            except TaskdError as exc:
+                raise exc.within(doing) if doing else exc from None
+            yield registry
 
 
 @asynccontextmanager
