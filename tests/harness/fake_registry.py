@@ -112,12 +112,19 @@ class FakeRegistry:
 async def serving(image: Image) -> AsyncIterator[FakeRegistry]:
     """A fake registry on a port of loopback."""
     registry = FakeRegistry(image)
-    server = await asyncio.start_server(registry.serve, "127.0.0.1", 0)
+    tasks: set[asyncio.Task[None]] = set()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(registry.serve(reader, writer))
+        tasks.add(task)
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
     address, port = server.sockets[0].getsockname()
     registry.host = f"{address}:{port}"
     try:
         yield registry
     finally:
         server.close()
-        for request in registry.requests:
-            request.writer.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -11,6 +11,7 @@ import anyio
 from taskd import snapshots
 from taskd.codec import decode
 from taskd.content import ContentStore
+from taskd.errors import TaskdError
 from taskd.events import Bus
 from taskd.gc.collector import Collector
 from taskd.metadata import Database, Descriptor, ImageStore, LeaseStore
@@ -43,6 +44,8 @@ class Parts:
         self.applied: list[str] = []
         self.diff_ids: dict[str, str] = {}
         """What layers turn out to be, by their digests."""
+        self.fails: TaskdError | None = None
+        self.applies_for = 0.0
         self.bus = bus
 
     def transfers(self, **settings: Any) -> Transfers:
@@ -58,6 +61,9 @@ class Parts:
     async def _apply(self, namespace: str, layer: Descriptor, mounts: Sequence[Any]) -> Descriptor:
         self.content.info(namespace, layer.digest)
         self.applied.append(layer.digest)
+        if self.fails:
+            raise self.fails
+        await anyio.sleep(self.applies_for)
         return Descriptor("", self.diff_ids[layer.digest], 1)
 
     def caller(self, stream: Stream | None = None, lease: str | None = None) -> Caller:
@@ -67,6 +73,9 @@ class Parts:
         """As a client that says that the registry speaks plain HTTP."""
         source = RegistryImage(name, default_scheme="http")
         await self.transfers(**settings).pull(source, store or Store(name), self.caller())
+
+    async def pull_with(self, transfers: Transfers, name: str, store: Store) -> None:
+        await transfers.pull(RegistryImage(name, default_scheme="http"), store, self.caller())
 
     async def pull_as(self, name: str, user: str, password: str) -> None:
         """As `pull`, of a client that says who it is when it is asked."""

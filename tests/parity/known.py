@@ -488,6 +488,42 @@ KNOWN: tuple[Known, ...] = (
         NEWER,
         "diffs: sparse files",
     ),
+    Known(
+        r"^(progress \{'event': '[^']*'(, 'name': '[^']*')?), 'desc': .*",
+        r"\1}",
+        "newer ones than 2.1 tell, with what is saved or pushed, its descriptor; so does taskd",
+        ("2",),
+        "transfer: ",
+    ),
+    Known(
+        r", 'containerd.io/snapshot/(diff-id|parent-chain-id)': 'sha256:[0-9a-f]+'",
+        "",
+        "2.3 and newer label snapshots with the digest of their layer, and so does taskd",
+        ("2",),
+        "transfer: ",
+    ),
+    Known(
+        r"(?s)^(progress|event /images/create) .*'name': '(three|pre)@sha256:(c4689|0812).*|"
+        r"\{'name': '(three|pre)@sha256:(c4689|0812)[^}]*\}[^}]*\}, ",
+        "",
+        "2.3 and newer give a digested name to what came without an annotation, and so does taskd",
+        ("2",),
+        "transfer: ",
+    ),
+    Known(
+        r"mount=sha256:[0-9a-f]+",
+        "mount=ONE",
+        "several blobs are pushed at once, and whichever is refused first is told",
+        ("2",),
+        "transfer: push",
+    ),
+    Known(
+        r"(403 Whatever)\ndenied: requested access is denied",
+        r"\1",
+        "2.1 does not ask a registry why it refuses a name; newer ones do, and so does taskd",
+        ("2",),
+        "transfer: pull from a registry that refuses",
+    ),
 )
 
 

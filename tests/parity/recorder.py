@@ -345,6 +345,7 @@ class Recorder:
         for pattern, name in (
             (r"ingest/[0-9a-f]{64}", "ingest/HASH"),
             (r"NAMESPACE(-other)?/\d+/", r"NAMESPACE\1/NUMBER/"),
+            (r"extract-\d+-[\w-]{4} ", "extract-KEY "),
             (r"locked for \S+ \(since [^)]*\)", "locked"),
             (r"\((current|peak) usage: \d+, peak usage: \d+\)", "(usage)"),
             (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?Z?", "TIME"),

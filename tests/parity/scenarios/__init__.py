@@ -19,7 +19,7 @@ ALL = tuple(generation.name for generation in GENERATIONS)
 
 _WITHOUT_SHIMS = {
     *("containers", "content", "diffs", "garbage", "images", "leases", "namespaces", "sandboxes"),
-    "snapshots",
+    *("snapshots", "transfer"),
     *("task no container", "task no task", "task deleted"),
 }
 

@@ -251,7 +251,7 @@ async def test_not_there(parts: Parts, registry: FakeRegistry) -> None:
         await parts.pull(registry.name("a/b:other"))
     with pytest.raises(Unknown, match="object required"):
         await parts.pull(registry.name("a/b"))
-    with pytest.raises(InvalidArgument, match="invalid checksum digest"):
+    with pytest.raises(Unknown, match="invalid checksum digest"):
         await parts.pull(registry.name("a/b@sha256:1"))
 
 
