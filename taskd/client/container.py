@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.to_thread
 
-from taskd.client import copying, logs, streams
+from taskd.client import logs, streams
 from taskd.client.channel import naming
 from taskd.client.cleanup import Made, whatever_happens
 from taskd.client.process import Process
@@ -217,10 +217,14 @@ class Container(Process):
 
         It runs on this machine; what a plain process of the host's has is the host's file system.
         """
+        from taskd.client import copying
+
         await anyio.to_thread.run_sync(copying.put, Path(source), await self._roots(), target)
 
     async def copy_out(self, source: str, target: Path | str) -> None:
         """Copy the file or folder `source` in it to `target` here. Raises OSError."""
+        from taskd.client import copying
+
         await anyio.to_thread.run_sync(copying.get, await self._roots(), source, Path(target))
 
     async def _roots(self) -> Sequence[Path]:

@@ -10,13 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from taskd.client import archives, transfer
 from taskd.client.channel import Channel, naming
 from taskd.client.cleanup import whatever_happens
 from taskd.client.stores import Content, Leases, Snapshots
-from taskd.client.transfer import Credentials, Progress
 from taskd.errors import AlreadyExists, FailedPrecondition, NotFound
 from taskd.proto.containerd.services.diff.v1 import ApplyRequest, DiffStub
 from taskd.proto.containerd.services.images.v1 import (
@@ -29,6 +27,9 @@ from taskd.proto.containerd.services.images.v1 import (
     UpdateImageRequest,
 )
 from taskd.proto.containerd.types import Descriptor, Mount
+
+if TYPE_CHECKING:
+    from taskd.client.transfer import Credentials, Progress
 
 __all__ = ["Contents", "Images", "normalised", "roots"]
 
@@ -115,6 +116,8 @@ class Images:
         (``/etc/containerd/certs.d``); `progress` is called with each step. Raises `Unimplemented`
         where the daemon does not do that.
         """
+        from taskd.client import transfer
+
         await transfer.pull(
             self._channel,
             normalised(name),
@@ -136,6 +139,8 @@ class Images:
         progress: Callable[[Progress], object] | None = None,
     ) -> None:
         """Have the daemon store an image in a registry, under its own name or as `reference`."""
+        from taskd.client import transfer
+
         image = await self.get(name)
         await transfer.push(
             self._channel,
@@ -153,6 +158,8 @@ class Images:
         `name` is for an archive that names none, or instead of the one in it. Raises
         `InvalidArgument` for another file, OSError.
         """
+        from taskd.client import archives
+
         async with self._leases.hold():
             found = await archives.import_(self._content, Path(archive))
             if name:
@@ -161,6 +168,8 @@ class Images:
 
     async def export(self, archive: Path | str, *names: str) -> None:
         """Write images to an archive that Docker, containerd and `import_` can read."""
+        from taskd.client import archives
+
         found = [await self.get(name) for name in names]
         targets = [(image.name, image.target) for image in found if image.target is not None]
         await archives.export(self._content, targets, Path(archive))

@@ -20,6 +20,7 @@ import anyio
 from bench import (
     before,
     calls,
+    client,
     content,
     costs,
     events,
@@ -52,6 +53,7 @@ BENCHMARKS: dict[str, Callable[[Sides], Table | list[Table]]] = {
     "weight": lambda sides: anyio.run(shims.memory, sides),
     "shared": lambda sides: anyio.run(shims.shared_memory, sides),
     "flow": lambda sides: anyio.run(shims.throughput, sides),
+    "client": lambda sides: anyio.run(client.ten, sides),
     "memory": memory.idle,
 }
 

@@ -6,48 +6,17 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from harness import venv
+from harness.documents import Command, File, blocks, pattern
 from harness.real import need
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs/writing-a-shim.md"
-BLOCK = re.compile(
-    r"(?:^`(?P<path>[^`\n]+)`\n\n)?^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.M | re.S
-)
 SECONDS = 480
-
-
-@dataclass(frozen=True)
-class File:
-    path: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Command:
-    line: str
-    shown: str
-    """Its output in the document."""
-
-
-def blocks() -> Iterator[File | Command]:
-    """The files that a reader writes, and the commands that they type, in this order."""
-    for block in BLOCK.finditer(DOCUMENT.read_text()):
-        if block["kind"] != "console":
-            assert block["path"], f"a block that nobody runs:\n{block['text']}"
-            yield File(block["path"], block["text"])
-            continue
-        first, *commands = re.split(r"^\$ ", block["text"], flags=re.M)
-        assert not first
-        for command in commands:
-            line, _, shown = command.partition("\n")
-            yield Command(line, shown)
 
 
 def script(steps: list[File | Command]) -> str:
@@ -65,13 +34,10 @@ def script(steps: list[File | Command]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def pattern(shown: str) -> str:
-    lines = (re.escape(line.rstrip()).replace("…", ".*") for line in shown.splitlines())
-    return r"\s*\n".join(lines) + r"\s*"
-
-
 def test_the_example_is_small_and_shown_as_it_is() -> None:
-    shown = [step for step in blocks() if isinstance(step, File) and (ROOT / step.path).exists()]
+    shown = [
+        step for step in blocks(DOCUMENT) if isinstance(step, File) and (ROOT / step.path).exists()
+    ]
     assert [file.path for file in shown] == ["shims/wasm/taskd_wasm/__init__.py"]
     assert shown[0].text == (ROOT / shown[0].path).read_text()
     assert len(shown[0].text.splitlines()) <= 40
@@ -80,7 +46,7 @@ def test_the_example_is_small_and_shown_as_it_is() -> None:
 @pytest.mark.timeout(SECONDS + 30)
 def test_all_that_a_reader_does(folder: Path) -> None:
     need("containerd", "ctr")
-    steps = list(blocks())
+    steps = list(blocks(DOCUMENT))
     commands = [step for step in steps if isinstance(step, Command)]
     # What the document has pip fetch is there already; it still does the rest of its work.
     venv.make(folder / "venv")
