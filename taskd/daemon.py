@@ -18,6 +18,8 @@ import anyio
 from anyio.abc import TaskGroup
 
 from taskd import folders, logs, snapshots, stacks, ttrpc
+from taskd.activations import MountManager
+from taskd.api.activations import Mounts
 from taskd.api.containers import Containers
 from taskd.api.content import Content
 from taskd.api.diff import Diff
@@ -67,7 +69,7 @@ from taskd.runtime.warm import Warm
 from taskd.service_manager import ServiceManager
 from taskd.snapshots import Snapshotter
 from taskd.sockets import listening
-from taskd.tasks import Checkpoints, Monitor, TaskService
+from taskd.tasks import Checkpoints, Monitor, Rootfs, TaskService
 from taskd.transfer.service import Transfers
 from taskd.transfer.streams import Streams
 from taskd.transfer.unpacking import Layers
@@ -93,6 +95,9 @@ GRACE_SECONDS = 1.5
 
 CONTENT = "io.containerd.content.v1.content"
 """Name of the content store's folder; containerd's, as the layout below it is."""
+
+MOUNTS = "io.containerd.mount-manager.v1.bolt"
+"""Name of the folder of mounts that are made for others; containerd's."""
 
 RUNTIME = "io.containerd.runtime.v2.task"
 """Name of the folders of bundles and of their work folders; containerd's, which tools look for."""
@@ -163,19 +168,24 @@ async def running(config: Config) -> AsyncIterator[None]:
             group.start_soon(clock.keep)
             group.start_soon(journal.maintain)
             group.start_soon(database.keep_small)
+            mounts = MountManager(database, config.state / MOUNTS, (config.root,))
+            await mounts.load()
             snapshotters = snapshots.load(database, bus, config.root, config.snapshots)
             monitor = Monitor(bus, journal, group)
             shims = _shims(config, group, bus, watch, warm)
             managers = {name: TaskManager(each, group, monitor) for name, each in shims.items()}
-            scheduler = Scheduler(Collector(database, content, snapshotters, clock), config.gc)
+            scheduler = Scheduler(
+                Collector(database, content, snapshotters, mounts, clock), config.gc
+            )
             database.listen(scheduler.noticed)
             group.start_soon(scheduler.run)
             shim_events = ttrpc.Server([watch.served(ttrpc_service(bus))])
-            tasks = _tasks(config, database, content, managers, qos)
+            tasks = _tasks(config, database, content, managers, qos, mounts)
             differ = Differ(content, config.state / "diff", config.diff)
             services = [
                 *_services(config, database, content, bus, tasks, scheduler, snapshotters, differ),
                 *_transfer_services(config, database, content, bus, snapshotters, differ),
+                Mounts(mounts),
                 JournalService(journal, bus, config.events.node),
                 Trace(watch.recorder),
             ]
@@ -250,6 +260,7 @@ def _tasks(
     content: ContentStore,
     managers: dict[str, TaskManager],
     qos: Qos,
+    mounts: MountManager,
 ) -> TaskService:
     others = {name: manager for name, manager in managers.items() if name != RUNTIME}
     return TaskService(
@@ -257,6 +268,7 @@ def _tasks(
         managers[RUNTIME],
         Checkpoints(content, config.root / "checkpoints"),
         qos,
+        Rootfs(mounts),
         others,
         state_timeout=config.timeouts["io.containerd.timeout.task.state"],
     )

@@ -82,6 +82,7 @@ PLUGINS = (
     Part("io.containerd.grpc.v1", "images", ("io.containerd.metadata.v1",)),
     Part("io.containerd.grpc.v1", "introspection"),
     Part("io.containerd.grpc.v1", "leases", ("io.containerd.metadata.v1",)),
+    Part("io.containerd.grpc.v1", "mounts", ("io.containerd.mount-manager.v1",)),
     Part("io.containerd.grpc.v1", "namespaces", ("io.containerd.metadata.v1",)),
     Part("io.containerd.grpc.v1", "sandboxes", ("io.containerd.sandbox.store.v1",)),
     Part("io.containerd.grpc.v1", "snapshots", ("io.containerd.snapshotter.v1",)),
@@ -93,6 +94,7 @@ PLUGINS = (
         ("io.containerd.transfer.v1", "io.containerd.streaming.v1"),
     ),
     Part("io.containerd.grpc.v1", "version"),
+    Part("io.containerd.mount-manager.v1", "bolt", ("io.containerd.metadata.v1",)),
     Part("io.containerd.warning.v1", "deprecations"),
     Part("io.containerd.ttrpc.v1", "events", ("io.containerd.event.v1",)),
 )

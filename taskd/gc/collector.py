@@ -13,6 +13,7 @@ import sqlite3
 import time
 from collections.abc import Mapping, Sequence, Set
 
+from taskd.activations import MountManager
 from taskd.clock import Clock
 from taskd.content import ContentStore
 from taskd.content import records as writes
@@ -31,12 +32,14 @@ class Collector:
         database: Database,
         content: ContentStore,
         snapshotters: Mapping[str, Snapshotter] | None = None,
+        mounts: MountManager | None = None,
         clock: Clock | None = None,
     ) -> None:
         """`snapshotters` are by name; `clock` is what leases and writes expire by."""
         self._database = database
         self._content = content
         self._snapshotters = snapshotters or {}
+        self._mounts = mounts
         self._clock = clock or Clock()
 
     async def collect(self) -> float:
@@ -49,16 +52,21 @@ class Collector:
 
         def timed(connection: sqlite3.Connection) -> tuple[Sequence[Node], float]:
             before = time.perf_counter()
-            removed = remove(connection, now, active)
+            making = self._mounts.making if self._mounts else frozenset()
+            removed = remove(connection, now, active, making)
             return removed, time.perf_counter() - before
 
         removed, held = await self._database.maintain(timed)
         await self._content.sweep()
         for namespace, kind, key in removed:
-            if snapshotter := self._snapshotters.get(kind.removeprefix("snapshots/")):
+            if kind == "mounts" and self._mounts:
+                self._mounts.collected()
+            elif snapshotter := self._snapshotters.get(kind.removeprefix("snapshots/")):
                 await snapshotter.removed(namespace, key)
         for each in self._snapshotters.values():
             await each.sweep()
+        if self._mounts:
+            await self._mounts.sweep()
         return held
 
     def overdue(self) -> bool:
@@ -70,12 +78,17 @@ class Collector:
         )
 
 
-def remove(connection: sqlite3.Connection, now: int, active: Set[str]) -> Sequence[Node]:
+def remove(
+    connection: sqlite3.Connection,
+    now: int,
+    active: Set[str],
+    making: Set[tuple[str, str]] = frozenset(),
+) -> Sequence[Node]:
     """Remove the records of what is garbage at `now` (ns since the epoch), as a transaction.
 
     Leases and writes first, as nothing refers to them and what is left of them refers to blobs.
-    `active` has the keys of the writes that are under way, which stay. Returns the blobs and
-    snapshots.
+    `active` has the keys of the writes that are under way, which stay, `making` namespace and name
+    of activations that are. Returns the blobs, snapshots and activations.
     """
     for namespace, lease in leases.expired(connection.execute, now):
         leases.remove(connection, namespace, lease)
@@ -85,12 +98,21 @@ def remove(connection: sqlite3.Connection, now: int, active: Set[str]) -> Sequen
         _log.debug("write %s/%s is removed", namespace, ref)
     # A snapshot goes with those that are on it, in whatever order.
     connection.execute("PRAGMA defer_foreign_keys = ON")
-    removed = garbage(connection)
+    removed = [
+        node
+        for node in garbage(connection)
+        if node.kind != "mounts" or (node.namespace, node.key) not in making
+    ]
     for node in removed:
         match node.kind.split("/", 1):
             case ["content"]:
                 connection.execute(
                     "DELETE FROM blobs WHERE namespace = ? AND digest = ?",
+                    (node.namespace, node.key),
+                )
+            case ["mounts"]:
+                connection.execute(
+                    "DELETE FROM activations WHERE namespace = ? AND name = ?",
                     (node.namespace, node.key),
                 )
             case ["snapshots", snapshotter]:

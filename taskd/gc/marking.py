@@ -15,7 +15,7 @@ __all__ = ["Node", "garbage"]
 
 
 class Node(NamedTuple):
-    """`kind` is ``content`` or ``snapshots/<snapshotter>``, as leases have it."""
+    """`kind` is ``content``, ``snapshots/<snapshotter>``, as leases have it, or ``mounts``."""
 
     namespace: str
     kind: str
@@ -58,6 +58,9 @@ _GARBAGE = f"""
         UNION ALL
         SELECT namespace, 'sandboxes', sandboxes.id, label.key, label.value
             FROM sandboxes, json_each(labels) AS label WHERE label.key GLOB '{_PREFIX}.*'
+        UNION ALL
+        SELECT namespace, 'mounts', activations.name, label.key, label.value
+            FROM activations, json_each(labels) AS label WHERE label.key GLOB '{_PREFIX}.bref.*'
     ),
     refers (namespace, kind, key, to_kind, to_key, by_label) AS MATERIALIZED (
         SELECT namespace, kind, key, 'content', value, 1 FROM labelled
@@ -65,6 +68,9 @@ _GARBAGE = f"""
         UNION ALL
         SELECT namespace, kind, key, {_snapshots("ref")}, value, 1 FROM labelled
             WHERE {_of_snapshot("ref")}
+        UNION ALL
+        SELECT namespace, kind, key, 'mounts', value, 1 FROM labelled
+            WHERE {_named("ref.mount")}
         UNION ALL
         SELECT namespace, 'content', value, kind, key, 1 FROM labelled
             WHERE {_named("bref.content")}
@@ -99,6 +105,10 @@ _GARBAGE = f"""
             FROM lease_resources AS resource JOIN leases AS lease
             ON lease.namespace = resource.namespace AND lease.id = resource.lease
         UNION
+        SELECT activation.namespace, 'mounts', activation.name, 0
+            FROM activations AS activation JOIN leases AS lease
+            ON lease.namespace = activation.namespace AND lease.id = activation.lease
+        UNION
         SELECT namespace, 'content', expected, 0 FROM ingests WHERE expected <> ''
         UNION
         SELECT namespace, kind, key, 0 FROM labelled WHERE name = '{_PREFIX}.root'
@@ -112,6 +122,8 @@ _GARBAGE = f"""
     SELECT namespace, 'content', digest FROM blobs
     UNION ALL
     SELECT namespace, 'snapshots/' || snapshotter, name FROM snapshots
+    UNION ALL
+    SELECT namespace, 'mounts', name FROM activations
     EXCEPT
     SELECT namespace, kind, key FROM marked
 """  # noqa: S608 - constants only

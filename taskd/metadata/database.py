@@ -140,6 +140,17 @@ _MIGRATIONS = (
 
     CREATE INDEX snapshots_by_parent ON snapshots (parent);
     """,
+    """
+    CREATE TABLE activations (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        namespace TEXT NOT NULL,
+        name TEXT NOT NULL,
+        labels TEXT NOT NULL,
+        lease TEXT NOT NULL,
+        done TEXT NOT NULL,
+        UNIQUE (namespace, name)
+    );
+    """,
 )
 
 

@@ -2,6 +2,7 @@
 
 from taskd.tasks.archive import Checkpoints
 from taskd.tasks.monitor import Monitor
+from taskd.tasks.rootfs import Rootfs
 from taskd.tasks.service import Metric, TaskService
 
-__all__ = ["Checkpoints", "Metric", "Monitor", "TaskService"]
+__all__ = ["Checkpoints", "Metric", "Monitor", "Rootfs", "TaskService"]

@@ -25,6 +25,7 @@ from taskd.runtime.task import Task
 from taskd.runtime.types import CreateOptions, Exit, ProcessInfo, Status, Stdio, TaskState
 from taskd.tasks.archive import Checkpoints
 from taskd.tasks.checkpoint import checkpoint_path, restore_path
+from taskd.tasks.rootfs import Rootfs
 from taskd.types import Mount, TypedValue
 
 __all__ = ["Metric", "TaskService"]
@@ -69,6 +70,7 @@ class TaskService:
         tasks: TaskManager,
         checkpoints: Checkpoints,
         qos: Qos,
+        rootfs: Rootfs,
         others: Mapping[str, TaskManager] | None = None,
         *,
         state_timeout: float = STATE_TIMEOUT,
@@ -81,6 +83,7 @@ class TaskService:
         self._checkpoints = checkpoints
         self._others = others or {}
         self._qos = qos
+        self._rootfs = rootfs
         self.deprecations = Deprecations()
         """What tasks have been made with."""
         self._state_timeout = state_timeout
@@ -112,20 +115,23 @@ class TaskService:
                 "%s is deprecated since containerd v1.4, consider using io.containerd.runc.v2",
                 container.runtime_name,
             )
-        task = await self._manager(container).create(
-            namespace,
-            container.id,
-            CreateOptions(
-                runtime=runtime_path or container.runtime_name,
-                spec=self._qos.apply(container.id, container.spec),
-                task_options=options,
-                runtime_options=container.runtime_options,
-                stdio=stdio,
-                rootfs=rootfs,
-                checkpoint=restored,
-                unpack_checkpoint=unpack,
-            ),
-        )
+        runtime = runtime_path or container.runtime_name
+        spec = self._qos.apply(container.id, container.spec)
+        async with self._rootfs.mounted(namespace, container.id, runtime, rootfs) as left:
+            task = await self._manager(container).create(
+                namespace,
+                container.id,
+                CreateOptions(
+                    runtime=runtime,
+                    spec=spec,
+                    task_options=options,
+                    runtime_options=container.runtime_options,
+                    stdio=stdio,
+                    rootfs=left,
+                    checkpoint=restored,
+                    unpack_checkpoint=unpack,
+                ),
+            )
         return task.pid
 
     async def start(self, namespace: str, container_id: str, exec_id: str) -> int:
@@ -136,7 +142,9 @@ class TaskService:
         """Delete a task that has exited. Raises `FailedPrecondition` while it runs."""
         self._task(namespace, container_id)
         manager = self._manager(self._containers.get(namespace, container_id))
-        return await manager.delete(namespace, container_id)
+        exit_ = await manager.delete(namespace, container_id)
+        await self._rootfs.unmount(namespace, container_id)
+        return exit_
 
     async def delete_process(self, namespace: str, container_id: str, exec_id: str) -> Exit:
         """Delete a process that has exited. Raises `FailedPrecondition` while it runs."""

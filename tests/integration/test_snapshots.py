@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from grpclib.client import Channel
+from grpclib.exceptions import GRPCError
 from harness import images
 from harness.client import RUNC
 from harness.containers import make_rootfs, spec
@@ -28,6 +29,7 @@ from taskd.proto.containerd.services.leases.v1 import (
     DeleteRequest,
     LeasesStub,
 )
+from taskd.proto.containerd.services.mounts.v1 import ListRequest, MountsStub
 from taskd.proto.containerd.services.snapshots.v1 import (
     CommitSnapshotRequest,
     PrepareSnapshotRequest,
@@ -72,7 +74,7 @@ class Layers:
             runtime=ContainerRuntime(name=RUNC),
             spec=spec(Path("rootfs"), ["/bin/sh", "-c", script], writable=True),
             snapshotter=self.name,
-            snapshot_key=key,
+            snapshot_key=key if self.name else "",
         )
         await self.containers.create(CreateContainerRequest(container=container))
         await self.tasks.create(CreateTaskRequest(container_id=key, rootfs=list(mounts)))
@@ -161,3 +163,40 @@ async def test_ctr_runs_images_on_native(
     assert "second\n" in done.stdout
     left = run("snapshots", "--snapshotter", "native", "ls").stdout.splitlines()
     assert [line.split()[-1] for line in left[1:]] == ["Committed", "Committed"]
+
+
+async def test_a_root_filesystem_in_an_image_file(
+    daemon: Taskd, namespace: str, rootfs: Path, tmp_path: Path
+) -> None:
+    """The shim is given what is left when the daemon has made a loop device and folders."""
+    need("mkfs.ext4")
+    image = tmp_path / "image"
+    subprocess.run(["mkfs.ext4", "-q", "-d", rootfs, image, "16M"], check=True)
+    scratch = daemon.root / "scratch"
+    made = "X-containerd.mkdir.path="
+    mounts = [
+        Mount(type="loop", source=str(image)),
+        Mount(type="format/ext4", source="{{ mount 0 }}", options=["ro"]),
+        Mount(
+            type="format/mkdir/overlay",
+            source="overlay",
+            options=[
+                *(f"{made}{scratch}{name}:0755" for name in ("", "/upper", "/work")),
+                "lowerdir={{ mount 1 }}",
+                f"upperdir={scratch}/upper",
+                f"workdir={scratch}/work",
+            ],
+        ),
+    ]
+    async with client(daemon.address, namespace) as channel:
+        layers = Layers(channel, "")
+        for number in range(2):
+            assert await layers.run("one", mounts, f"echo {number} >>/numbers") == 0
+        assert (scratch / "upper/numbers").read_text() == "0\n1\n"
+        # What cannot be run leaves nothing either.
+        mounts.append(Mount(type="nosuchfs", source="x"))
+        with pytest.raises(GRPCError):
+            await layers.run("one", mounts, "true")
+        await layers.containers.delete(DeleteContainerRequest(id="one"))
+        assert [each async for each in MountsStub(channel).list(ListRequest())] == []
+    assert str(image) not in subprocess.check_output(["losetup", "--all"], text=True)

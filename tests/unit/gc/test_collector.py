@@ -268,10 +268,10 @@ async def test_an_image_that_comes_while_garbage_is_collected(
     marking, go_on = threading.Event(), threading.Event()
     remove = module.remove
 
-    def slow(connection: sqlite3.Connection, *arguments: object) -> None:
+    def slow(connection: sqlite3.Connection, *arguments: object) -> object:
         marking.set()
         assert go_on.wait(10)
-        remove(connection, *arguments)  # type: ignore[arg-type]
+        return remove(connection, *arguments)  # type: ignore[arg-type]
 
     await world.blob("a")
     monkeypatch.setattr(module, "remove", slow)
