@@ -1,7 +1,7 @@
 # Everything is set up by the target that needs it; `make demo` and `make test` need nothing before.
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := metrics nats otel uvloop wasm
+EXTRAS := metrics nats otel top uvloop wasm
 INSTALL := install --quiet --disable-pip-version-check
 LOCK = $(VENV)/.uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--upgrade --group build --custom-compile-command 'make lock' pyproject.toml

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Mount", "Stat", "cgroups", "mounts", "processes", "stat"]
+__all__ = ["Mount", "Stat", "cgroups", "command", "mounts", "processes", "stat"]
 
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
@@ -48,6 +48,12 @@ def stat(pid: int) -> Stat:
         ticks=int(fields[11]) + int(fields[12]),
         pages=int(fields[21]),
     )
+
+
+def command(pid: int) -> str:
+    """The words that a process was started with. Raises OSError if there is no such process."""
+    words = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+    return b" ".join(words).decode(errors="replace")
 
 
 def processes() -> Iterator[Stat]:

@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable
 from importlib import import_module
 from pathlib import Path
 
+from taskd.extras import missing
+
 __all__ = ["add"]
 
 Run = Callable[[Callable[..., Awaitable[int]], argparse.Namespace], int]
@@ -21,7 +23,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], run: Run)
         parser.add_argument("--namespace", metavar="NAME", help="CONTAINERD_NAMESPACE, or default")
 
         def start(options: argparse.Namespace) -> int:
-            return run(getattr(import_module(f"taskd.cli.{room}"), function), options)
+            try:
+                module = import_module(f"taskd.cli.{room}")
+            except ImportError as exc:
+                raise missing(f"taskd {name}", "textual", "top", exc) from exc
+            return run(getattr(module, function), options)
 
         parser.set_defaults(command=start)
         return parser
@@ -43,6 +49,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], run: Run)
     stats.add_argument("--no-stream", action="store_true", help="once")
     stats.add_argument("--json", action="store_true", help="print a JSON object for each")
     stats.add_argument("containers", nargs="*", metavar="CONTAINER")
+    top = command("top", "top.app", "top", "watch tasks, and act on them")
+    top.add_argument("--delay", type=float, default=1.0, metavar="SECONDS", help="(1)")
     images = command("images", "looking", "images", "list images")
     images.add_argument("-q", "--quiet", action="store_true", help="only names")
     images.add_argument("--json", action="store_true", help="print a JSON object for each")

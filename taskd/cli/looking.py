@@ -8,7 +8,6 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -18,11 +17,11 @@ from taskd.cli.plain import digits, plain
 from taskd.cli.running import open_client
 from taskd.cli.table import ago, show, sized
 from taskd.client import Client, Container, Stats
-from taskd.errors import InvalidArgument, NotFound
+from taskd.errors import InvalidArgument
 from taskd.proto.containerd.v1.types import Status
 from taskd.wellknown import nanoseconds
 
-__all__ = ["images", "inspect", "logs", "ps", "stats"]
+__all__ = ["command_of", "images", "inspect", "logs", "ps", "stats", "status_of"]
 
 _NS = 10**9
 _STATS_SECONDS = 1.0
@@ -36,7 +35,7 @@ async def ps(options: Namespace) -> int:
         found = [
             each
             for each in await client.list()
-            if (options.all or passes or _status(each) not in ("exited", "created"))
+            if (options.all or passes or status_of(each) not in ("exited", "created"))
             and all(wanted(each) for wanted in passes)
         ]
     found.sort(key=lambda each: nanoseconds(each.record.created_at), reverse=True)
@@ -52,17 +51,18 @@ async def ps(options: Namespace) -> int:
 
 
 def _row(container: Container, whole: bool) -> Sequence[str]:
-    command = _command(container)
+    command = command_of(container)
     if not whole and len(command) > _COMMAND:
         command = f"{command[: _COMMAND - 1]}…"
     created = (time.time_ns() - nanoseconds(container.record.created_at)) / _NS
-    pid = str(container.pid) if _status(container) in ("running", "paused") else ""
+    pid = str(container.pid) if status_of(container) in ("running", "paused") else ""
     image = container.image or container.spec.get("root", {}).get("path", "")
     words = _words(container)
     return container.id, image, command, f"{ago(created)} ago", words, pid, container.runtime
 
 
-def _command(container: Container) -> str:
+def command_of(container: Container) -> str:
+    """What its own process is."""
     return " ".join(container.spec.get("process", {}).get("args", ()))
 
 
@@ -74,7 +74,7 @@ def _summary(container: Container) -> dict[str, Any]:
         "image": container.image,
         "command": container.spec.get("process", {}).get("args", []),
         "created": digits(nanoseconds(container.record.created_at), "T") + "Z",
-        "status": _status(container),
+        "status": status_of(container),
         "exit_code": task.exit_status if task is not None and ended else None,
         "pid": container.pid if not ended else 0,
         "runtime": container.runtime,
@@ -82,7 +82,7 @@ def _summary(container: Container) -> dict[str, Any]:
     }
 
 
-def _status(container: Container) -> str:
+def status_of(container: Container) -> str:
     """In Docker's words; a container whose task is deleted has none, and that is ``created``."""
     match container.task.status if container.task is not None else None:
         case Status.RUNNING:
@@ -98,7 +98,7 @@ def _status(container: Container) -> str:
 
 
 def _words(container: Container) -> str:
-    task, status = container.task, _status(container)
+    task, status = container.task, status_of(container)
     if status == "exited" and task is not None:
         since = (time.time_ns() - nanoseconds(task.exited_at)) / _NS
         return f"Exited ({task.exit_status}) {ago(since)} ago"
@@ -125,9 +125,9 @@ def _filter(text: str) -> Callable[[Container], bool]:
     filters: dict[str, Callable[[Container], bool]] = {
         "id": lambda each: each.id.startswith(value),
         "name": lambda each: value in each.id,
-        "status": lambda each: _status(each) == value,
+        "status": lambda each: status_of(each) == value,
         "ancestor": lambda each: each.image == value,
-        "exited": lambda each: _status(each) == "exited" and _exit(each) == value,
+        "exited": lambda each: status_of(each) == "exited" and _exit(each) == value,
         "label": lambda each: (
             name in each.labels and (not has_value or each.labels[name] == wanted)
         ),
@@ -196,18 +196,9 @@ async def stats(options: Namespace) -> int:
 
 async def _measured(client: Client, names: Sequence[str]) -> dict[str, Stats]:
     """By id, of all that run, or of those that are named. Raises `NotFound`."""
-    found: dict[str, Stats] = {}
-
-    async def ask(container: Container) -> None:
-        with suppress(NotFound):  # it has ended, or its runtime does not measure
-            found[container.id] = await container.stats()
-
-    wanted = [await client.get(name) for name in names] or await client.list()
-    async with anyio.create_task_group() as group:
-        for container in wanted:
-            if _status(container) in ("running", "paused"):
-                group.start_soon(ask, container)
-    return found
+    wanted = {(await client.get(name)).id for name in names}
+    found = {each.id: each for each in await client.stats()}
+    return {name: found[name] for name in found if not wanted or name in wanted}
 
 
 def _show_stats(

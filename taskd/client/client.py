@@ -18,6 +18,7 @@ from taskd.client import events, images, logs, spec, stores
 from taskd.client.channel import Channel, naming
 from taskd.client.cleanup import Made, whatever_happens
 from taskd.client.container import LOG, Container
+from taskd.client.stats import Stats
 from taskd.client.streams import Streams
 from taskd.errors import InvalidArgument, NotFound, Unimplemented
 from taskd.proto.containerd.runc.v1 import Options as RuncOptions
@@ -36,6 +37,7 @@ from taskd.proto.containerd.services.tasks.v1 import (
     CreateTaskRequest,
     GetRequest,
     ListTasksRequest,
+    MetricsRequest,
     TasksStub,
 )
 from taskd.proto.containerd.services.version.v1 import VersionResponse, VersionStub
@@ -223,6 +225,11 @@ class Client:
             return made
 
         return await self.channel.persist(get)
+
+    async def stats(self) -> Sequence[Stats]:
+        """What all of them use, of those that run and are measured."""
+        found = (await self.tasks.metrics(MetricsRequest())).metrics
+        return [stats for each in found if (stats := Stats.from_message(each))]
 
     async def roots(self, record: Record) -> Sequence[Path]:
         """The folders that make up a container's root filesystem, the topmost first."""
