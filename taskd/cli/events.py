@@ -11,17 +11,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import anyio
-from grpclib.const import Status
-from grpclib.exceptions import GRPCError, StreamTerminatedError
 
 from taskd import config
 from taskd.cli.plain import digits, line, plain
-from taskd.errors import InvalidArgument, Unavailable, from_status
-from taskd.events import Envelope
-from taskd.grpc.channel import Channel
+from taskd.client import Event, connect
+from taskd.errors import InvalidArgument, Unavailable
 from taskd.printable import printable
-from taskd.proto.taskd.v1 import InfoRequest, JournalStub, ReadRequest
-from taskd.wellknown import timestamp, unpack
 
 __all__ = ["Start", "events", "moment", "show"]
 
@@ -50,43 +45,30 @@ async def events(
     With `reconnect` it goes on where it was whenever the daemon is back. Raises the daemon's error,
     and `Unavailable`, with the position to go on from, when the daemon goes away.
     """
-    position: int | None = None
-    journal = ""
+    position = start.after
     while True:
         try:
-            async with Channel(address) as channel:
-                stub = JournalStub(channel)
-                if not journal:
-                    info = await stub.info(InfoRequest())
-                    journal = info.journal
-                    if follow and start == Start():
-                        position = info.last
-                where = Start(after=position) if position is not None else start
-                async for entry in stub.read(_request(where, filters, follow, journal)):
-                    position = entry.position
-                    print(show(Envelope.from_message(entry.envelope), position, as_json=as_json))
-                    sys.stdout.flush()
+            async with connect(address, patience=0) as client:
+                stream = client.events(
+                    *filters,
+                    since=start.since,
+                    after=position,
+                    follow=follow,
+                    everywhere=True,
+                    reconnect=reconnect,
+                )
+                try:
+                    async for event in stream:
+                        print(show(event, as_json=as_json))
+                        sys.stdout.flush()
+                finally:
+                    position = stream.position
                 return
-        except GRPCError as exc:
-            if exc.status != Status.UNAVAILABLE:
-                raise from_status(exc.status.value, exc.message or "") from exc
-        except BrokenPipeError:
-            raise  # that of our own output
-        except (StreamTerminatedError, ConnectionError, FileNotFoundError) as exc:
+        except Unavailable as exc:
             if not reconnect:
                 where_to = "" if position is None else f"; go on with --after {position}"
                 raise Unavailable(f"no daemon at {address}{where_to}", verbatim=True) from exc
         await anyio.sleep(RETRY_SECONDS)
-
-
-def _request(start: Start, filters: Sequence[str], follow: bool, journal: str) -> ReadRequest:
-    return ReadRequest(
-        after=start.after,
-        since=None if start.since is None else timestamp(start.since),
-        filters=list(filters),
-        follow=follow,
-        journal=journal,
-    )
 
 
 def moment(text: str) -> int:
@@ -108,26 +90,22 @@ def moment(text: str) -> int:
         ) from None
 
 
-def show(
-    envelope: Envelope, position: int | None = None, node: str = "", *, as_json: bool = False
-) -> str:
+def show(event: Event, node: str = "", *, as_json: bool = False) -> str:
     """One line for an event: as ``ctr events`` has it, or JSON with all that is known of it."""
-    event = envelope.event
-    message = unpack(event) if event else None
-    body = plain(message) if message is not None else None
+    body = plain(event.message) if event.message is not None else None
     if not as_json:
-        happened = digits(envelope.timestamp, " ") + " +0000 UTC"
-        names = map(printable, (node, happened, envelope.namespace, envelope.topic))
+        happened = digits(event.at, " ") + " +0000 UTC"
+        names = map(printable, (node, happened, event.namespace, event.topic))
         return " ".join([*filter(None, names), line(body or {})])
     document = {
         "node": node,
-        "position": position,
-        "timestamp": digits(envelope.timestamp, "T") + "Z",
-        "namespace": envelope.namespace,
-        "topic": envelope.topic,
-        "type": event.type_url if event else None,
+        "position": event.position,
+        "timestamp": digits(event.at, "T") + "Z",
+        "namespace": event.namespace,
+        "topic": event.topic,
+        "type": event.raw.type_url if event.raw else None,
         "event": body,
     }
-    if event and message is None:
-        document["value"] = base64.b64encode(event.value).decode()
+    if event.raw and event.message is None:
+        document["value"] = base64.b64encode(event.raw.value).decode()
     return json.dumps({key: value for key, value in document.items() if value not in ("", None)})

@@ -14,6 +14,7 @@ from nats.js.api import ConsumerConfig, DeliverPolicy
 from nats.js.errors import NotFoundError
 
 from taskd.cli.events import RETRY_SECONDS, show
+from taskd.client import Event
 from taskd.codec import decode
 from taskd.errors import NotFound, Unavailable
 from taskd.events import Envelope, matching
@@ -91,11 +92,11 @@ class _Reader:
             return
         async for message in subscription.messages:
             self._last = message.metadata.sequence.stream
-            envelope = Envelope.from_message(decode(EnvelopeMessage, message.data))
-            if self._matches(envelope):
+            envelope = decode(EnvelopeMessage, message.data)
+            if self._matches(Envelope.from_message(envelope)):
                 headers = message.headers or {}
-                position, node = int(headers.get(POSITION, 0)), headers.get(NODE, "")
-                print(show(envelope, position, node, as_json=self._as_json))
+                event = Event.from_message(envelope, int(headers.get(POSITION, 0)))
+                print(show(event, headers.get(NODE, ""), as_json=self._as_json))
                 sys.stdout.flush()
             if not self._follow and not message.metadata.num_pending:
                 return
