@@ -70,8 +70,36 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], run: Run)
     _add_names(command("pause", "acting", "pause", "freeze containers"))
     _add_names(command("unpause", "acting", "unpause", "let them go on"))
     _add_names(command("wait", "acting", "wait", "wait until containers end; print how"))
+    pull = command("pull", "moving", "pull", "fetch images from their registries")
+    _add_registry(pull)
+    pull.add_argument("images", nargs="+", metavar="IMAGE")
+    push = command("push", "moving", "push", "give a registry an image")
+    _add_registry(push)
+    push.add_argument("image", metavar="IMAGE")
+    push.add_argument("reference", nargs="?", metavar="REFERENCE", help="where; its name")
+    load = command("load", "moving", "load", "take images from an archive")
+    load.add_argument("-i", "--input", type=Path, required=True, metavar="FILE")
+    load.add_argument("--name", default="", metavar="NAME", help="instead of the one in it")
+    save = command("save", "moving", "save", "write images to an archive")
+    save.add_argument("-o", "--output", type=Path, required=True, metavar="FILE")
+    save.add_argument("images", nargs="+", metavar="IMAGE")
+    tag = command("tag", "moving", "tag", "give an image one more name")
+    tag.add_argument("source", metavar="IMAGE")
+    tag.add_argument("target", metavar="NAME")
+    copy = command("cp", "moving", "cp", "copy files into a container, or out of it")
+    copy.add_argument("source", metavar="SOURCE", help="PATH, or CONTAINER:PATH")
+    copy.add_argument("target", metavar="TARGET", help="the other of the two")
     rmi = command("rmi", "acting", "rmi", "remove images")
     rmi.add_argument("images", nargs="+", metavar="IMAGE")
+
+
+def _add_registry(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--user", metavar="USER[:PASSWORD]", help="without one you are asked")
+    parser.add_argument("--plain-http", action="store_true", help="without TLS")
+    parser.add_argument(
+        "--hosts-dir", metavar="DIR", help="of hosts.toml, as in /etc/containerd/certs.d"
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="do not show how far it is")
 
 
 def _add_names(parser: argparse.ArgumentParser) -> None:
@@ -108,6 +136,9 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-c", "--cpu-shares", type=int, metavar="N")
     parser.add_argument("--cpuset-cpus", metavar="LIST", help="as in 0-2,4")
     parser.add_argument("--pids-limit", type=int, metavar="N")
+    parser.add_argument(
+        "--pull", choices=("always", "missing", "never"), default="missing", help="(missing)"
+    )
     parser.add_argument("--runtime", metavar="NAME", help="as in io.containerd.runc.v2")
     parser.add_argument("--snapshotter", metavar="NAME", help="overlayfs by default")
     parser.add_argument("source", metavar="IMAGE|DIR", help="an image, or a root filesystem")

@@ -6,14 +6,15 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from taskd import errors
 from taskd.cli import terminal
 from taskd.client import Client, Container, Limits, Options, Process, connect
 from taskd.client.cleanup import whatever_happens
-from taskd.errors import FailedPrecondition, TaskdError
+from taskd.client.client import is_path
+from taskd.errors import FailedPrecondition, NotFound, TaskdError
 from taskd.printable import printable
 
 __all__ = ["attach", "execute", "failure", "open_client", "run", "start"]
@@ -47,12 +48,26 @@ async def run(options: Namespace) -> int:
         if options.tty and not options.detach:
             terminal.require()
         async with open_client(options) as client:
+            await _fetch(client, options)
             container = await client.create(options.source, options.args, **_options(options))
             if options.detach:
                 return await _leave(container)
             return await _run(container, options)
     except (TaskdError, OSError) as exc:
         return failure(exc)
+
+
+async def _fetch(client: Client, options: Namespace) -> None:
+    """Pull the image, if that is wanted."""
+    from taskd.cli.moving import Access, fetch
+
+    if options.pull == "never" or is_path(options.source):
+        return
+    if options.pull == "missing":
+        with suppress(NotFound):
+            await client.images.get(options.source)
+            return
+    await fetch(client, options.source, Access(credentials=None, plain_http=False, hosts=""))
 
 
 async def _leave(container: Container) -> int:

@@ -49,7 +49,7 @@ from taskd.wellknown import pack, to_any
 if TYPE_CHECKING:
     import betterproto2
 
-__all__ = ["Client", "Options"]
+__all__ = ["Client", "Options", "is_path"]
 
 log = logging.getLogger("taskd.client")
 
@@ -243,7 +243,7 @@ class Client:
         id = options.get("id") or uuid.uuid4().hex[:12]  # noqa: A001
         identifiers.validate(id)
         chosen: Options = {**options, "id": id}
-        if _is_path(source):
+        if is_path(source):
             rootfs = Path(source).absolute()  # noqa: ASYNC240 - one stat
             if not rootfs.is_dir():
                 raise NotFound(f'root filesystem "{rootfs}"')
@@ -388,7 +388,8 @@ class Client:
         return spec.amended(document, chosen.get("amend"))
 
 
-def _is_path(source: str | Path) -> bool:
+def is_path(source: str | Path) -> bool:
+    """Whether it is a root filesystem's, and not the name of an image."""
     return isinstance(source, Path) or source.startswith(("/", "./", "../")) or source == "."
 
 
