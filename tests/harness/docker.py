@@ -6,14 +6,19 @@ import json
 import os
 import subprocess
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from harness.daemons import Daemon
 from harness.pace import SLOWER
 from taskd import procfs
 from taskd.cgroups import v2
 
-__all__ = ["Dockerd"]
+__all__ = ["Dockerd", "NewestDockerd"]
+
+_HERE = Path(__file__).parent
+_CACHE = _HERE.parents[1] / ".cache"
 
 _PRELUDE = """
 up() { name=$1; shift; docker run --detach --network none --name "$name" "$@" > /dev/null; }
@@ -43,13 +48,18 @@ class Dockerd(Daemon):
             self._group = f"{namespace.replace('-', '')}.slice"
         self._run_existed = Path("/run/docker").exists()
 
+        self.program = "dockerd"
+
+    def config(self) -> dict[str, Any]:
+        # By default this key is in /etc/docker; there is no option for it.
+        return {"deprecated-key-path": str(self.folder / "key.json")}
+
     def command(self) -> list[str]:
         config = self.folder / "daemon.json"
-        # By default this key is in /etc/docker; there is no option for it.
-        config.write_text(json.dumps({"deprecated-key-path": str(self.folder / "key.json")}))
+        config.write_text(json.dumps(self.config()))
         group = self._group if self._group.endswith(".slice") else f"/{self._group}"
         return [
-            *("dockerd", "--config-file", str(config), "--experimental", "--live-restore"),
+            *(self.program, "--config-file", str(config), "--experimental", "--live-restore"),
             *("--host", f"unix://{self.address}", "--group", str(os.getgid())),
             *("--containerd", str(self.containerd), "--containerd-namespace", self.namespace),
             *("--containerd-plugins-namespace", f"{self.namespace}-plugins"),
@@ -122,3 +132,44 @@ class Dockerd(Daemon):
         for folder in empty:
             with suppress(OSError):
                 folder.rmdir()
+
+
+class NewestDockerd(Dockerd):
+    """The newest that Debian has, unpacked, with its clients and BuildKit's.
+
+    It keeps images with containerd, in snapshots; what it builds, too.
+    """
+
+    def __init__(self, folder: Path, containerd: Path, namespace: str) -> None:
+        super().__init__(folder, containerd, namespace)
+        self.program = str(_unpacked("docker.io") / "sbin/dockerd")
+        plugins = folder / "client/cli-plugins"
+        plugins.mkdir(parents=True)
+        plugin = "libexec/docker/cli-plugins/docker-buildx"
+        (plugins / "docker-buildx").symlink_to(_unpacked("docker-buildx") / plugin)
+
+    def config(self) -> dict[str, Any]:
+        return {"features": {"containerd-snapshotter": True}}
+
+    def environment(self) -> dict[str, str]:
+        found = super().environment()
+        return found | {"PATH": f"{_unpacked('docker-cli') / 'bin'}:{found['PATH']}"}
+
+    def _cgroups(self) -> list[Path]:
+        """Without those that BuildKit keeps for as long as the machine runs."""
+        return [each for each in super()._cgroups() if each.name != "buildkit"]
+
+    def _sweep(self) -> None:
+        for folder in super()._cgroups():
+            if folder.name == "buildkit":
+                with suppress(OSError):
+                    folder.rmdir()
+        super()._sweep()
+
+
+@cache
+def _unpacked(package: str) -> Path:
+    tree = _CACHE / f"{package}-sid"
+    unpack = ["sh", str(_HERE / "unpack.sh"), "sid", package, str(tree)]
+    subprocess.run(unpack, check=True)
+    return tree / "usr"

@@ -1,0 +1,174 @@
+"""The newest Docker Engine with its images in containerd's place: taskd has them.
+
+A case is a shell script, and a regular expression of all that it writes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness.daemons import Taskd
+from harness.docker import NewestDockerd
+from harness.generations import GENERATIONS
+from harness.leaks import leaving_nothing
+from harness.real import need
+from harness.registry import Image, Registry, busybox_layers, program
+
+pytestmark = pytest.mark.skipif("TASKD_VM" in os.environ, reason="nothing can be fetched there")
+
+RUN = "docker run --rm --network none"
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    need("busybox")
+    program()
+    with Registry(tmp_path_factory.mktemp("registry")) as found:
+        found.put(Image(busybox_layers()), "library/thing:1")
+        yield found
+
+
+@pytest.fixture(scope="module")
+def taskd() -> Iterator[Taskd]:
+    need("dockerd", "containerd-shim-runc-v2", "runc", "busybox")
+    folder = Path(tempfile.mkdtemp(prefix="taskd-"))
+    path = f"{GENERATIONS[-1].binaries()}:{os.environ['PATH']}"
+    with Taskd(folder / "taskd", "--log-level", "debug", path=path) as running:
+        yield running
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def docker(taskd: Taskd, rootfs: Path, registry: Registry) -> Iterator[NewestDockerd]:
+    namespace = f"test-{uuid.uuid4().hex[:12]}"
+    running = NewestDockerd(taskd.folder.with_name("docker"), taskd.address, namespace)
+    with leaving_nothing(taskd, namespace), running:
+        running.sh(f"tar -C {rootfs} -c . | docker import - busybox")
+        yield running
+
+
+DOCKERFILE = """
+mkdir -p $DOCKER_CONFIG.build; cd $DOCKER_CONFIG.build
+cat > Dockerfile <<'END'
+FROM busybox
+RUN echo one > /one && mkdir /folder && echo two > /folder/two
+COPY file /copied
+RUN rm /one
+CMD ["/bin/sh", "-c", "cat /copied; ls -d /one 2>&1; ls /folder"]
+END
+echo copied > file
+"""
+BUILT = r"0\ncopied\nls: /one: No such file or directory\ntwo\n"
+
+CASES = {
+    "import, run": (
+        f"{RUN} busybox sh -c 'echo out; exit 42'; echo $?; docker images --format '{{{{.ID}}}}'",
+        "out\n42\n[0-9a-f]{12}\n",
+    ),
+    "pull, push": (
+        f"""
+        docker pull --quiet REGISTRY/library/thing:1
+        {RUN} REGISTRY/library/thing:1 cat /etc/motd
+        docker tag REGISTRY/library/thing:1 REGISTRY/other/thing:2
+        docker push --quiet REGISTRY/other/thing:2
+        docker rmi REGISTRY/library/thing:1 REGISTRY/other/thing:2 | grep -c Untagged
+        docker pull --quiet REGISTRY/other/thing:2
+        {RUN} REGISTRY/other/thing:2 cat /etc/motd
+        docker rmi REGISTRY/other/thing:2 > /dev/null
+        docker pull --quiet REGISTRY/none:1 2>&1 | grep -c 'not found'
+        """,
+        r"REGISTRY/library/thing:1\nhello from a layer\nREGISTRY/other/thing:2\n2\n"
+        r"REGISTRY/other/thing:2\nhello from a layer\n1\n",
+    ),
+    "commit, diff, save, load": (
+        f"""
+        docker run --network none --name one busybox sh -c 'echo x > /made; rm /bin/ls'
+        docker diff one
+        docker commit one committed | cut -c 1-7; docker rm one
+        {RUN} committed sh -c 'cat /made; [ -e /bin/ls ]; echo $?'
+        docker save -o $DOCKER_CONFIG.tar committed
+        docker rmi committed > /dev/null; docker load -i $DOCKER_CONFIG.tar
+        {RUN} committed cat /made
+        docker history --format '{{{{.CreatedBy}}}}' committed | head -n 1
+        docker rmi committed > /dev/null
+        """,
+        r"(A /made|C /bin|D /bin/ls|\n)+sha256:\none\nx\n1\nLoaded image: committed:latest\nx\n"
+        r"sh -c echo x.*\n",
+    ),
+    "build": (
+        f"""
+        {DOCKERFILE}
+        DOCKER_BUILDKIT=0 docker build --network none -t built . > log 2>&1; echo $?
+        {RUN} built 2>&1; docker rmi built > /dev/null
+        """,
+        BUILT,
+    ),
+    "build with BuildKit": (
+        f"""
+        {DOCKERFILE}
+        docker build --network none -t built . > log 2>&1 || cat log; echo $?
+        {RUN} built 2>&1
+        docker build --network none -t built . 2>&1 | grep -c CACHED
+        docker rmi built > /dev/null; docker builder prune -af | grep -c Total
+        """,
+        rf"{BUILT}[34]\n1\n",
+    ),
+    "exec, cp": (
+        """
+        up one busybox sleep 1000
+        docker exec one sh -c 'echo in > /in; cat /in'
+        echo there > $DOCKER_CONFIG.file; docker cp --quiet $DOCKER_CONFIG.file one:/there
+        docker exec one cat /there; docker cp --quiet one:/in $DOCKER_CONFIG.back
+        cat $DOCKER_CONFIG.back; docker rm -f one
+        """,
+        r"in\nthere\nin\none\n",
+    ),
+    "inspect, df": (
+        """
+        docker image inspect --format '{{.Os}} {{.Architecture}} {{.GraphDriver.Name}}' busybox
+        docker system df --format '{{.Type}} {{.TotalCount}}' | head -n 2
+        docker info --format '{{.Driver}}'
+        """,
+        r"linux amd64 overlayfs\nImages 1\nContainers 0\noverlayfs\n",
+    ),
+}
+
+
+@pytest.mark.parametrize(("script", "expected"), CASES.values(), ids=CASES)
+def test_case(docker: NewestDockerd, registry: Registry, script: str, expected: str) -> None:
+    out = docker.sh(script.replace("REGISTRY", registry.host))
+    docker.remove_containers()
+    assert re.fullmatch(expected.replace("REGISTRY", registry.host), out), out
+
+
+def test_taskd_is_killed_while_docker_pulls(
+    docker: NewestDockerd, taskd: Taskd, registry: Registry
+) -> None:
+    """A container lives on, and the next pull succeeds."""
+    name = f"{registry.host}/library/thing:1"
+    assert docker.sh("up one busybox sleep 1000") == ""
+    docker.sh(f"(docker pull --quiet {name} > /dev/null 2>&1 &)")
+    taskd.kill()
+    taskd.start()
+    deadline = time.monotonic() + 30
+    while docker.sh(f"docker pull --quiet {name} > /dev/null 2>&1; echo $?") != "0\n":
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert docker.sh(f"{RUN} {name} cat /etc/motd") == "hello from a layer\n"
+    assert docker.sh("docker exec one echo here; docker rm -f one") == "here\none\n"
+    docker.sh(f"docker rmi {name}")
+
+
+def test_nothing_is_left_after_a_prune(docker: NewestDockerd, taskd: Taskd) -> None:
+    docker.sh("docker system prune -af")
+    for command in (("content", "ls", "-q"), ("leases", "ls", "-q"), ("images", "ls", "-q")):
+        assert taskd.ctr(*command, namespace=docker.namespace).stdout == "", command
+    assert taskd.ctr("snapshots", "ls", namespace=docker.namespace).stdout.splitlines()[1:] == []
