@@ -263,7 +263,8 @@ class ShimBinary:
         Returns the exit that the shim reports. Raises `Unknown` with its own words if it fails.
         """
         flags = ["-id", self.bundle.id, "-bundle", str(self.bundle.path), "delete"]
-        done = await self._run(flags)
+        # It has a deadline, and takes no longer without the helper than that takes to begin.
+        done = await self._run(flags, waits=False)
         if done.returncode:
             words = done.stderr.decode(errors="replace").strip()
             raise Unknown(f"{words}: {info.exit_text(done.returncode)}")
@@ -274,7 +275,7 @@ class ShimBinary:
         return Exit(response.pid, response.exit_status, nanoseconds(response.exited_at))
 
     async def _run(
-        self, flags: list[str], *, stdin: bytes = b"", merge: bool = False
+        self, flags: list[str], *, stdin: bytes = b"", merge: bool = False, waits: bool = True
     ) -> spawn.Completed:
         command = [
             str(self.path),
@@ -283,17 +284,21 @@ class ShimBinary:
             *("-publish-binary", self.daemon.publish_binary),
             *flags,
         ]
-        return await self._call(command, stdin=stdin, merge=merge)
+        return await self._call(command, stdin=stdin, merge=merge, waits=waits)
 
     async def _call(
-        self, command: list[str], *, stdin: bytes = b"", merge: bool = False
+        self, command: list[str], *, stdin: bytes = b"", merge: bool = False, waits: bool = True
     ) -> spawn.Completed:
+        """`waits` for the helper, if it has not begun."""
         cwd, more = self.bundle.path, self._environment()
         try:
-            if self.warm is not None and await self.warm.takes(self.path):
+            warm = self.warm
+            if warm is not None and (
+                await warm.takes(self.path) if waits else warm.knows(self.path)
+            ):
                 # It may be gone just now, in the middle of a call, too, which can be made again.
                 with suppress(ConnectionError):
-                    return await self.warm.run(command, cwd=cwd, env=more, stdin=stdin, merge=merge)
+                    return await warm.run(command, cwd=cwd, env=more, stdin=stdin, merge=merge)
             env = os.environ | more
             return await spawn.run(command, cwd=cwd, env=env, stdin=stdin, merge=merge)
         except OSError as exc:
