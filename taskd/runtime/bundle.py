@@ -21,7 +21,10 @@ from taskd.errors import AlreadyExists, InvalidArgument
 from taskd.mounts import unmount_all
 from taskd.runtime.types import Key
 
-__all__ = ["Bundle"]
+__all__ = ["SANDBOX", "Bundle"]
+
+SANDBOX = "sandbox"
+"""Name of the file that says in which sandbox a container is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +34,18 @@ class Bundle:
     path: Path
 
     @classmethod
-    def create(cls, state: Path, root: Path, namespace: str, id: str, spec: bytes) -> Bundle:  # noqa: A002
+    def create(
+        cls,
+        state: Path,
+        root: Path,
+        namespace: str,
+        id: str,  # noqa: A002
+        spec: bytes | None,
+        sandbox: str = "",
+    ) -> Bundle:
         """Make the bundle of `id` below `state`, its work folder below `root`.
+
+        It says in which `sandbox` the container is, if in any.
 
         Raises `InvalidArgument` for an invalid id or a spec that is not JSON, `AlreadyExists` if
         there is such a bundle, OSError if the disk refuses; then nothing is left behind.
@@ -41,7 +54,7 @@ class Bundle:
             identifiers.validate(id)
         except InvalidArgument as exc:
             raise InvalidArgument(f"invalid task id {id}: {exc}") from None
-        group = _remapped_group(spec)
+        group = _remapped_group(spec) if spec is not None else 0
         bundle = cls(namespace, id, state / namespace / id)
         work = root / namespace / id
         _make_parents(bundle.path.parent)
@@ -64,7 +77,10 @@ class Bundle:
                 shutil.rmtree(work)
                 _mkdir(work, 0o711)
             made.work.symlink_to(work)
-            (made.path / "config.json").write_bytes(spec)
+            if spec is not None:
+                (made.path / "config.json").write_bytes(spec)
+            if sandbox:
+                (made.path / SANDBOX).write_text(sandbox)
             made.path.rename(bundle.path)
         except BaseException:
             shutil.rmtree(made.path, ignore_errors=True)

@@ -15,7 +15,9 @@ from taskd.runtime.binary import Bootstrap
 from taskd.sockets import refuse_stranger
 from taskd.ttrpc.address import dial
 
-__all__ = ["Connection", "connect"]
+__all__ = ["PROTOCOLS", "Connection", "connect"]
+
+PROTOCOLS = ("ttrpc", "grpc")
 
 _RETRY_SECONDS = 0.1
 

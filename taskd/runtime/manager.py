@@ -16,9 +16,10 @@ from anyio.abc import TaskGroup
 
 from taskd import moves, ttrpc
 from taskd.errors import AlreadyExists, DeadlineExceeded, NotFound, TaskdError
+from taskd.runtime.binary import Bootstrap
 from taskd.runtime.endings import DIED, FINISHED, NOT_STARTED, UNKNOWN, Delete, Ending
 from taskd.runtime.locks import KeyedLock
-from taskd.runtime.shim import State, Tenant
+from taskd.runtime.shim import Shim, State, Tenant
 from taskd.runtime.shims import Shims
 from taskd.runtime.task import Fate, Observer, Task
 from taskd.runtime.types import CreateOptions, Exit, Key
@@ -52,12 +53,21 @@ class TaskManager:
         except KeyError:
             raise NotFound(f"task {id}") from None
 
+    def has(self, namespace: str, id: str) -> bool:  # noqa: A002
+        return Key(namespace, id) in self._tasks
+
     def all(self, namespace: str | None = None) -> list[Task]:
         """The tasks of a namespace, or all."""
         return [task for task in self._tasks.values() if namespace in (None, task.namespace)]
 
-    async def create(self, namespace: str, id: str, options: CreateOptions) -> Task:  # noqa: A002
-        """Start a shim and make a task in it.
+    async def create(
+        self,
+        namespace: str,
+        id: str,  # noqa: A002
+        options: CreateOptions,
+        within: Shim | Bootstrap | None = None,
+    ) -> Task:
+        """Start a shim and make a task in it, or in the process `within`.
 
         Raises `AlreadyExists` if there is such a task, what `Shims.start` does, and the shim's
         error if it does not make the task. Nothing is left behind then, nor if the caller is
@@ -69,7 +79,7 @@ class TaskManager:
                 raise AlreadyExists(f"task {id}")
             moves.expect()
             try:
-                tenant = await self._shims.start(key, options)
+                tenant = await self._shims.start(key, options, within=within)
             except TaskdError as exc:
                 raise exc.within("failed to start shim") from exc
             task = self._task(tenant)

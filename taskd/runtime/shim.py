@@ -37,21 +37,23 @@ class Tenant:
     def __init__(self, bundle: Bundle, shim: Shim) -> None:
         self.bundle = bundle
         self.shim = shim
-        shim.tenants[bundle.key] = self
+        shim.tenants[bundle.path] = self
         # The shim's executable, to be called for this bundle.
         self.binary: Binary | None = None
         self.log: ShimLog | None = None
         # Called when the process has died, for somebody to take this tenant down.
         self.lost: Callable[[], None] | None = None
+        # It was not started here, but made in the process of a sandbox.
+        self.sandboxed = False
 
     @property
     def key(self) -> Key:
         return self.bundle.key
 
     def move(self, shim: Shim) -> None:
-        del self.shim.tenants[self.key]
+        del self.shim.tenants[self.bundle.path]
         self.shim = shim
-        shim.tenants[self.key] = self
+        shim.tenants[self.bundle.path] = self
 
 
 class Shim:
@@ -65,7 +67,10 @@ class Shim:
         # What its `start` printed, if it came to that.
         self.bootstrap: Bootstrap | None = None
         self.connection: Connection | None = None
-        self.tenants: dict[Key, Tenant] = {}
+        # By their bundles: a task may have its sandbox's name.
+        self.tenants: dict[Path, Tenant] = {}
+        # A client has named it, and it is not ours to kill.
+        self.foreign = False
         # Where it writes: the log of whoever came first, and may leave first.
         self.log: ShimLog | None = None
         # Nothing of it is left, and another one may listen at its address.
@@ -78,7 +83,7 @@ class Shim:
     @property
     def name(self) -> str:
         """For the log."""
-        names = [str(key) for key in self.tenants]
+        names = [str(tenant.key) for tenant in self.tenants.values()]
         return names[0] if len(names) == 1 else f"of {', '.join(names) or self.address}"
 
     @property
@@ -88,7 +93,7 @@ class Shim:
 
     def leave(self, tenant: Tenant) -> bool:
         """Let a tenant go; whether it was the last, with which a process has to end."""
-        self.tenants.pop(tenant.key, None)
+        self.tenants.pop(tenant.bundle.path, None)
         if tenant.log is not None and tenant.log is not self.log:
             tenant.log.close()
         if self.tenants:

@@ -8,16 +8,17 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import anyio
 from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from taskd import ttrpc
-from taskd.errors import TaskdError, Unknown
-from taskd.runtime.binary import Bootstrap
+from taskd.errors import TaskdError, Unavailable, Unimplemented, Unknown
+from taskd.runtime.binary import NEWEST_VERSION, Bootstrap
 from taskd.runtime.bundle import Bundle
-from taskd.runtime.connection import connect
+from taskd.runtime.connection import PROTOCOLS, connect
 from taskd.runtime.endings import NOT_STARTED, Delete, Ending
 from taskd.runtime.features import needs_idmapped_mounts, refuse_without_idmapped_mounts
 from taskd.runtime.generation import Binary, Generation, TaskApi
@@ -30,7 +31,7 @@ from taskd.runtime.survey import Note, note, survey
 from taskd.runtime.types import CreateOptions, Exit, Key
 from taskd.sockets import remove_stale
 
-__all__ = ["Settings", "Shims", "Timeouts"]
+__all__ = ["Place", "Settings", "Shims", "Timeouts"]
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,14 @@ class Settings:
     timeouts: Timeouts = field(default_factory=Timeouts)
 
 
+class Place(NamedTuple):
+    """Where the bundles of one sort are."""
+
+    root: Path
+    """Holds their work folders."""
+    state: Path
+
+
 class Shims:
     """The processes of all shims of one generation, by the address at which they listen.
 
@@ -99,37 +108,63 @@ class Shims:
 
     # --- making ---------------------------------------------------------------------------
 
-    async def start(self, key: Key, options: CreateOptions) -> Tenant:
+    async def start(
+        self,
+        key: Key,
+        options: CreateOptions,
+        *,
+        place: Place | None = None,
+        within: Shim | Bootstrap | None = None,
+    ) -> Tenant:
         """Make a bundle, and run a shim's ``start`` for it; a tenant of the process it names.
 
+        With `within` nothing is run: the tenant moves into that process, which is not ours if it is
+        only known how to reach it. The bundle is among those of tasks, unless there is a `place`.
         Raises `AlreadyExists` if there is such a bundle, `InvalidArgument` for a bad id or spec,
         `Unknown` in the shim's own words if it does not start. Nothing is left behind then, nor if
         the caller is cancelled.
         """
-        spec = options.spec.value if options.spec is not None else b""
-        root, state = self._settings.root, self._settings.state
+        spec = options.spec.value if options.spec is not None else None if place else b""
+        root, state = place or (self._settings.root, self._settings.state)
         async with self._bundles.hold(key):
             try:
-                bundle = await to_thread.run_sync(Bundle.create, state, root, *key, spec)
+                bundle = await to_thread.run_sync(
+                    Bundle.create, state, root, *key, spec, options.sandbox
+                )
             except OSError as exc:
                 raise Unknown(str(exc)) from exc
             tenant = Tenant(bundle, self._unstarted(bundle))
             try:
-                try:
-                    path = self._generation.resolve(options.runtime)
-                except TaskdError as exc:
-                    raise exc.within("failed to resolve runtime path") from exc
+                path = self._executable(options, within)
                 binary = tenant.binary = self._generation.binary(path, bundle)
                 tenant.log = ShimLog(bundle)
-                if needs_idmapped_mounts(spec):
+                if needs_idmapped_mounts(spec or b""):
                     await self._require_idmapped_mounts(binary, options)
-                bootstrap = await self._enter(tenant, binary, options)
+                if within is not None:
+                    try:
+                        bootstrap = await self._join(tenant, within)
+                    except TaskdError as exc:
+                        doing = f'failed to load sandbox task "{options.sandbox}"'
+                        raise exc.within(doing) from exc
+                else:
+                    bootstrap = await self._enter(tenant, binary, options)
                 await to_thread.run_sync(note, bundle, path, bootstrap)
             except BaseException:
                 with anyio.CancelScope(shield=True):
                     await self.take_down(tenant, NOT_STARTED)
                 raise
             return tenant
+
+    def _executable(self, options: CreateOptions, within: Shim | Bootstrap | None) -> Path:
+        """The shim's: that of the sandbox, if the container is in one."""
+        if isinstance(within, Shim):
+            for tenant in within.tenants.values():
+                if tenant.binary is not None:
+                    return tenant.binary.path
+        try:
+            return self._generation.resolve(options.runtime)
+        except TaskdError as exc:
+            raise exc.within("failed to resolve runtime path") from exc
 
     def _unstarted(self, bundle: Bundle) -> Shim:
         """What there may be of a process of which nothing is known yet."""
@@ -168,6 +203,25 @@ class Shims:
         except TaskdError as exc:
             raise exc.within("start failed") from exc
         return bootstrap
+
+    async def _join(self, tenant: Tenant, within: Shim | Bootstrap) -> Bootstrap:
+        """Move the tenant into a process that there is. Raises `Unknown` if it has gone."""
+        tenant.sandboxed = True
+        if isinstance(within, Bootstrap):
+            if within.version > NEWEST_VERSION:
+                raise Unimplemented(f"unsupported shim version ({within.version})")
+            if within.protocol.lower() not in PROTOCOLS:
+                raise Unknown(f'unexpected protocol: "{within.protocol}"')
+            shim = self._shims.get(within.address)
+            if shim is None:
+                shim = self._listener(within, tenant.bundle)
+                shim.foreign = True
+            within = shim
+        if within.ends or within.bootstrap is None:
+            raise Unknown(f"connecting to {within.address}: it is gone")
+        tenant.move(within)
+        await self.connect(within)
+        return within.bootstrap
 
     async def _move(self, tenant: Tenant, bootstrap: Bootstrap) -> None:
         """Raises `Unknown` if there is nobody to connect to."""
@@ -225,13 +279,14 @@ class Shims:
 
     # --- finding --------------------------------------------------------------------------
 
-    async def survey(self) -> tuple[set[Key], list[Tenant]]:
+    async def survey(self, place: Place | None = None) -> tuple[set[Key], list[Tenant]]:
         """What an earlier daemon has left: keys of all bundles, and those that are somebody's.
 
         All are known as tenants before there is a connection to any process, so that none is ended
         in which others live. Entries that are no bundles are left alone.
         """
-        found = await to_thread.run_sync(survey, self._settings.state, self._settings.root)
+        root, state = place or (self._settings.root, self._settings.state)
+        found = await to_thread.run_sync(survey, state, root)
         tenants = [self._found(bundle, noted) for bundle, noted in found]
         return {bundle.key for bundle, _ in found}, [each for each in tenants if each is not None]
 
@@ -245,7 +300,7 @@ class Shims:
         try:
             path = self._generation.resolve(noted.binary())
         except FileNotFoundError:
-            if (bundle.path / "config.json").exists():
+            if bundle.work.is_symlink() or (bundle.path / "config.json").exists():
                 log.warning("bundle %s is half made; removing it", bundle.path)
                 return Tenant(bundle, self._unstarted(bundle))
             log.error("%s is no bundle; it is left alone", bundle.path)
@@ -260,7 +315,10 @@ class Shims:
             shim = self._unstarted(bundle)
         else:
             shim = self._shims.get(bootstrap.address) or self._listener(bootstrap, bundle)
+            # Sandboxes have been found before.
+            shim.foreign |= noted.in_sandbox and not shim.tenants
         tenant = Tenant(bundle, shim)
+        tenant.sandboxed = noted.in_sandbox
         tenant.binary = self._generation.binary(path, bundle)
         return tenant
 
@@ -287,11 +345,15 @@ class Shims:
         async with anyio.create_task_group() as both:
             if ending.delete is Delete.AS_USUAL:
                 assert tenant.binary is not None
-                if tenant.binary.deletes_after_shutdown:
+                # As containerd does, though not for those in sandboxes.
+                if tenant.binary.deletes_after_shutdown and not tenant.sandboxed:
                     both.start_soon(self._run_delete, tenant.binary)
             if last:
                 agreed = await self._end(shim, tenant, ending)
-        if ending.delete is Delete.ALWAYS or (ending.delete is Delete.UNLESS_AGREED and not agreed):
+        cleans = ending.delete is Delete.ALWAYS or (
+            ending.delete is Delete.UNLESS_AGREED and not agreed
+        )
+        if cleans and not shim.foreign:
             assert tenant.binary is not None
             found = await self._run_delete(tenant.binary)
         await self._delete_bundle(tenant.bundle)
@@ -317,6 +379,8 @@ class Shims:
                 await self.api(tenant).shutdown()
             except ttrpc.ConnectionClosed:
                 return True  # it ended before it could answer
+            except Unavailable:
+                return True  # it is about to
             except TaskdError as exc:
                 log.error("shim %s refused to shut down: %s", tenant.key, exc)
                 return False
@@ -327,7 +391,7 @@ class Shims:
     async def _kill(self, shim: Shim) -> None:
         """Kill a process, once; all who want it wait."""
         async with shim.killing:
-            if shim.killed:
+            if shim.killed or shim.foreign:
                 return
             shim.killed = True
             seconds = self.timeouts.shutdown
@@ -363,6 +427,8 @@ class Shims:
 
     async def _socket_removed(self, shim: Shim) -> bool:
         """Remove what nobody listens on; whether there is nothing now."""
+        if shim.foreign:
+            return True
         try:
             await to_thread.run_sync(remove_stale, shim.socket)
         except (TaskdError, OSError):
@@ -405,7 +471,7 @@ class Shims:
             await anyio.sleep(pause)
             async with self._bundles.hold(bundle.key):
                 # What lies there under its name then may be another's.
-                if any(bundle.key in shim.tenants for shim in self._shims.values()):
+                if any(bundle.path in shim.tenants for shim in self._shims.values()):
                     return
                 if await self._bundle_deleted(bundle):
                     return

@@ -11,7 +11,7 @@ from pathlib import Path
 from taskd import identifiers
 from taskd.errors import InvalidArgument
 from taskd.runtime.binary import Bootstrap
-from taskd.runtime.bundle import Bundle
+from taskd.runtime.bundle import SANDBOX, Bundle
 
 __all__ = ["Note", "note", "survey"]
 
@@ -34,6 +34,7 @@ class Note:
     def __init__(self, bundle: Bundle) -> None:
         self._binary = _read(bundle.path / _BINARY)
         self._bootstrap = _read(bundle.path / _BOOTSTRAP)
+        self.in_sandbox = (bundle.path / SANDBOX).exists()
 
     def binary(self) -> str:
         """Path of the shim's executable. Raises OSError, ValueError."""

@@ -75,6 +75,8 @@ class CreateOptions:
     """The same, as the container has them."""
     stdio: Stdio = field(default_factory=Stdio)
     rootfs: tuple[Mount, ...] = ()
+    sandbox: str = ""
+    """Id of the sandbox that the container is in, or empty."""
     checkpoint: str = ""
     """Folder of a checkpoint to restore, or empty."""
     unpack_checkpoint: Callable[[Path], Awaitable[None]] | None = None
