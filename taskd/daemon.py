@@ -29,7 +29,7 @@ from taskd.api.introspection import Introspection, Part
 from taskd.api.journal import Journal as JournalService
 from taskd.api.leases import Leases
 from taskd.api.namespaces import Namespaces
-from taskd.api.sandboxes import Sandboxes
+from taskd.api.sandboxes import Controllers, Sandboxes
 from taskd.api.server import ApiServer
 from taskd.api.snapshots import Snapshots
 from taskd.api.streaming import Streaming
@@ -64,8 +64,9 @@ from taskd.runtime import client
 from taskd.runtime.binary import Daemon
 from taskd.runtime.generation import V1_RUNTIME, Generation, later
 from taskd.runtime.manager import TaskManager
-from taskd.runtime.shims import Settings, Shims, Timeouts
+from taskd.runtime.shims import Place, Settings, Shims, Timeouts
 from taskd.runtime.warm import Warm
+from taskd.sandboxes import Controller
 from taskd.service_manager import ServiceManager
 from taskd.snapshots import Snapshotter
 from taskd.sockets import listening
@@ -98,6 +99,9 @@ CONTENT = "io.containerd.content.v1.content"
 
 MOUNTS = "io.containerd.mount-manager.v1.bolt"
 """Name of the folder of mounts that are made for others; containerd's."""
+
+SANDBOXES = "io.containerd.sandbox.controller.v1.shim"
+"""Name of the folders of sandboxes' bundles; containerd 2.x's."""
 
 RUNTIME = "io.containerd.runtime.v2.task"
 """Name of the folders of bundles and of their work folders; containerd's, which tools look for."""
@@ -180,21 +184,32 @@ async def running(config: Config) -> AsyncIterator[None]:
             database.listen(scheduler.noticed)
             group.start_soon(scheduler.run)
             shim_events = ttrpc.Server([watch.served(ttrpc_service(bus))])
-            tasks = _tasks(config, database, content, managers, qos, mounts)
+            sandboxes = Controller(
+                shims[RUNTIME],
+                Place(config.root / SANDBOXES, config.state / SANDBOXES),
+                SandboxStore(database),
+                bus,
+                group,
+                managers[RUNTIME].has,
+            )
+            tasks = _tasks(config, database, content, managers, sandboxes, qos, mounts)
             differ = Differ(content, config.state / "diff", config.diff)
             services = [
                 *_services(config, database, content, bus, tasks, scheduler, snapshotters, differ),
                 *_transfer_services(config, database, content, bus, snapshotters, differ),
                 Mounts(mounts),
+                Controllers(SandboxStore(database), {"shim": sandboxes}),
                 JournalService(journal, bus, config.events.node),
                 Trace(watch.recorder),
             ]
             api = ApiServer(services, watch.instruments)
             # Who connects meanwhile waits: clients must not see a list of tasks that is not whole,
             # and shims repeat what has been missed, which is told in order first.
+            await sandboxes.find()
             bundles: set[tuple[str, str]] = set()
             for manager in managers.values():
                 bundles |= await manager.load(GRACE_SECONDS)
+            sandboxes.load()
             await monitor.reconcile(bundles)
             await shim_events.start(shim_listener)
             await api.start(listener)
@@ -259,6 +274,7 @@ def _tasks(
     database: Database,
     content: ContentStore,
     managers: dict[str, TaskManager],
+    sandboxes: Controller,
     qos: Qos,
     mounts: MountManager,
 ) -> TaskService:
@@ -266,6 +282,7 @@ def _tasks(
     return TaskService(
         ContainerStore(database),
         managers[RUNTIME],
+        sandboxes,
         Checkpoints(content, config.root / "checkpoints"),
         qos,
         Rootfs(mounts),

@@ -59,6 +59,11 @@ PLUGINS = (
         has_platform=True,
     ),
     Part("io.containerd.sandbox.store.v1", "local", ("io.containerd.metadata.v1",)),
+    Part(
+        "io.containerd.sandbox.controller.v1",
+        "shim",
+        ("io.containerd.runtime.v2", "io.containerd.event.v1"),
+    ),
     Part("io.containerd.streaming.v1", "manager", ("io.containerd.metadata.v1",)),
     Part(
         "io.containerd.transfer.v1",
@@ -85,6 +90,11 @@ PLUGINS = (
     Part("io.containerd.grpc.v1", "mounts", ("io.containerd.mount-manager.v1",)),
     Part("io.containerd.grpc.v1", "namespaces", ("io.containerd.metadata.v1",)),
     Part("io.containerd.grpc.v1", "sandboxes", ("io.containerd.sandbox.store.v1",)),
+    Part(
+        "io.containerd.grpc.v1",
+        "sandbox-controllers",
+        ("io.containerd.sandbox.controller.v1", "io.containerd.event.v1"),
+    ),
     Part("io.containerd.grpc.v1", "snapshots", ("io.containerd.snapshotter.v1",)),
     Part("io.containerd.grpc.v1", "streaming", ("io.containerd.streaming.v1",)),
     Part("io.containerd.grpc.v1", "tasks", ("io.containerd.runtime.v2",)),

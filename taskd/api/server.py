@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 _OPEN_ENDED = {
     "/containerd.services.events.v1.Events/Subscribe",
     "/containerd.services.streaming.v1.Streaming/Stream",
+    "/containerd.services.sandbox.v1.Controller/Wait",
     "/containerd.services.tasks.v1.Tasks/Wait",
     "/grpc.health.v1.Health/Watch",
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",

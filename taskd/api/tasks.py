@@ -39,7 +39,7 @@ from taskd.proto.containerd.v1.types import Process, ProcessInfo
 from taskd.proto.containerd.v1.types import Status as StatusMessage
 from taskd.proto.google.protobuf import Empty
 from taskd.runtime.types import Stdio, TaskState
-from taskd.tasks import TaskService
+from taskd.tasks import Endpoint, TaskService
 from taskd.wellknown import from_any, timestamp, to_any
 
 __all__ = ["Tasks"]
@@ -59,6 +59,7 @@ class Tasks(TasksBase):
             options=from_any(message.options),
             runtime_path=message.runtime_path,
             checkpoint=descriptor(message.checkpoint) if message.checkpoint else None,
+            endpoint=Endpoint(message.task_api_address, message.task_api_version),
         )
         return CreateTaskResponse(container_id=message.container_id, pid=pid)
 

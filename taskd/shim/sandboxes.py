@@ -101,10 +101,12 @@ class SandboxService:
 
     async def _start(self, sandbox: Sandbox) -> api.StartSandboxResponse:
         async with sandbox.lock:
-            if sandbox.begun or sandbox.ending:
-                raise FailedPrecondition(f"sandbox {sandbox.id} has been started")
-            sandbox.pid = await sandbox.start()
-            sandbox.begun = True
+            # containerd ends a sandbox that does not start: one that has started, starts.
+            if not sandbox.begun:
+                if sandbox.ending:
+                    raise FailedPrecondition(f"sandbox {sandbox.id} has stopped")
+                sandbox.pid = await sandbox.start()
+                sandbox.begun = True
         return api.StartSandboxResponse(pid=sandbox.pid, created_at=timestamp(sandbox.created_at))
 
     async def stop(self, request: api.StopSandboxRequest) -> api.StopSandboxResponse:

@@ -25,6 +25,7 @@ from taskd.runtime.task import Task
 from taskd.runtime.types import CreateOptions, Exit, ProcessInfo, Status, Stdio, TaskState
 from taskd.tasks.archive import Checkpoints
 from taskd.tasks.checkpoint import checkpoint_path, restore_path
+from taskd.tasks.endpoint import Endpoint, Sandboxes, process
 from taskd.tasks.rootfs import Rootfs
 from taskd.types import Mount, TypedValue
 
@@ -68,6 +69,7 @@ class TaskService:
         self,
         containers: ContainerStore,
         tasks: TaskManager,
+        sandboxes: Sandboxes,
         checkpoints: Checkpoints,
         qos: Qos,
         rootfs: Rootfs,
@@ -78,6 +80,7 @@ class TaskService:
         """`qos` has the classes that a container's annotations may name; `others` are the managers
         of runtimes, by name, that are not `tasks`'s.
         """
+        self._sandboxes = sandboxes
         self._containers = containers
         self._tasks = tasks
         self._checkpoints = checkpoints
@@ -98,14 +101,18 @@ class TaskService:
         options: TypedValue | None = None,
         runtime_path: str = "",
         checkpoint: Descriptor | None = None,
+        endpoint: Endpoint | None = None,
     ) -> int:
         """Make a task of a container; returns the pid of its init process.
 
+        That of a sandbox's container is made in the sandbox's process, or at the `endpoint`.
         It is restored from the checkpoint whose folder `options` name, or else from the content
         that `checkpoint` is. Raises `AlreadyExists`, and what `TaskManager.create`,
         `Checkpoints.unpack` and `Qos.apply` raise.
         """
         container = self._containers.get(namespace, container_id)
+        where = endpoint or Endpoint()
+        within = process(self._sandboxes, namespace, container, where, options)
         restored = restore_path(container.runtime_name, options)
         unpack = None
         if checkpoint is not None and not restored:
@@ -130,7 +137,9 @@ class TaskService:
                     rootfs=left,
                     checkpoint=restored,
                     unpack_checkpoint=unpack,
+                    sandbox=container.sandbox_id if within is not None else "",
                 ),
+                within,
             )
         return task.pid
 

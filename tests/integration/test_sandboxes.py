@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
 import sysconfig
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -14,7 +16,7 @@ import pytest
 from grpclib import GRPCError, Status
 from harness.client import Client
 from harness.containers import spec
-from harness.daemons import Containerd, Daemon, client
+from harness.daemons import Containerd, Daemon, Taskd, client
 from harness.generations import GENERATIONS, Generation
 from harness.leaks import leaving_nothing
 from harness.real import need
@@ -37,18 +39,39 @@ from taskd.proto.containerd.services.tasks.v1 import (
 from taskd.proto.containerd.types import Sandbox, SandboxRuntime
 
 OWN = "io.taskd.oci.v1"
+SLEEP = ("/bin/sleep", "1000")
 SHIM = "shim"
 FOLDER = "io.containerd.sandbox.controller.v1.shim"
 
 
-@pytest.fixture(params=[each for each in GENERATIONS if each.name == "2"], ids=str)
-def containerd(request: pytest.FixtureRequest, folder: Path) -> Iterator[Containerd]:
+@pytest.fixture
+def taskd(folder: Path, namespace: str) -> Iterator[Taskd]:
+    need("runc", "busybox")
+    binaries = GENERATIONS[1].binaries()
+    path = f"{binaries}:{os.environ['PATH']}" if binaries else ""
+    with Taskd(folder / "t", path=path) as running:
+        try:
+            with leaving_nothing(running, namespace):
+                yield running
+        finally:
+            print(running.log.read_text())
+
+
+@pytest.fixture(params=[*(each for each in GENERATIONS if each.name == "2"), None], ids=str)
+def daemon(request: pytest.FixtureRequest, folder: Path, namespace: str) -> Iterator[Daemon]:
+    """containerd 2.x, or taskd."""
+    if request.param is None:
+        yield request.getfixturevalue("taskd")
+        return
     need("runc", "busybox")
     generation: Generation = request.param
     binaries = generation.binaries()
-    path = [sysconfig.get_path("scripts"), *([str(binaries)] if binaries else [])]
-    path = ":".join((*path, os.environ["PATH"]))
-    with Containerd(folder / "c", path=path, cri=True) as running:
+    folders = [sysconfig.get_path("scripts"), *([str(binaries)] if binaries else [])]
+    path = ":".join((*folders, os.environ["PATH"]))
+    with (
+        Containerd(folder / "c", path=path, cri=True) as running,
+        leaving_nothing(running, namespace),
+    ):
         yield running
     print(running.log.read_text())
 
@@ -56,9 +79,10 @@ def containerd(request: pytest.FixtureRequest, folder: Path) -> Iterator[Contain
 class Sandboxed:
     """A client with a sandbox, and containers in it."""
 
-    def __init__(self, daemon: Daemon, ask: Client, runtime: str = OWN) -> None:
+    def __init__(self, daemon: Daemon, ask: Client, namespace: str, runtime: str) -> None:
         self.daemon = daemon
         self.ask = ask
+        self.namespace = namespace
         self.runtime = SandboxRuntime(name=runtime)
         self.store = api.StoreStub(ask.channel)
         self.controller = api.ControllerStub(ask.channel)
@@ -119,17 +143,15 @@ class Sandboxed:
     def bundle(self, name: str = "s", folder: str = FOLDER) -> Path:
         return self.daemon.state / folder / self.namespace / name
 
-    namespace = ""
-
 
 @asynccontextmanager
-async def sandboxed(daemon: Daemon, namespace: str, rootfs: Path) -> AsyncIterator[Sandboxed]:
-    with leaving_nothing(daemon, namespace):
-        async with client(daemon.address, namespace) as channel:
-            made = Sandboxed(daemon, Client(channel, rootfs))
-            made.namespace = namespace
-            with anyio.fail_after(60):
-                yield made
+async def sandboxed(
+    daemon: Daemon, namespace: str, rootfs: Path, runtime: str = OWN
+) -> AsyncIterator[Sandboxed]:
+    async with client(daemon.address, namespace) as channel:
+        made = Sandboxed(daemon, Client(channel, rootfs), namespace, runtime)
+        with anyio.fail_after(60):
+            yield made
 
 
 async def gone(pid: int) -> None:
@@ -138,16 +160,12 @@ async def gone(pid: int) -> None:
             await anyio.sleep(0.02)
 
 
-async def test_a_life(containerd: Daemon, namespace: str, rootfs: Path) -> None:
-    async with sandboxed(containerd, namespace, rootfs) as s:
+async def test_a_life(daemon: Daemon, namespace: str, rootfs: Path) -> None:
+    async with sandboxed(daemon, namespace, rootfs) as s:
         await s.create()
         shim = await s.start()
         status = await s.status()
         assert (status.sandbox_id, status.pid, status.state) == ("s", shim, "SANDBOX_READY")
-        platform = api.ControllerPlatformRequest(sandbox_id="s", sandboxer=SHIM)
-        with pytest.raises(GRPCError) as refused:
-            await s.controller.platform(platform)
-        assert refused.value.status is Status.UNIMPLEMENTED
         one, two = await s.run("one"), await s.run("two")
         assert await s.tasks() == ["one", "two"]
         # Both are in the sandbox's process, which goes on without either.
@@ -175,8 +193,8 @@ async def test_a_life(containerd: Daemon, namespace: str, rootfs: Path) -> None:
         assert not s.bundle().exists()
 
 
-async def test_stop_ends_the_containers(containerd: Daemon, namespace: str, rootfs: Path) -> None:
-    async with sandboxed(containerd, namespace, rootfs) as s:
+async def test_stop_ends_the_containers(daemon: Daemon, namespace: str, rootfs: Path) -> None:
+    async with sandboxed(daemon, namespace, rootfs) as s:
         await s.create()
         shim = await s.start()
         pid = await s.run("one")
@@ -192,9 +210,12 @@ async def test_stop_ends_the_containers(containerd: Daemon, namespace: str, root
         await gone(shim)
 
 
-async def test_the_shim_is_killed(containerd: Daemon, namespace: str, rootfs: Path) -> None:
-    """containerd calls no more than the sandbox's own ``delete``: it ends the containers, too."""
-    async with sandboxed(containerd, namespace, rootfs) as s:
+async def test_the_shim_is_killed(daemon: Daemon, namespace: str, rootfs: Path) -> None:
+    """containerd calls no more than the sandbox's own ``delete``: it ends the containers, too.
+
+    taskd tells of their ends.
+    """
+    async with sandboxed(daemon, namespace, rootfs) as s:
         await s.create()
         shim = await s.start()
         pids = [await s.run(name) for name in ("one", "two")]
@@ -204,6 +225,147 @@ async def test_the_shim_is_killed(containerd: Daemon, namespace: str, rootfs: Pa
         with anyio.fail_after(10):
             while s.bundle().exists():
                 await anyio.sleep(0.05)
-        for name in ("one", "two"):
+        for name in ("one", "two") if isinstance(daemon, Containerd) else ():
             with pytest.raises(GRPCError, match="ttrpc: closed"):
                 await s.ask.tasks.delete(DeleteTaskRequest(container_id=name))
+        assert await s.tasks() == []
+        assert (await s.status()).state == ""
+        await s.stop()
+        with pytest.raises(GRPCError) as refused:
+            await s.shutdown()
+        assert refused.value.status is Status.NOT_FOUND
+
+
+async def test_taskd_is_restarted(taskd: Taskd, namespace: str, rootfs: Path) -> None:
+    """Killed, so that it can write nothing down: sandboxes and tasks in them are found again."""
+    async with sandboxed(taskd, namespace, rootfs) as s:
+        await s.create()
+        shim = await s.start()
+        await s.run("one")
+    taskd.kill()
+    taskd.start()
+    async with sandboxed(taskd, namespace, rootfs) as s:
+        assert await s.tasks() == ["one"]
+        with anyio.fail_after(10):
+            while (await s.status()).state != "SANDBOX_READY":
+                await anyio.sleep(0.05)
+        # In the process that there is.
+        pid = await s.run("two")
+        stat = Path("/proc", str(pid), "stat").read_text()
+        assert int(stat.rpartition(")")[2].split()[1]) == shim
+        assert await s.end("one") == 137
+        assert await s.end("two") == 137
+        assert (await s.status()).pid == shim
+        await s.stop()
+        await s.shutdown()
+        await gone(shim)
+
+
+async def test_the_shim_dies_while_taskd_is_away(
+    taskd: Taskd, namespace: str, rootfs: Path
+) -> None:
+    async with sandboxed(taskd, namespace, rootfs) as s:
+        await s.create()
+        shim = await s.start()
+        pid = await s.run("one")
+    taskd.kill()
+    os.kill(shim, signal.SIGKILL)
+    taskd.start()
+    async with sandboxed(taskd, namespace, rootfs) as s:
+        await gone(pid)
+        with anyio.fail_after(10):
+            while s.bundle().exists():
+                await anyio.sleep(0.05)
+        assert await s.tasks() == []
+        assert (await s.status()).state == ""
+        # It can be made anew.
+        await s.store.delete(api.StoreDeleteRequest(sandbox_id="s"))
+        await s.ask.containers.delete(DeleteContainerRequest(id="one"))
+        await s.create()
+        await s.start()
+        await s.shutdown()
+
+
+async def test_a_shim_that_hangs(taskd: Taskd, namespace: str, rootfs: Path) -> None:
+    """Its own calls wait as long as their clients do; another sandbox has nothing of it."""
+    async with sandboxed(taskd, namespace, rootfs) as s:
+        await s.create()
+        shim = await s.start()
+        os.kill(shim, signal.SIGSTOP)
+        message = api.ControllerStatusRequest(sandbox_id="s", sandboxer=SHIM)
+        with pytest.raises((GRPCError, TimeoutError)):
+            await s.controller.status(message, timeout=0.5)
+        await s.create("other")
+        other = await s.start("other")
+        await s.stop("other")
+        await s.shutdown("other")
+        await gone(other)
+        os.kill(shim, signal.SIGKILL)
+        with anyio.fail_after(10):
+            while (await s.status()).state:
+                await anyio.sleep(0.05)
+
+
+async def test_waiting_for_one_whose_shim_is_killed(
+    taskd: Taskd, namespace: str, rootfs: Path
+) -> None:
+    async with sandboxed(taskd, namespace, rootfs) as s:
+        await s.create()
+        shim = await s.start()
+        answers: list[api.ControllerWaitResponse] = []
+
+        async def wait() -> None:
+            answers.append(await s.wait())
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(wait)
+            await anyio.sleep(0.2)
+            os.kill(shim, signal.SIGKILL)
+        assert answers[0].exit_status == 137
+
+
+async def test_shutdown_ends_what_is_in_it(taskd: Taskd, namespace: str, rootfs: Path) -> None:
+    async with sandboxed(taskd, namespace, rootfs) as s:
+        await s.create()
+        shim = await s.start()
+        pid = await s.run("one")
+        await s.shutdown()
+        await gone(pid)
+        await gone(shim)
+        with anyio.fail_after(10):
+            while await s.tasks():
+                await anyio.sleep(0.05)
+
+
+async def test_a_shim_without_sandboxes(taskd: Taskd, namespace: str, rootfs: Path) -> None:
+    """Nothing is left of the attempt."""
+    need("containerd-shim-runc-v2")
+    runtime = shutil.which("containerd-shim-runc-v2")
+    async with sandboxed(taskd, namespace, rootfs, runtime or "") as s:
+        with pytest.raises(GRPCError, match="failed to create sandbox s: ") as refused:
+            await s.create()
+        assert refused.value.status is Status.UNIMPLEMENTED
+        assert not s.bundle().exists()
+
+
+@pytest.mark.parametrize("generation", GENERATIONS[1:], ids=str)
+async def test_ctr(taskd: Taskd, namespace: str, rootfs: Path, generation: Generation) -> None:
+    """The client of 1.7 knows no controllers' names, that of 2.1 gives none; neither creates."""
+    ctr = [f"{generation.binaries()}/ctr", "-a", str(taskd.address), "-n", namespace]
+    pod = taskd.folder / "pod.json"
+    pod.write_bytes(spec(rootfs, ["/bin/true"]).value)
+
+    def run(*arguments: str) -> str:
+        done = subprocess.run([*ctr, *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done
+        return done.stdout + done.stderr
+
+    async with sandboxed(taskd, namespace, rootfs) as s:
+        assert run("sandboxes", "run", "--runtime", OWN, str(pod), "s").strip() == "s"
+        assert (await s.status()).state == "SANDBOX_READY"
+        run("run", "-d", "--runtime", OWN, "--sandbox", "s", "--rootfs", str(rootfs), "one", *SLEEP)
+        assert await s.tasks() == ["one"]
+        assert await s.end("one") == 137
+        assert "deleted: s" in run("sandboxes", "rm", "s")
+        assert run("sandboxes", "ls").split() == ["ID", "CREATED", "RUNTIME"]
+        assert (await s.status()).state == ""

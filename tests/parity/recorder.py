@@ -97,6 +97,8 @@ class Recorder:
         self.namespace = namespace
         self.rootfs = rootfs
         self.folder = folder
+        self.sandbox_runtime = RUNC
+        """Whose shims have sandboxes: containerd's own of 1.7, not those of 2.x."""
         self.lines: list[str] = []
         self._events: list[events.Envelope] = []
         self._names = {
@@ -137,6 +139,7 @@ class Recorder:
         self.snapshots = Service(self, snapshots.SnapshotsStub(channel))
         self.events = Service(self, events.EventsStub(channel))
         self.sandboxes = Service(self, sandboxes.StoreStub(channel))
+        self.controllers = Service(self, sandboxes.ControllerStub(channel))
 
     @asynccontextmanager
     async def within(self, namespace: str | None) -> AsyncIterator[Recorder]:
@@ -165,10 +168,12 @@ class Recorder:
         command: str | Iterable[str] = "sleep 1000",
         *,
         runtime: str = RUNC,
+        sandbox: str = "",
         **options: Any,
     ) -> None:
         container = containers.Container(
             id=name,
+            sandbox=sandbox,
             runtime=containers.ContainerRuntime(name=runtime),
             spec=self.spec(name, command, **options),
         )
@@ -348,6 +353,7 @@ class Recorder:
             (r"extract-\d+-[\w-]{4} ", "extract-KEY "),
             (r"locked for \S+ \(since [^)]*\)", "locked"),
             (r"\((current|peak) usage: \d+, peak usage: \d+\)", "(usage)"),
+            (r"/containerd/s/[0-9a-f]{64}", "/containerd/s/HASH"),
             (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?Z?", "TIME"),
         ):
             text = re.sub(pattern, name, text)
@@ -374,6 +380,13 @@ class Recorder:
             await self.tasks.wait(container_id=name, patience=5)
             await self.tasks.delete(container_id=name)
             await self.containers.delete(id=name)
+        with suppress(GRPCError):
+            held = await sandboxes.StoreStub(self.channel).list(sandboxes.StoreListRequest())
+            for name in {each.sandbox_id for each in held.list}:
+                named = {"sandbox_id": name, "sandboxer": "shim"}
+                await self.controllers.stop(**named)
+                await self.controllers.shutdown(**named)
+                await self.sandboxes.delete(sandbox_id=name)
         _elsewhere.set(None)
         with suppress(OSError):
             Path("/run/containerd/runc", self.namespace).rmdir()

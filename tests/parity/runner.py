@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sysconfig
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -53,7 +54,7 @@ class Pairs:
 
     def __init__(self) -> None:
         self._stack = ExitStack()
-        self._pairs: dict[Generation, Pair] = {}
+        self._pairs: dict[tuple[Generation, bool], Pair] = {}
 
     def __enter__(self) -> Pairs:
         self.folder = Path(self._stack.enter_context(_temporary_folder()))
@@ -63,19 +64,23 @@ class Pairs:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def shared(self, generation: Generation) -> Pair:
-        if generation not in self._pairs:
-            self._pairs[generation] = self._stack.enter_context(self.alone(generation))
-        return self._pairs[generation]
+    def shared(self, generation: Generation, controllers: bool) -> Pair:
+        controllers &= generation.name == "2"
+        if (generation, controllers) not in self._pairs:
+            pair = self._stack.enter_context(self.alone(generation, controllers))
+            self._pairs[generation, controllers] = pair
+        return self._pairs[generation, controllers]
 
     @contextmanager
-    def alone(self, generation: Generation) -> Iterator[Pair]:
+    def alone(self, generation: Generation, controllers: bool = False) -> Iterator[Pair]:
         """A pair that nobody else has used."""
         binaries = generation.binaries()
         path = f"{binaries}:" if binaries else ""
-        path += f"{criu()}:{os.environ['PATH']}"
+        # containerd finds our own shims beside its.
+        path += f"{criu()}:{os.environ['PATH']}:{sysconfig.get_path('scripts')}"
         with _temporary_folder() as folder, ExitStack() as stack:
-            containerd = stack.enter_context(Containerd(Path(folder, "c"), path=path))
+            containerd = Containerd(Path(folder, "c"), path=path, cri=controllers)
+            stack.enter_context(containerd)
             if generation.own_shim:
                 path = f"{own_shim(Path(folder, 'shims'))}:{path}"
             # Only our own shims gain by a helper, which takes time that each pair would wait for.
@@ -102,7 +107,7 @@ async def compare(scenario: Scenario, pairs: Pairs, generation: Generation) -> C
         pair = (
             stack.enter_context(pairs.alone(generation))
             if scenario.alone
-            else pairs.shared(generation)
+            else pairs.shared(generation, scenario.controllers)
         )
         folder = Path(stack.enter_context(_temporary_folder()))
         name = f"parity-{uuid.uuid4().hex[:12]}"
@@ -110,7 +115,10 @@ async def compare(scenario: Scenario, pairs: Pairs, generation: Generation) -> C
         for daemon, letter in ((pair.containerd, "c"), (pair.taskd, "t")):
             own = folder / letter
             own.mkdir()
-            recorders.append(Recorder(daemon, f"{name}-{letter}", pairs.rootfs, own))
+            recorder = Recorder(daemon, f"{name}-{letter}", pairs.rootfs, own)
+            if generation.name == "2":
+                recorder.sandbox_runtime = "io.taskd.oci.v1"
+            recorders.append(recorder)
         return await _played(scenario, generation, *recorders)
 
 

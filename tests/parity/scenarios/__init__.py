@@ -19,7 +19,7 @@ ALL = tuple(generation.name for generation in GENERATIONS)
 
 _WITHOUT_SHIMS = {
     *("containers", "content", "diffs", "garbage", "images", "leases", "namespaces", "sandboxes"),
-    *("snapshots", "transfer"),
+    *("controllers", "snapshots", "transfer"),
     *("task no container", "task no task", "task deleted"),
 }
 
@@ -32,6 +32,8 @@ class Scenario:
     """It looks at what all namespaces share, so it needs daemons that nobody else has used."""
     generations: tuple[str, ...] = ALL
     """The containerds that can do what it is about."""
+    controllers: bool = False
+    """It needs the controllers of sandboxes, which 2.1 has with its CRI alone."""
 
     def concerns(self, generation: Generation) -> bool:
         """Whether it shows something of `generation`: of a shim of our own, what shims do."""
@@ -44,7 +46,11 @@ _SCENARIOS: dict[str, Scenario] = {}
 
 
 def scenario(
-    name: str = "", *, alone: bool = False, generations: tuple[str, ...] = ALL
+    name: str = "",
+    *,
+    alone: bool = False,
+    generations: tuple[str, ...] = ALL,
+    controllers: bool = False,
 ) -> Callable[[Play], Play]:
     """Add a scenario; it is called what its module and function are unless `name` is given."""
 
@@ -52,7 +58,7 @@ def scenario(
         module = play.__module__.rpartition(".")[2]
         called = name or f"{module}: {play.__name__.replace('_', ' ')}"
         assert called not in _SCENARIOS, called
-        _SCENARIOS[called] = Scenario(called, play, alone, generations)
+        _SCENARIOS[called] = Scenario(called, play, alone, generations, controllers)
         return play
 
     return add
