@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import http.server
+import json
 import os
+import re
 import signal
 import socket
 import threading
@@ -15,6 +17,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+import yaml
 from grpclib.exceptions import GRPCError
 from harness.containers import spec
 from harness.daemons import Containerd, Daemon, Taskd, client
@@ -24,6 +27,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from prometheus_client.parser import text_string_to_metric_families
 
+from taskd.observe.containers import _KINDS
 from taskd.proto.containerd.services.containers.v1 import (
     Container,
     ContainerRuntime,
@@ -246,6 +250,30 @@ def collector() -> Iterator[tuple[int, list[Span]]]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+async def test_the_board_and_the_rules_ask_for_what_there_is(
+    metered: Taskd, port: int, namespace: str, rootfs: Path
+) -> None:
+    """Grafana's board and Prometheus's rules, in monitoring/."""
+    folder = Path(__file__).parents[2] / "monitoring"
+    board = json.loads((folder / "grafana.json").read_text())
+    asked = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    asked += [each["query"] for each in board["templating"]["list"]]
+    rules = yaml.safe_load((folder / "alerts.yaml").read_text())
+    asked += [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
+    names = set(re.findall(r"\b(?:container|grpc|process|taskd)_\w+", " ".join(asked)))
+    assert len(asked) > 20
+
+    await start(metered, namespace, rootfs)
+    there = {name for name, _ in scrape(port)}
+    await stop(metered, namespace)
+    for _, values in _KINDS.values():  # of both versions of cgroups
+        there |= {"_".join(filter(None, ("container", each.name, each.unit))) for each in values}
+    # Nothing has failed, and nobody reads the journal.
+    there |= {"taskd_cursor_lag_events"}
+    labels = {"container_id", "grpc_method", "grpc_code"}
+    assert names - there - labels == set()
 
 
 async def test_a_trace_goes_on_into_the_shim(folder: Path, namespace: str, rootfs: Path) -> None:
