@@ -36,7 +36,7 @@ parity: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	@.ci/need $(SHIM) containerd:containerd h2load:nghttp2-client crun:crun unshare:util-linux
 	@# crun takes no mixture of cgroup versions: here both sides see the first one alone.
-	AGAINST=$(AGAINST) PYTHONPATH=tests unshare -m sh -c 'umount /sys/fs/cgroup/unified 2>/dev/null; exec "$$@"' \
+	AGAINST=$(AGAINST) POOL=$(POOL) PYTHONPATH=tests unshare -m sh -c 'umount /sys/fs/cgroup/unified 2>/dev/null; exec "$$@"' \
 		- $(BIN)/python -m bench $(BENCH)
 
 # The long form of the kill loops.

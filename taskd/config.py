@@ -39,6 +39,12 @@ mount_options = ["volatile"]     # of overlays
 max_concurrent_downloads = 3
 config_path = "/etc/taskd/certs.d"  # hosts.toml of each registry
 
+[shims]                          # those written in Python
+pool = 10                        # containers that share a process
+
+[runtimes]                       # which runtime answers in another one's stead
+"io.containerd.runc.v2" = "io.taskd.oci.v1"
+
 [metrics]                        # Prometheus
 address = "127.0.0.1:1338"
 
@@ -48,6 +54,7 @@ endpoint = "http://127.0.0.1:4318"
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import re
@@ -64,6 +71,7 @@ from taskd.events.journal import Retention
 from taskd.gc.policy import MAX_PAUSE_THRESHOLD, Policy
 from taskd.logs import LEVELS, Format
 from taskd.nats.settings import NatsConfig, Subjects, without_credentials
+from taskd.runtime.pool import PoolLimits
 from taskd.snapshots.settings import SnapshotsConfig
 from taskd.transfer.settings import TransferConfig
 
@@ -105,8 +113,18 @@ class ShimsConfig:
 
     warm: bool = True
     """They are forked from a process that has imported them, instead of being executed."""
+    pool: int = 1
+    """Containers of a runtime and a namespace that share a process."""
     shared: bool = False
-    """All containers of a runtime and a namespace share one process."""
+    """All of them do, however many there are."""
+    lifetime: int = PoolLimits.lifetime
+    """Containers that a shared process is given before another one takes its place."""
+    idle: float = PoolLimits.idle
+    """Seconds for which a shared process waits for more."""
+
+    @property
+    def limits(self) -> PoolLimits:
+        return PoolLimits(math.inf if self.shared else self.pool, self.lifetime, self.idle)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +160,8 @@ class Config:
     """Host and port on which Prometheus is answered."""
     tracing: TracingConfig | None = None
     shims: ShimsConfig = field(default_factory=ShimsConfig)
+    runtimes: Mapping[str, str] = field(default_factory=dict)
+    """Names of runtimes, and of those that answer in their stead."""
     grpc: GrpcConfig = field(default_factory=GrpcConfig)
     snapshots: SnapshotsConfig = field(default_factory=SnapshotsConfig)
     transfer: TransferConfig = field(default_factory=TransferConfig)
@@ -259,6 +279,13 @@ def _count(value: object) -> int:
     return value
 
 
+def _positive(value: object) -> int:
+    count = _count(value)
+    if not count:
+        raise ValueError("0 is too little")
+    return count
+
+
 def _table(value: object, parsers: Mapping[str, Callable[[object], Any]]) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{value!r} is not a table")
@@ -353,7 +380,25 @@ def _tracing(value: object) -> TracingConfig:
 
 
 def _shims(value: object) -> ShimsConfig:
-    return ShimsConfig(**_table(value, {"warm": _switch, "shared": _switch}))
+    parsers = {
+        "warm": _switch,
+        "pool": _positive,
+        "shared": _switch,
+        "lifetime": _positive,
+        "idle": seconds,
+    }
+    return ShimsConfig(**_table(value, parsers))
+
+
+def _runtimes(value: object) -> Mapping[str, str]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{value!r} is not a table")
+    for name, other in value.items():
+        if not isinstance(other, str) or not other:
+            raise ValueError(f"{name}: {other!r} is not the name of a runtime")
+        if other in value:
+            raise ValueError(f"{name}: {other} has another one in its stead")
+    return value
 
 
 def _grpc(value: object) -> GrpcConfig:
@@ -455,6 +500,7 @@ _PARSERS = {
     "metrics": _metrics,
     "tracing": _tracing,
     "shims": _shims,
+    "runtimes": _runtimes,
     "grpc": _grpc,
     "snapshots": _snapshots,
     "transfer": _transfer,

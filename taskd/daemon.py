@@ -241,6 +241,7 @@ def _shims(
         load=timeouts["io.containerd.timeout.shim.load"],
         cleanup=timeouts["io.containerd.timeout.shim.cleanup"],
         shutdown=timeouts["io.containerd.timeout.shim.shutdown"],
+        answer=timeouts["io.containerd.timeout.task.state"],
     )
     daemon = Daemon(
         address=str(config.socket),
@@ -248,7 +249,6 @@ def _shims(
         publish_binary=_own_executable(),
         debug=config.log_level in ("trace", "debug"),
     )
-    extra = {"TASKD_SHIM_GROUP": "shared"} if config.shims.shared else {}
 
     def v1() -> Generation:
         from taskd.runtime import v1
@@ -256,12 +256,12 @@ def _shims(
         return v1.generation(daemon, bus.publish)
 
     generations = {
-        RUNTIME: client.generation(daemon, warm, extra),
+        RUNTIME: client.generation(daemon, warm),
         V1_RUNTIME: later(v1),
     }
     return {
         name: Shims(
-            Settings(config.root / name, config.state / name, bounds),
+            Settings(config.root / name, config.state / name, bounds, config.shims.limits),
             watch.generation(generation),
             group,
         )
@@ -287,6 +287,7 @@ def _tasks(
         qos,
         Rootfs(mounts),
         others,
+        runtimes=config.runtimes,
         state_timeout=config.timeouts["io.containerd.timeout.task.state"],
     )
 

@@ -149,11 +149,11 @@ class _MeteredBinary:
         self.delete = binary.delete
         self.features = binary.features
 
-    async def start(self, options: CreateOptions) -> Bootstrap:
+    async def start(self, options: CreateOptions, group: str = "") -> Bootstrap:
         begin = time.perf_counter()
         outcome = "failed"
         try:
-            made = await self._binary.start(options)
+            made = await self._binary.start(options, group)
             outcome = "started"
         finally:
             self._seconds.observe(time.perf_counter() - begin)

@@ -272,9 +272,9 @@ class _OverheardBinary:
         self.deletes_after_shutdown = binary.deletes_after_shutdown
         self.features = binary.features
 
-    async def start(self, options: CreateOptions) -> Bootstrap:
+    async def start(self, options: CreateOptions, group: str = "") -> Bootstrap:
         with self._call("start") as call:
-            made = await self._binary.start(options)
+            made = await self._binary.start(options, group)
             call.answered(f"{made.protocol} {made.version} {made.address}".encode())
             return made
 

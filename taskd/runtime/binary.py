@@ -197,8 +197,6 @@ class ShimBinary:
     daemon: Daemon
     warm: Warm | None = None
     """What starts shims in Python."""
-    extra: Mapping[str, str] = field(default_factory=dict)
-    """More for the shim's environment."""
     forms: Forms = field(default_factory=Forms)
     """What is known of what executables read."""
 
@@ -210,8 +208,10 @@ class ShimBinary:
         """
         return not self._is_warm()
 
-    async def start(self, options: CreateOptions) -> Bootstrap:
+    async def start(self, options: CreateOptions, group: str = "") -> Bootstrap:
         """Run ``start``, which leaves the shim running and prints where it listens.
+
+        Shims on taskd's SDK have one process for all of a `group`.
 
         Raises `Unknown` with the shim's own words if it fails.
         """
@@ -225,10 +225,10 @@ class ShimBinary:
             self.daemon.debug,
         )
         form = self.forms.of(self.path)
-        done = await self._start(request, form)
+        done = await self._start(request, form, group)
         if done.returncode and self.forms.refused(self.path, form, done.stdout):
             form = Form.PARAMETERS
-            done = await self._start(request, form)
+            done = await self._start(request, form, group)
         try:
             if done.returncode:
                 words = done.stdout.decode(errors="replace")
@@ -239,9 +239,10 @@ class ShimBinary:
             spawn.kill_group(done.group)
             raise
 
-    async def _start(self, request: StartRequest, form: Form) -> spawn.Completed:
+    async def _start(self, request: StartRequest, form: Form, group: str) -> spawn.Completed:
         flags = ["-id", self.bundle.id, *(["-debug"] if self.daemon.debug else []), "start"]
-        return await self._run(flags, stdin=request.encode(form), merge=True)
+        more = {"TASKD_SHIM_GROUP": group} if group else {}
+        return await self._run(flags, more, stdin=request.encode(form), merge=True)
 
     async def features(self, options: TypedValue | None) -> TypedValue | None:
         """What the runtime with these `options` can do, as ``-info`` tells it, if it does.
@@ -275,7 +276,13 @@ class ShimBinary:
         return Exit(response.pid, response.exit_status, nanoseconds(response.exited_at))
 
     async def _run(
-        self, flags: list[str], *, stdin: bytes = b"", merge: bool = False, waits: bool = True
+        self,
+        flags: list[str],
+        more: Mapping[str, str] | None = None,
+        *,
+        stdin: bytes = b"",
+        merge: bool = False,
+        waits: bool = True,
     ) -> spawn.Completed:
         command = [
             str(self.path),
@@ -284,13 +291,19 @@ class ShimBinary:
             *("-publish-binary", self.daemon.publish_binary),
             *flags,
         ]
-        return await self._call(command, stdin=stdin, merge=merge, waits=waits)
+        return await self._call(command, more, stdin=stdin, merge=merge, waits=waits)
 
     async def _call(
-        self, command: list[str], *, stdin: bytes = b"", merge: bool = False, waits: bool = True
+        self,
+        command: list[str],
+        more: Mapping[str, str] | None = None,
+        *,
+        stdin: bytes = b"",
+        merge: bool = False,
+        waits: bool = True,
     ) -> spawn.Completed:
-        """`waits` for the helper, if it has not begun."""
-        cwd, more = self.bundle.path, self._environment()
+        """`more` is for its environment; `waits` for the helper, if it has not begun."""
+        cwd, more = self.bundle.path, {**self._environment(), **(more or {})}
         try:
             warm = self.warm
             if warm is not None and (
@@ -310,7 +323,6 @@ class ShimBinary:
 
     def _environment(self) -> dict[str, str]:
         return {
-            **self.extra,
             "GOMAXPROCS": "2",
             "MAX_SHIM_VERSION": "2",
             "TTRPC_ADDRESS": self.daemon.ttrpc_address,

@@ -21,7 +21,7 @@ from taskd.runtime import binary
 from taskd.runtime.binary import Daemon, ShimBinary
 from taskd.runtime.connection import Connection
 from taskd.runtime.generation import Generation
-from taskd.runtime.request import Forms
+from taskd.runtime.request import Forms, is_own
 from taskd.runtime.types import CreateOptions, Exit, ProcessInfo, Status, Stdio, TaskState
 from taskd.runtime.warm import Warm
 from taskd.ttrpc import ConnectionClosed
@@ -34,16 +34,17 @@ _SERVICES = {2: "containerd.task.v2.Task", 3: "containerd.task.v3.Task"}
 _Response = TypeVar("_Response", bound=betterproto2.Message)
 
 
-def generation(daemon: Daemon, warm: Warm | None, extra: Mapping[str, str]) -> Generation:
-    """Shims of today; `warm` starts those in Python, and `extra` is for their environment."""
+def generation(daemon: Daemon, warm: Warm | None) -> Generation:
+    """Shims of today; `warm` starts those in Python."""
     forms = Forms()
     return Generation(
         resolve=binary.resolve,
-        binary=lambda path, bundle: ShimBinary(path, bundle, daemon, warm, extra, forms),
+        binary=lambda path, bundle: ShimBinary(path, bundle, daemon, warm, forms),
         task=lambda connection, bundle, bootstrap: TaskClient(
             connection, bundle.id, bootstrap.version
         ),
         socket=lambda bundle: binary.usual_socket(daemon.address, bundle),
+        pools=is_own,
     )
 
 

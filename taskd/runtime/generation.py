@@ -36,8 +36,8 @@ class Binary(Protocol):
     async def features(self, options: TypedValue | None) -> TypedValue | None:
         """What the runtime with these `options` can do, if it is known."""
 
-    async def start(self, options: CreateOptions) -> Bootstrap:
-        """Start a shim; it goes on when this returns."""
+    async def start(self, options: CreateOptions, group: str = "") -> Bootstrap:
+        """Start a shim; it goes on when this returns. Those of one `group` share a process."""
 
     async def delete(self) -> Exit:
         """Clean up after a shim that cannot be asked; returns what is known of the task's exit."""
@@ -111,6 +111,8 @@ class Generation:
     task: Callable[[Connection, Bundle, Bootstrap], TaskApi]
     socket: Callable[[Bundle], Path]
     """Where a shim may have listened that was killed before it could say where."""
+    pools: Callable[[Path], bool] = lambda _: False
+    """Whether an executable's process holds many containers, and goes on without any."""
 
 
 def later(load: Callable[[], Generation]) -> Generation:
@@ -121,4 +123,5 @@ def later(load: Callable[[], Generation]) -> Generation:
         binary=lambda path, bundle: loaded().binary(path, bundle),
         task=lambda connection, bundle, bootstrap: loaded().task(connection, bundle, bootstrap),
         socket=lambda bundle: loaded().socket(bundle),
+        pools=lambda path: loaded().pools(path),
     )

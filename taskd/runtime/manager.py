@@ -161,7 +161,12 @@ class TaskManager:
         return known
 
     def _task(self, tenant: Tenant) -> Task:
-        return Task(tenant, self._shims.api(tenant), self._observer, self._group.start_soon)
+        return Task(
+            tenant,
+            self._shims.api(tenant.shim, tenant.bundle),
+            self._observer,
+            self._group.start_soon,
+        )
 
     def _admit(self, task: Task) -> None:
         self._tasks[task.key] = task

@@ -83,7 +83,7 @@ class Forms:
 
     def of(self, path: Path) -> Form:
         """The form to begin with: the old one if nothing is known, for only that can be refused."""
-        if path.resolve() in _own():
+        if is_own(path):
             return Form.PARAMETERS
         return self._known.get(_identity(path), Form.OPTIONS)
 
@@ -105,9 +105,9 @@ def is_message(answer: bytes) -> bool:
     return answer.startswith(b"\x08")
 
 
-def _own() -> frozenset[Path]:
-    """The executables of shims on this very SDK."""
-    return frozenset(plugins.executable(name).resolve() for name in plugins.installed())
+def is_own(path: Path) -> bool:
+    """Whether it is the executable of a shim on this very SDK."""
+    return path.resolve() in (plugins.executable(name).resolve() for name in plugins.installed())
 
 
 def _is_old(path: Path) -> bool:

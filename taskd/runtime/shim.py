@@ -6,6 +6,7 @@ import enum
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 import anyio
 
@@ -18,7 +19,7 @@ from taskd.runtime.held import HeldProcess
 from taskd.runtime.shim_log import ShimLog
 from taskd.runtime.types import Key
 
-__all__ = ["Shim", "State", "Tenant"]
+__all__ = ["Landlord", "Shim", "State", "Tenant"]
 
 
 class State(enum.Enum):
@@ -29,6 +30,15 @@ class State(enum.Enum):
     """The daemon itself has begun to end it; its disconnection is expected."""
     GONE = enum.auto()
     """The connection ended, and nobody here had ended it; or there never was one."""
+
+
+class Landlord(Protocol):
+    """Decides when a process ends that goes on without tenants."""
+
+    def vacated(self, shim: Shim) -> None:
+        """A tenant has left."""
+
+    def died(self, shim: Shim) -> None: ...
 
 
 class Tenant:
@@ -71,6 +81,11 @@ class Shim:
         self.tenants: dict[Path, Tenant] = {}
         # A client has named it, and it is not ours to kill.
         self.foreign = False
+        # Of a process that goes on without tenants: its folder, who decides when it ends, and
+        # annotations of containers that belong into another one.
+        self.home: Bundle | None = None
+        self.landlord: Landlord | None = None
+        self.groups: tuple[bytes, ...] = ()
         # Where it writes: the log of whoever came first, and may leave first.
         self.log: ShimLog | None = None
         # Nothing of it is left, and another one may listen at its address.
@@ -83,6 +98,8 @@ class Shim:
     @property
     def name(self) -> str:
         """For the log."""
+        if self.home is not None:
+            return str(self.home.key)
         names = [str(tenant.key) for tenant in self.tenants.values()]
         return names[0] if len(names) == 1 else f"of {', '.join(names) or self.address}"
 
@@ -96,7 +113,7 @@ class Shim:
         self.tenants.pop(tenant.bundle.path, None)
         if tenant.log is not None and tenant.log is not self.log:
             tenant.log.close()
-        if self.tenants:
+        if self.tenants or (self.home is not None and not self.ends):
             return False
         if self.state is not State.GONE:
             self.state = State.ENDING

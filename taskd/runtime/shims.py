@@ -24,6 +24,8 @@ from taskd.runtime.features import needs_idmapped_mounts, refuse_without_idmappe
 from taskd.runtime.generation import Binary, Generation, TaskApi
 from taskd.runtime.held import listening
 from taskd.runtime.locks import KeyedLock
+from taskd.runtime.pool import PoolLimits
+from taskd.runtime.pools import Pools
 from taskd.runtime.shim import Shim, State, Tenant
 from taskd.runtime.shim_log import ShimLog
 from taskd.runtime.spawn import kill_group
@@ -57,6 +59,8 @@ class Timeouts:
     """For a ``delete`` command."""
     shutdown: float = 3.0
     """For a shim to agree to end."""
+    answer: float = 2.0
+    """For a process to answer that is to get another container."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,8 @@ class Settings:
     state: Path
     """Holds the bundles."""
     timeouts: Timeouts = field(default_factory=Timeouts)
+    limits: PoolLimits = field(default_factory=PoolLimits)
+    """Of the processes that hold many containers."""
 
 
 class Place(NamedTuple):
@@ -93,17 +99,18 @@ class Shims:
         self._addresses: KeyedLock[str] = KeyedLock()
         # A bundle is not swept away while another of its name is being made.
         self._bundles: KeyedLock[Key] = KeyedLock()
+        self._pools = Pools(self, generation, settings.state, settings.limits, group)
 
-    def api(self, tenant: Tenant) -> TaskApi:
-        """To speak of the tenant to its process, to which there is a connection."""
-        connection, bootstrap = tenant.shim.connection, tenant.shim.bootstrap
-        assert connection is not None
-        assert bootstrap is not None
-        return self._generation.task(connection, tenant.bundle, bootstrap)
+    def api(self, shim: Shim, bundle: Bundle) -> TaskApi:
+        """To speak of a bundle to a process to which there is a connection."""
+        assert shim.connection is not None
+        assert shim.bootstrap is not None
+        return self._generation.task(shim.connection, bundle, shim.bootstrap)
 
     async def close(self) -> None:
         """Close all connections; the processes and what lives in them go on."""
-        for shim in self._shims.values():
+        await self._pools.close()
+        for shim in list(self._shims.values()):
             await shim.disconnect()
 
     # --- making ---------------------------------------------------------------------------
@@ -133,22 +140,24 @@ class Shims:
                 )
             except OSError as exc:
                 raise Unknown(str(exc)) from exc
-            tenant = Tenant(bundle, self._unstarted(bundle))
+            tenant = Tenant(bundle, self.unstarted(bundle))
             try:
                 path = self._executable(options, within)
                 binary = tenant.binary = self._generation.binary(path, bundle)
-                tenant.log = ShimLog(bundle)
                 if needs_idmapped_mounts(spec or b""):
                     await self._require_idmapped_mounts(binary, options)
                 if within is not None:
+                    tenant.log = ShimLog(bundle)
                     try:
-                        bootstrap = await self._join(tenant, within)
+                        await self._join(tenant, within)
                     except TaskdError as exc:
                         doing = f'failed to load sandbox task "{options.sandbox}"'
                         raise exc.within(doing) from exc
-                else:
-                    bootstrap = await self._enter(tenant, binary, options)
-                await to_thread.run_sync(note, bundle, path, bootstrap)
+                elif place is not None or not await self._pools.place(tenant, path, options):
+                    tenant.log = ShimLog(bundle)
+                    await self._enter(tenant, binary, options)
+                assert tenant.shim.bootstrap is not None
+                await to_thread.run_sync(note, bundle, path, tenant.shim.bootstrap)
             except BaseException:
                 with anyio.CancelScope(shield=True):
                     await self.take_down(tenant, NOT_STARTED)
@@ -166,7 +175,7 @@ class Shims:
         except TaskdError as exc:
             raise exc.within("failed to resolve runtime path") from exc
 
-    def _unstarted(self, bundle: Bundle) -> Shim:
+    def unstarted(self, bundle: Bundle) -> Shim:
         """What there may be of a process of which nothing is known yet."""
         socket = self._generation.socket(bundle)
         return Shim(f"unix://{socket}", socket, State.GONE)
@@ -182,7 +191,7 @@ class Shims:
         except TaskdError as exc:
             raise exc.within("failed to validate OCI runtime features") from exc
 
-    async def _enter(self, tenant: Tenant, binary: Binary, options: CreateOptions) -> Bootstrap:
+    async def _enter(self, tenant: Tenant, binary: Binary, options: CreateOptions) -> None:
         """Run ``start``, and move the tenant into the process that it names."""
         own = tenant.shim.address
         try:
@@ -202,7 +211,6 @@ class Shims:
             raise Unknown(f"start failed: no address in {self.timeouts.start} s") from None
         except TaskdError as exc:
             raise exc.within("start failed") from exc
-        return bootstrap
 
     async def _join(self, tenant: Tenant, within: Shim | Bootstrap) -> Bootstrap:
         """Move the tenant into a process that there is. Raises `Unknown` if it has gone."""
@@ -214,7 +222,7 @@ class Shims:
                 raise Unknown(f'unexpected protocol: "{within.protocol}"')
             shim = self._shims.get(within.address)
             if shim is None:
-                shim = self._listener(within, tenant.bundle)
+                shim = self.listener(within, tenant.bundle)
                 shim.foreign = True
             within = shim
         if within.ends or within.bootstrap is None:
@@ -229,7 +237,7 @@ class Shims:
             # The last one out, and the next one in, exclude each other.
             await shim.gone.wait()
         if shim is None:
-            shim = self._listener(bootstrap, tenant.bundle)
+            shim = self.listener(bootstrap, tenant.bundle)
             shim.log = tenant.log
         tenant.move(shim)
         await self.connect(shim)
@@ -237,11 +245,11 @@ class Shims:
     def _step_back(self, tenant: Tenant) -> None:
         """Out of a process that is no more, before there is another one."""
         shim = tenant.shim
-        tenant.move(self._unstarted(tenant.bundle))
+        tenant.move(self.unstarted(tenant.bundle))
         if not shim.tenants:
             self._forget(shim)
 
-    def _listener(self, bootstrap: Bootstrap, bundle: Bundle) -> Shim:
+    def listener(self, bootstrap: Bootstrap, bundle: Bundle) -> Shim:
         """The process at an address, to which there is no connection yet."""
         socket = bootstrap.socket or self._generation.socket(bundle)
         shim = self._shims[bootstrap.address] = Shim(bootstrap.address, socket, State.SILENT)
@@ -261,8 +269,8 @@ class Shims:
                 shim.state = State.GONE
                 raise
             shim.state = State.SERVING
-            tenant = next(iter(shim.tenants.values()))
-            self._group.start_soon(shim.hold, self.api(tenant).connect)
+            bundle = shim.home or next(iter(shim.tenants.values())).bundle
+            self._group.start_soon(shim.hold, self.api(shim, bundle).connect)
             self._group.start_soon(self._watch, shim)
 
     async def _watch(self, shim: Shim) -> None:
@@ -273,6 +281,10 @@ class Shims:
             return
         shim.state = State.GONE
         log.warning("shim %s disconnected; cleaning up after it", shim.name)
+        if shim.landlord is not None:
+            shim.landlord.died(shim)
+        if shim.home is not None and not shim.tenants:
+            await self.end(shim, asks=False)
         for tenant in list(shim.tenants.values()):
             if tenant.lost is not None:
                 tenant.lost()
@@ -286,14 +298,20 @@ class Shims:
         in which others live. Entries that are no bundles are left alone.
         """
         root, state = place or (self._settings.root, self._settings.state)
+        if place is None:
+            await self._pools.find()
         found = await to_thread.run_sync(survey, state, root)
         tenants = [self._found(bundle, noted) for bundle, noted in found]
+        if place is None:
+            await self._pools.adopt()
         return {bundle.key for bundle, _ in found}, [each for each in tenants if each is not None]
 
     async def reconnect(self, tenant: Tenant) -> None:
         """Connect to what has been found. Raises `Unknown`; then the process is gone."""
         await self.connect(tenant.shim)
-        tenant.log = ShimLog(tenant.bundle)
+        if tenant.shim.log is None:
+            # Which of them has the log of their process is not known.
+            tenant.log = ShimLog(tenant.bundle)
 
     def _found(self, bundle: Bundle, noted: Note) -> Tenant | None:
         """A tenant without a `binary` is one whose ``start`` was cut short."""
@@ -302,7 +320,7 @@ class Shims:
         except FileNotFoundError:
             if bundle.work.is_symlink() or (bundle.path / "config.json").exists():
                 log.warning("bundle %s is half made; removing it", bundle.path)
-                return Tenant(bundle, self._unstarted(bundle))
+                return Tenant(bundle, self.unstarted(bundle))
             log.error("%s is no bundle; it is left alone", bundle.path)
             return None
         except (OSError, ValueError, TaskdError) as exc:
@@ -312,11 +330,11 @@ class Shims:
             bootstrap = noted.bootstrap()
         except (OSError, ValueError) as exc:
             log.warning("shim %s is dead: %s", bundle.key, exc)
-            shim = self._unstarted(bundle)
+            shim = self.unstarted(bundle)
         else:
-            shim = self._shims.get(bootstrap.address) or self._listener(bootstrap, bundle)
+            shim = self._shims.get(bootstrap.address) or self.listener(bootstrap, bundle)
             # Sandboxes have been found before.
-            shim.foreign |= noted.in_sandbox and not shim.tenants
+            shim.foreign |= noted.in_sandbox and not shim.tenants and shim.home is None
         tenant = Tenant(bundle, shim)
         tenant.sandboxed = noted.in_sandbox
         tenant.binary = self._generation.binary(path, bundle)
@@ -349,43 +367,51 @@ class Shims:
                 if tenant.binary.deletes_after_shutdown and not tenant.sandboxed:
                     both.start_soon(self._run_delete, tenant.binary)
             if last:
-                agreed = await self._end(shim, tenant, ending)
+                agreed = await self._end(shim, tenant.bundle, ending)
         cleans = ending.delete is Delete.ALWAYS or (
             ending.delete is Delete.UNLESS_AGREED and not agreed
         )
         if cleans and not shim.foreign:
             assert tenant.binary is not None
             found = await self._run_delete(tenant.binary)
-        await self._delete_bundle(tenant.bundle)
-        if last and agreed and ending.trusts:
-            self._group.start_soon(self._see_off, shim)
-        elif last:
-            await self._clear(shim)
+        await self.delete_bundle(tenant.bundle)
+        if last:
+            await self._clear(shim, ends=agreed and ending.trusts)
+        elif shim.landlord is not None and not shim.ends:
+            shim.landlord.vacated(shim)
         return found
 
-    async def _end(self, shim: Shim, tenant: Tenant, ending: Ending) -> bool:
+    async def end(self, shim: Shim, *, asks: bool) -> None:
+        """End a process that has a home, and no tenants."""
+        assert shim.home is not None
+        if shim.state is not State.GONE:
+            shim.state = State.ENDING
+        agreed = await self._end(shim, shim.home, Ending(asks, True, Delete.NEVER))
+        await self._clear(shim, ends=agreed)
+
+    async def _end(self, shim: Shim, bundle: Bundle, ending: Ending) -> bool:
         """End a process without tenants; whether it agrees to."""
-        agreed = ending.asks and await self._ask(tenant)
+        agreed = ending.asks and await self._ask(shim, bundle)
         if not (agreed and ending.trusts):
             await self._kill(shim)
         await shim.disconnect()
         return agreed
 
-    async def _ask(self, tenant: Tenant) -> bool:
+    async def _ask(self, shim: Shim, bundle: Bundle) -> bool:
         """Ask a process to end; whether it agrees."""
         seconds = self.timeouts.shutdown
         with anyio.move_on_after(seconds):
             try:
-                await self.api(tenant).shutdown()
+                await self.api(shim, bundle).shutdown()
             except ttrpc.ConnectionClosed:
                 return True  # it ended before it could answer
             except Unavailable:
                 return True  # it is about to
             except TaskdError as exc:
-                log.error("shim %s refused to shut down: %s", tenant.key, exc)
+                log.error("shim %s refused to shut down: %s", bundle.key, exc)
                 return False
             return True
-        log.error("shim %s did not shut down in %s s", tenant.key, seconds)
+        log.error("shim %s did not shut down in %s s", bundle.key, seconds)
         return False
 
     async def _kill(self, shim: Shim) -> None:
@@ -409,8 +435,13 @@ class Shims:
             except OSError as exc:
                 log.error("killing what listens on %s: %s", shim.socket, exc)
 
-    async def _clear(self, shim: Shim) -> None:
-        """Remove the socket of a process that was killed."""
+    async def _clear(self, shim: Shim, *, ends: bool) -> None:
+        """Remove what is left of a process that was killed, or that `ends` by itself."""
+        if shim.home is not None:
+            await self.delete_bundle(shim.home)
+        if ends:
+            self._group.start_soon(self._see_off, shim)
+            return
         for pause in _DEATH_SECONDS:
             if await self._socket_removed(shim):
                 break
@@ -453,7 +484,7 @@ class Shims:
                 log.warning("cleaning up after shim %s: %s", key, exc)
         return None
 
-    async def _delete_bundle(self, bundle: Bundle) -> None:
+    async def delete_bundle(self, bundle: Bundle) -> None:
         """Remove a bundle, or go on trying: while it is there its id is taken."""
         if not await self._bundle_deleted(bundle):
             self._group.start_soon(self._sweep_bundle, bundle)

@@ -80,7 +80,7 @@ class LinuxBinary:
     async def features(self, options: TypedValue | None) -> TypedValue | None:
         return None
 
-    async def start(self, options: CreateOptions) -> Bootstrap:
+    async def start(self, options: CreateOptions, group: str = "") -> Bootstrap:
         """Start a shim on a socket made for it. Raises `Unknown`, `InvalidArgument`."""
         runc = _runc_options(options.runtime_options)
         try:

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -75,17 +76,21 @@ class TaskService:
         rootfs: Rootfs,
         others: Mapping[str, TaskManager] | None = None,
         *,
+        runtimes: Mapping[str, str] | None = None,
         state_timeout: float = STATE_TIMEOUT,
     ) -> None:
         """`qos` has the classes that a container's annotations may name; `others` are the managers
-        of runtimes, by name, that are not `tasks`'s.
+        of runtimes, by name, that are not `tasks`'s; `runtimes` has names of those that answer in
+        another's stead.
         """
         self._sandboxes = sandboxes
         self._containers = containers
         self._tasks = tasks
         self._checkpoints = checkpoints
         self._others = others or {}
+        self._managers = (*self._others.values(), tasks)
         self._qos = qos
+        self._runtimes = runtimes or {}
         self._rootfs = rootfs
         self.deprecations = Deprecations()
         """What tasks have been made with."""
@@ -122,7 +127,7 @@ class TaskService:
                 "%s is deprecated since containerd v1.4, consider using io.containerd.runc.v2",
                 container.runtime_name,
             )
-        runtime = runtime_path or container.runtime_name
+        runtime = runtime_path or self._runtime(container)
         spec = self._qos.apply(container.id, container.spec)
         async with self._rootfs.mounted(namespace, container.id, runtime, rootfs) as left:
             task = await self._manager(container).create(
@@ -150,7 +155,7 @@ class TaskService:
     async def delete(self, namespace: str, container_id: str) -> Exit:
         """Delete a task that has exited. Raises `FailedPrecondition` while it runs."""
         self._task(namespace, container_id)
-        manager = self._manager(self._containers.get(namespace, container_id))
+        manager = next(each for each in self._managers if each.has(namespace, container_id))
         exit_ = await manager.delete(namespace, container_id)
         await self._rootfs.unmount(namespace, container_id)
         return exit_
@@ -284,18 +289,22 @@ class TaskService:
         return await self._task(namespace, container_id).wait(exec_id)
 
     def _manager(self, container: Container) -> TaskManager:
-        return self._others.get(container.runtime_name, self._tasks)
+        return self._others.get(self._runtime(container), self._tasks)
+
+    def _runtime(self, container: Container) -> str:
+        """The runtime that is to run it: the record keeps the name that the client gave."""
+        return self._runtimes.get(container.runtime_name, container.runtime_name)
 
     def _all(self, namespace: str | None = None) -> list[Task]:
-        managers = (*self._others.values(), self._tasks)
-        return [task for manager in managers for task in manager.all(namespace)]
+        return [task for manager in self._managers for task in manager.all(namespace)]
 
     def _task(self, namespace: str, container_id: str) -> Task:
         container = self._containers.get(namespace, container_id)
-        try:
-            return self._manager(container).get(namespace, container.id)
-        except NotFound:
-            raise NotFound(f"task {container.id} not found", verbatim=True) from None
+        # Whatever runtime would answer now may not have answered when it was made.
+        for manager in (self._manager(container), *self._managers):
+            with suppress(NotFound):
+                return manager.get(namespace, container.id)
+        raise NotFound(f"task {container.id} not found", verbatim=True)
 
     async def _state(self, task: Task, exec_id: str) -> TaskState:
         try:

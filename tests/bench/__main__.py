@@ -3,6 +3,7 @@
     make bench                  # everything
     make bench BENCH="get"      # what is named
     make bench AGAINST=COMMIT   # taskd as it was there, as a third
+    make bench POOL=10          # with so many containers to a process of a shim in Python
 
 Absolute times depend on the machine, and on how busy it is; ratios hold.
 """
@@ -60,11 +61,13 @@ BENCHMARKS: dict[str, Callable[[Sides], Table | list[Table]]] = {
 
 def main() -> None:
     chosen = sys.argv[1:] or list(BENCHMARKS)
+    size = os.environ.get("POOL", "")
+    pool = f"[shims]\npool = {size}\n" if size else ""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         with (
             Containerd(folder / "c") as containerd,
-            Taskd(folder / "t", "--log-level", "warn") as taskd,
+            Taskd(folder / "t", "--log-level", "warn", settings=pool) as taskd,
             before.daemon(folder / "b", os.environ.get("AGAINST", "")) as other,
         ):
             sides = Sides(

@@ -73,6 +73,9 @@ class Client:
         await self.tasks.wait(WaitRequest(container_id=name))
         return await self.remove(name)
 
+    async def kill(self, name: str, number: int) -> None:
+        await self.tasks.kill(KillRequest(container_id=name, signal=number))
+
     async def remove(self, name: str) -> int:
         found = await self.tasks.delete(DeleteTaskRequest(container_id=name))
         await self.containers.delete(DeleteContainerRequest(id=name))

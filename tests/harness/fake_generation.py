@@ -18,6 +18,7 @@ from taskd.runtime.binary import Bootstrap
 from taskd.runtime.bundle import Bundle
 from taskd.runtime.generation import Generation
 from taskd.runtime.manager import TaskManager
+from taskd.runtime.pool import PoolLimits
 from taskd.runtime.shims import Settings, Shims, Timeouts
 from taskd.runtime.types import CreateOptions, Exit, Status, TaskState
 from taskd.types import TypedValue
@@ -82,6 +83,9 @@ class World:
         self.deletion: Exit | Exception | None = Unknown("no such thing")
         """What a shim answers to Delete; without it, it hangs."""
         self.reachable = True
+        self.pools = False
+        self.silent: set[str] = set()
+        """Those that do not tell their pid, nor anything else that is of no task."""
         self.name = ""
         """Name of the process that the next shims share."""
 
@@ -107,6 +111,7 @@ class World:
             binary=lambda path, bundle: Binary(self, path, bundle),  # type: ignore[arg-type,return-value]
             task=lambda connection, bundle, bootstrap: Api(self, connection, bundle),  # type: ignore[arg-type,return-value]
             socket=self.socket,
+            pools=lambda _: self.pools,
         )
 
 
@@ -115,7 +120,7 @@ class Binary:
         self.world, self.path, self.bundle = world, path, bundle
         self.deletes_after_shutdown = world.deletes_after_shutdown
 
-    async def start(self, options: CreateOptions) -> Bootstrap:
+    async def start(self, options: CreateOptions, group: str = "") -> Bootstrap:
         bootstrap = self.world.begin(self.bundle)
         if self.world.start_error:
             raise self.world.start_error
@@ -155,7 +160,7 @@ class Api:
         return 7
 
     async def connect(self) -> int:
-        if not self.world.tells_pid:
+        if not self.world.tells_pid or self.bundle.id in self.world.silent:
             await anyio.sleep_forever()
         return self.world.processes[self.world.socket(self.bundle).name].pid
 
@@ -182,9 +187,14 @@ class Api:
 
 
 @asynccontextmanager
-async def managing(world: World, observer: Observer | None = None) -> AsyncIterator[TaskManager]:
+async def managing(
+    world: World, observer: Observer | None = None, limits: PoolLimits | None = None
+) -> AsyncIterator[TaskManager]:
     settings = Settings(
-        world.folder / "root", world.folder / "state", Timeouts(shutdown=0.2, cleanup=0.5)
+        world.folder / "root",
+        world.folder / "state",
+        Timeouts(shutdown=0.2, cleanup=0.5, answer=0.2),
+        limits or PoolLimits(),
     )
     async with anyio.create_task_group() as group:
         observing: Any = observer or Observer()

@@ -137,12 +137,12 @@ async def test_many_containers_with_few_descriptors(
 ) -> None:
     """More than the soft limit has room for, in one shim and in the daemon."""
     with (
-        Nohup(folder / "taskd", settings="[shims]\nshared = true\n") as taskd,
+        Nohup(folder / "taskd", settings='[shims]\nshared = true\nidle = "0s"\n') as taskd,
         leaving_nothing(taskd, namespace),
     ):
         async with client(taskd.address, namespace) as channel:
             ask = Client(channel, rootfs)
-            for number in range(SOFT // 2):
+            for number in range(SOFT):
                 pid = await ask.start(
                     f"c{number}", "/bin/sleep", "1000", runtime="io.taskd.process.v1"
                 )
@@ -150,7 +150,7 @@ async def test_many_containers_with_few_descriptors(
             assert files(pid) == str(SOFT)
             (shim,) = shims(taskd, namespace)
             assert len([*Path(f"/proc/{shim}/fd").iterdir()]) > SOFT
-            for number in range(SOFT // 2):
+            for number in range(SOFT):
                 assert await ask.end(f"c{number}") == 137
 
 

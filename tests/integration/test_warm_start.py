@@ -111,7 +111,7 @@ async def test_without_the_helper(folder: Path, namespace: str, rootfs: Path) ->
 
 
 async def test_a_shared_shim(folder: Path, namespace: str, rootfs: Path) -> None:
-    with taskd(folder, namespace, "[shims]\nshared = true\n") as daemon:
+    with taskd(folder, namespace, '[shims]\nshared = true\nidle = "0s"\n') as daemon:
         async with clients(daemon, namespace, rootfs) as ask:
             for name in ("one", "two", "three"):
                 await ask.start(name, "/bin/sleep", "1000", runtime=RUNC)
@@ -128,7 +128,7 @@ async def test_a_shared_shim(folder: Path, namespace: str, rootfs: Path) -> None
 
 
 async def test_a_shared_shim_is_killed(folder: Path, namespace: str, rootfs: Path) -> None:
-    with taskd(folder, namespace, "[shims]\nshared = true\n") as daemon:
+    with taskd(folder, namespace, '[shims]\nshared = true\nidle = "0s"\n') as daemon:
         async with clients(daemon, namespace, rootfs) as ask:
             pids = [
                 await ask.start(name, "/bin/sleep", "1000", runtime=RUNC) for name in ("one", "two")

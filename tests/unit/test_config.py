@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from taskd.config import Config
 from taskd.diff.limits import Limits
 from taskd.errors import InvalidArgument
 from taskd.gc.policy import Policy
+from taskd.runtime.pool import PoolLimits
 
 
 @pytest.fixture
@@ -38,6 +40,19 @@ def test_everything_can_be_set(file: Path) -> None:
     assert loaded.diff == Limits(1 << 30, 5, True)
 
 
+def test_how_many_containers_share_a_process(file: Path) -> None:
+    assert Config().shims.limits.size == 1
+    file.write_text('[shims]\npool = 10\nlifetime = 50\nidle = "5s"\n')
+    assert config.load(file).shims.limits == PoolLimits(10, 50, 5.0)
+    file.write_text("[shims]\npool = 10\nshared = true\n")
+    assert config.load(file).shims.limits.size == math.inf
+
+
+def test_one_runtime_may_answer_in_anothers_stead(file: Path) -> None:
+    file.write_text('[runtimes]\n"io.containerd.runc.v2" = "io.taskd.oci.v1"\n')
+    assert config.load(file).runtimes == {"io.containerd.runc.v2": "io.taskd.oci.v1"}
+
+
 def test_garbage_is_collected_as_containerd_does(file: Path) -> None:
     file.write_text("[gc]\npause_threshold = 0\n")
     assert config.load(file).gc == Policy(0.0, 0, 100, 0.0, 0.1)
@@ -52,6 +67,10 @@ def test_the_socket_follows_the_state_folder() -> None:
     ("text", "words"),
     [
         ("nonsense = 1", "nonsense: unknown key"),
+        ("[shims]\npool = 0", "shims: pool: 0 is too little"),
+        ("[shims]\npool = true", "shims: pool: True is not a number"),
+        ("[runtimes]\na = 1", "runtimes: a: 1 is not the name of a runtime"),
+        ('[runtimes]\na = "b"\nb = "c"', "runtimes: a: b has another one in its stead"),
         ("root = 1", "root: 1 is not an absolute path"),
         ('state = "a/b"', "state: 'a/b' is not an absolute path"),
         ('log_level = "loud"', "log_level: 'loud' is not one of trace"),
