@@ -19,6 +19,7 @@ from taskd.shim.container import Container
 from taskd.shim.custody import custody
 from taskd.shim.publisher import Publisher
 from taskd.shim.reaper import Reaper
+from taskd.shim.sandboxes import SandboxService
 from taskd.shim.service import TaskService
 
 __all__ = ["serve"]
@@ -72,9 +73,6 @@ async def _serving(
         background.append(asyncio.get_running_loop().create_task(kept.keeper.run()))
     services = service.services()
     if kind.sandboxes is not None:
-        # Few shims have any.
-        from taskd.shim.sandboxes import SandboxService
-
         sandboxes = SandboxService(kind.sandboxes, options.namespace, reaper, service)
         services.append(sandboxes.service())
     async with ttrpc.Server(services) as server:
