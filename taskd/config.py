@@ -31,6 +31,9 @@ servers = ["nats://10.0.0.1:4222"]
 engine = "h2"                    # instead of ngh2
 gid = 997                        # whose members may use the socket
 
+[restart]                        # of containers that are labelled so
+interval = "10s"
+
 [snapshots]                      # containerd's names
 sync_remove = true               # whoever removes one waits until its files have gone
 mount_options = ["volatile"]     # of overlays
@@ -137,6 +140,14 @@ class GrpcConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class RestartConfig:
+    """Of the restart monitor; the name and default are containerd's."""
+
+    interval: float = 10.0
+    """Seconds between two looks at containers whose labels say that they are to run."""
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     root: Path = field(default_factory=lambda: _usual_root())
     state: Path = field(default_factory=lambda: _usual_state())
@@ -163,6 +174,7 @@ class Config:
     runtimes: Mapping[str, str] = field(default_factory=dict)
     """Names of runtimes, and of those that answer in their stead."""
     grpc: GrpcConfig = field(default_factory=GrpcConfig)
+    restart: RestartConfig = field(default_factory=RestartConfig)
     snapshots: SnapshotsConfig = field(default_factory=SnapshotsConfig)
     transfer: TransferConfig = field(default_factory=TransferConfig)
 
@@ -405,6 +417,13 @@ def _grpc(value: object) -> GrpcConfig:
     return GrpcConfig(**_table(value, {"engine": _engine, "uid": _count, "gid": _count}))
 
 
+def _restart(value: object) -> RestartConfig:
+    chosen = _table(value, {"interval": seconds})
+    if chosen.get("interval") == 0:
+        del chosen["interval"]  # which means the default, as in containerd
+    return RestartConfig(**chosen)
+
+
 def _snapshots(value: object) -> SnapshotsConfig:
     parsers = {"sync_remove": _switch, "mount_options": _options}
     return SnapshotsConfig(**_table(value, parsers))
@@ -502,6 +521,7 @@ _PARSERS = {
     "shims": _shims,
     "runtimes": _runtimes,
     "grpc": _grpc,
+    "restart": _restart,
     "snapshots": _snapshots,
     "transfer": _transfer,
 }

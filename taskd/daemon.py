@@ -60,6 +60,7 @@ from taskd.metadata import (
 from taskd.nats.settings import CURSOR
 from taskd.observe.setup import Observed, observed
 from taskd.qos import Qos
+from taskd.restarts import RestartMonitor
 from taskd.runtime import client
 from taskd.runtime.binary import Daemon
 from taskd.runtime.generation import V1_RUNTIME, Generation, later
@@ -214,12 +215,15 @@ async def running(config: Config) -> AsyncIterator[None]:
             await shim_events.start(shim_listener)
             await api.start(listener)
             group.start_soon(_forget, bus)
+            restarts = RestartMonitor(
+                ContainerStore(database), tasks, snapshotters, bus, config.restart.interval
+            )
             if warm is not None:
                 group.start_soon(warm.keep)
             if sink is not None:
                 group.start_soon(sink.run)
             try:
-                async with watch.scraped(journal, bus, tasks.usage):
+                async with watch.scraped(journal, bus, tasks.usage), restarts.running():
                     yield
             finally:
                 with anyio.CancelScope(shield=True):

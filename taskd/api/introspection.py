@@ -24,6 +24,7 @@ from taskd.proto.containerd.services.introspection.v1 import (
 )
 from taskd.proto.containerd.types import Platform, RuntimeRequest
 from taskd.proto.google.protobuf import Any, Empty
+from taskd.restarts.policy import POLICIES
 from taskd.runtime import info
 from taskd.runtime.binary import resolve
 from taskd.types import TypedValue
@@ -105,6 +106,12 @@ PLUGINS = (
     ),
     Part("io.containerd.grpc.v1", "version"),
     Part("io.containerd.mount-manager.v1", "bolt", ("io.containerd.metadata.v1",)),
+    Part(
+        "io.containerd.monitor.container.v1",
+        "restart",
+        ("io.containerd.event.v1",),
+        capabilities=POLICIES,
+    ),
     Part("io.containerd.warning.v1", "deprecations"),
     Part("io.containerd.ttrpc.v1", "events", ("io.containerd.event.v1",)),
 )

@@ -12,7 +12,14 @@ from taskd.events.journal import Retention
 
 __all__ = ["document"]
 
-_DURATIONS = {"max_age", "schedule_delay", "shutdown_timeout", "startup_delay"}
+_DURATIONS = {
+    "idle_timeout",
+    "interval",
+    "max_age",
+    "schedule_delay",
+    "shutdown_timeout",
+    "startup_delay",
+}
 _UNITS = (("GiB", 30), ("MiB", 20), ("KiB", 10))
 
 

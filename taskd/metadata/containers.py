@@ -48,6 +48,11 @@ _COLUMNS = (
 )
 _SELECT = f"SELECT {_COLUMNS} FROM containers WHERE namespace = ?"  # noqa: S608 - constants only
 _SELECT_ONE = f"{_SELECT} AND id = ?"
+_SELECT_LABELLED = (
+    f"SELECT namespace, {_COLUMNS} FROM containers "  # noqa: S608 - constants only
+    "WHERE EXISTS (SELECT 1 FROM json_each(labels) AS label WHERE label.key = ?) "
+    "ORDER BY namespace, id"
+)
 _PUT = (
     f"INSERT INTO containers (namespace, {_COLUMNS}) VALUES (?{', ?' * 14}) "  # noqa: S608
     "ON CONFLICT (namespace, id) DO UPDATE SET "
@@ -84,6 +89,11 @@ class ContainerStore:
             if number % _BATCH == 0:
                 await anyio.lowlevel.checkpoint()
         return found
+
+    def labelled(self, key: str) -> Sequence[tuple[str, Container]]:
+        """All containers that have that label, with their namespaces."""
+        rows = self._database.read(_SELECT_LABELLED, (key,))
+        return [(namespace, _from_row(tuple(row))) for namespace, *row in rows]
 
     async def create(self, namespace: str, container: Container) -> Container:
         """Store a new record, and its namespace if that is new; returns it as stored.

@@ -39,6 +39,13 @@ max_size = "3GiB"
 max_entries = 7
 sync_fs = true
 
+[restart]
+interval = "3s"
+
+[snapshots]
+sync_remove = true
+mount_options = ["volatile", "index=on"]
+
 [events]
 sync = "full"
 max_age = "12h"
