@@ -88,6 +88,8 @@ class Dockerd(Daemon):
             text=True,
             timeout=60,
             check=False,
+            # `kill 0`, of a container that does not run, is not to end the tests.
+            start_new_session=True,
         ).stdout
 
     def remove_containers(self) -> None:
