@@ -11,7 +11,7 @@ MACHINE := qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap mke2fs:e2fsp
 # Daemons are started by the dozen: what is compiled once is kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint types tests parity bench soak fuzz compose vm protos lock clean
+.PHONY: demo test lint types tests parity bench soak fuzz compose vm docs protos lock clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/taskd demo
@@ -55,6 +55,10 @@ compose:
 vm: $(VENV)/.installed-dev
 	@.ci/need $(MACHINE)
 	PYTHONPATH=tests $(BIN)/python -m vm $(VM)
+
+# The documentation as a site, in site/.
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 protos: $(VENV)/.installed-dev
 	$(BIN)/python protos/generate.py
