@@ -41,6 +41,7 @@ BENCHMARKS: dict[str, Callable[[Sides], Table | list[Table]]] = {
     "get": lambda sides: anyio.run(calls.get, sides),
     "cpu": lambda sides: anyio.run(costs.lifecycles, sides),
     "start": lambda sides: anyio.run(costs.start, sides),
+    "cold": costs.cold,
     "content": content.get,
     "snapshots": lambda sides: anyio.run(snapshots.layers, sides),
     "exits": lambda sides: anyio.run(events.exits, sides),

@@ -37,8 +37,8 @@ def daemon(folder: Path, commit: str) -> Iterator[Taskd | None]:
 class _Before(Taskd):
     def __init__(self, folder: Path, programs: Path) -> None:
         super().__init__(folder, "--log-level", "warn")
-        self._programs = programs
+        self.programs = programs
 
     def command(self) -> list[str]:
         _, *arguments = super().command()
-        return [str(self._programs / "python"), "-P", *arguments]  # not what is here
+        return [str(self.programs / "python"), "-P", *arguments]  # not what is here

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from harness.daemons import client
 
 from taskd.proto.containerd.services.tasks.v1 import ListTasksRequest, TasksStub
 
-__all__ = ["lifecycles", "start"]
+__all__ = ["cold", "lifecycles", "start"]
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -47,4 +48,25 @@ async def start(sides: Sides, rounds: int = 7) -> Table:
             await TasksStub(channel).list(ListTasksRequest())
         table.add("time", side, (time.perf_counter() - begin) * 1e3)
         table.add("CPU", side, cpu(daemon.pid) * 1e3)
+    return table
+
+
+def cold(sides: Sides, rounds: int = 20) -> Table:
+    """``ctr run --rm`` under containerd, with its own shim, ours, and ours as it was."""
+    table = Table("a container under containerd, its shim from cold", "ms")
+    here = Path(sys.executable).parent
+    shims = {"containerd": lifecycle.RUNTIME, "taskd": str(here / "containerd-shim-oci-v1")}
+    if sides.before is not None:
+        programs: Path = sides.before.programs  # type: ignore[attr-defined]
+        named = ("containerd-shim-oci-v1", "containerd-shim-runc-v1")
+        shims["before"] = str(next(programs / each for each in named if (programs / each).exists()))
+    for number in range(rounds):
+        for side in list(shims)[:: -1 if number % 2 else 1]:
+            begin = time.perf_counter()
+            sides.containerd.ctr(
+                *("run", "--rm", "--runtime", shims[side], "--rootfs", str(sides.rootfs)),
+                *(f"cold-{number}", "/bin/true"),
+                namespace=f"{sides.namespace}-{side}",
+            )
+            table.add("ctr run --rm", side, (time.perf_counter() - begin) * 1e3)
     return table

@@ -36,7 +36,7 @@ from taskd.proto.containerd.services.tasks.v1 import (
 __all__ = ["exits", "growth", "rate"]
 
 
-async def exits(sides: Sides, rounds: int = 150) -> Table:
+async def exits(sides: Sides, rounds: int = 1000) -> Table:
     """From the SIGKILL that ends a container's process to its exit event at a subscriber."""
     table = Table("exit to subscriber", "ms")
     samples: dict[str, list[float]] = {}
