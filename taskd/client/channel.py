@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -118,6 +119,7 @@ def naming(what: str, name: str) -> Iterator[None]:
     try:
         yield
     except TaskdError as exc:
-        if isinstance(exc, Unavailable) or name in exc.message:
+        said = re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])", exc.message)
+        if isinstance(exc, Unavailable) or said:
             raise
         raise exc.within(f'{what} "{name}"') from None

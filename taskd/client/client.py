@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack
 
 from taskd import identifiers
 from taskd.client import address as addresses
-from taskd.client import events, images, logs, spec, stores
+from taskd.client import events, images, logs, sandboxes, spec, stores
 from taskd.client.channel import Channel, naming
 from taskd.client.cleanup import Made, whatever_happens
 from taskd.client.container import LOG, Container
@@ -87,6 +87,8 @@ class Options(TypedDict, total=False):
     """A name (``io.example.thing.v1``), or the path of a shim's executable."""
     runtime_options: betterproto2.Message | AnyMessage | None
     snapshotter: str
+    sandbox: str
+    """Name of the sandbox that it is in."""
     checkpoint: Path | str | Descriptor
     """What it goes on from: see `Container.checkpoint`."""
     amend: spec.Amendment
@@ -118,6 +120,7 @@ class Client:
         self.leases = stores.Leases(self.channel)
         self.content = stores.Content(self.channel)
         self.images = images.Images(self.channel, self.content, self.leases)
+        self.sandboxes = sandboxes.Sandboxes(self.channel)
         self._streams: set[Streams] = set()
 
     async def __aenter__(self) -> Self:
@@ -288,6 +291,7 @@ class Client:
             spec=spec.packed("Spec", document),
             snapshotter=(chosen.get("snapshotter") or "overlayfs") if mounts else "",
             snapshot_key=chosen["id"] if mounts else "",
+            sandbox=chosen.get("sandbox", ""),
         )
         with naming("container", chosen["id"]):
             made = (

@@ -280,7 +280,8 @@ class Container(Process):
         """Write down how far it has come: into `folder`, or into the content store.
 
         With `exit` it ends with that. What `Client.create` takes as `checkpoint` is the folder, or
-        the one of the descriptors whose media type says so.
+        the one of the descriptors whose media type says so: it is kept as long as something refers
+        to it, such as a lease (`Client.leases`).
         """
         options = CheckpointOptions(exit=exit, image_path=str(folder) if folder else "")
         with self._naming():

@@ -20,6 +20,8 @@ from harness.generations import criu
 from harness.real import BOTH_SHIMS, need
 
 from taskd import digests
+from taskd.client import connect
+from taskd.client.spec import merged
 from taskd.codec import decode
 from taskd.proto.containerd.runc.v1 import CheckpointOptions, Options
 from taskd.proto.containerd.services.containers.v1 import (
@@ -264,3 +266,31 @@ async def test_options_of_a_wrong_type(
         await tasks.kill(KillRequest(container_id="one", signal=9))
         await tasks.delete(DeleteTaskRequest(container_id="one"))
         await containers.delete(DeleteContainerRequest(id="one"))
+
+
+@pytest.mark.usefixtures("clean")
+async def test_with_the_client_library(
+    daemon: Taskd, namespace: str, rootfs: Path, folder: Path
+) -> None:
+    """Into a folder, and into the content store; another container goes on from there."""
+    counted = folder / "count"
+    counted.mkdir()
+    (rootfs / "count").mkdir(exist_ok=True)
+    how: Any = {"mounts": [f"{counted}:/count"], "network": "host", "output": "none"}
+    # CRIU wants to find the mounts of others again: without files of the host's.
+    how["amend"] = lambda spec: merged(
+        spec,
+        {"mounts": [each for each in spec["mounts"] if not each["destination"].startswith("/etc")]},
+    )
+    command = ["/bin/sh", "-c", COUNT]
+    async with connect(daemon.address, namespace) as client, client.leases.hold():
+        async with client.run(rootfs, command, **how) as first:
+            await count(counted)
+            assert await first.checkpoint(folder / "image") == []
+            descriptors = await first.checkpoint(exit=True)
+            await first.wait(10)
+        stopped_at = int((counted / "n").read_text())
+        (stored,) = (each for each in descriptors if each.media_type == CHECKPOINT)
+        for checkpoint in (folder / "image", stored):
+            async with client.run(rootfs, command, checkpoint=checkpoint, **how):
+                assert 0 < await count(counted) < stopped_at + 200

@@ -21,6 +21,8 @@ from harness.generations import GENERATIONS, Generation
 from harness.leaks import leaving_nothing
 from harness.real import need
 
+from taskd.client import connect
+from taskd.errors import NotFound, TaskdError
 from taskd.proto.containerd.services.containers.v1 import (
     Container,
     ContainerRuntime,
@@ -369,3 +371,20 @@ async def test_ctr(taskd: Taskd, namespace: str, rootfs: Path, generation: Gener
         assert "deleted: s" in run("sandboxes", "rm", "s")
         assert run("sandboxes", "ls").split() == ["ID", "CREATED", "RUNTIME"]
         assert (await s.status()).state == ""
+
+
+async def test_with_the_client_library(daemon: Daemon, namespace: str, rootfs: Path) -> None:
+    async with connect(daemon.address, namespace) as library:
+        async with library.sandboxes.create("s", OWN, labels={"a": "b"}) as sandbox:
+            assert [each.id for each in await library.sandboxes.list()] == ["s"]
+            assert (await sandbox.status()).state == "SANDBOX_READY"
+            how = {"runtime": OWN, "sandbox": "s"}
+            async with library.run(rootfs, ["/bin/echo", "hello"], **how) as container:
+                assert await container.stdout.text() == "hello\n"
+            await (await library.sandboxes.get("s")).stop()
+            assert (await sandbox.wait()).at > 0
+        with pytest.raises(NotFound, match='"s"'):
+            await library.sandboxes.get("s")
+        with pytest.raises(TaskdError, match='sandbox "t"|no.such'):
+            await library.sandboxes.create("t", "no.such.v7")
+        assert await library.sandboxes.list() == []
