@@ -200,3 +200,28 @@ async def test_a_root_filesystem_in_an_image_file(
         await layers.containers.delete(DeleteContainerRequest(id="one"))
         assert [each async for each in MountsStub(channel).list(ListRequest())] == []
     assert str(image) not in subprocess.check_output(["losetup", "--all"], text=True)
+
+
+@pytest.mark.parametrize("generation", GENERATIONS, ids=str)
+async def test_ctr_maps_owners(
+    daemon: Taskd, namespace: str, rootfs: Path, generation: Generation
+) -> None:
+    """The client makes a snapshot whose owners are the mapped ones: nobody says that we can map."""
+    for folder in (daemon.folder.parent, daemon.folder):
+        folder.chmod(0o711)  # the container's root has to get through
+    async with Client(daemon.address, namespace) as connected:
+        await images.put(connected, "example.org/busybox:1", rootfs)
+    programs = generation.binaries()
+    ctr = str(programs / "ctr") if programs else "ctr"
+    maps = ("--uidmap", "0:100000:65536", "--gidmap", "0:200000:65536")
+    # 1.6's takes it that whoever is asked by labels does it.
+    asked = [()] if generation.name == "1.6" else [(), ("--remap-labels",)]
+    for labels in asked:
+        script = "cat /proc/self/uid_map; ls -ln /second; echo a >/b; ls -ln /b"
+        command = [ctr, "-a", str(daemon.address), "-n", namespace, "run", "--rm", *maps, *labels]
+        command += ["example.org/busybox:1", "one", "/bin/sh", "-c", script]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.stderr, done.returncode) == ("", 0)
+        mapped, *files = done.stdout.splitlines()
+        assert mapped.split() == ["0", "100000", "65536"]
+        assert [line.split()[2:4] for line in files] == [["0", "0"], ["0", "0"]]
