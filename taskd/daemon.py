@@ -65,7 +65,8 @@ from taskd.runtime import client
 from taskd.runtime.binary import Daemon
 from taskd.runtime.generation import V1_RUNTIME, Generation, later
 from taskd.runtime.manager import TaskManager
-from taskd.runtime.shims import Place, Settings, Shims, Timeouts
+from taskd.runtime.settings import Place, Settings, Timeouts
+from taskd.runtime.shims import Shims
 from taskd.runtime.warm import Warm
 from taskd.sandboxes import Controller
 from taskd.service_manager import ServiceManager

@@ -9,10 +9,18 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from taskd.errors import Unknown
+import anyio
+
+from taskd.errors import TaskdError, Unknown
+from taskd.runtime.generation import Binary
+from taskd.runtime.types import CreateOptions
 from taskd.types import TypedValue
 
-__all__ = ["needs_idmapped_mounts", "refuse_without_idmapped_mounts"]
+__all__ = [
+    "needs_idmapped_mounts",
+    "refuse_without_idmapped_mounts",
+    "require_idmapped_mounts",
+]
 
 _FEATURES = "types.containerd.io/opencontainers/runtime-spec/1/features/Features"
 
@@ -39,6 +47,21 @@ def _mounts(document: Any) -> Iterator[dict[str, Any]]:
     for mount in mounts if isinstance(mounts, list) else ():
         if isinstance(mount, dict) and isinstance(mount.get("options") or [], list):
             yield mount
+
+
+async def require_idmapped_mounts(binary: Binary, options: CreateOptions, seconds: float) -> None:
+    """Raise `Unknown` if a shim's runtime has none, or does not say so within so many seconds.
+
+    An OCI runtime that knows nothing of them would mount without mapping, and not say so.
+    """
+    try:
+        with anyio.fail_after(seconds):
+            refuse_without_idmapped_mounts(await binary.features(options.options))
+    except TimeoutError:
+        words = f"runtime info: no answer in {seconds} s"
+        raise Unknown(f"failed to validate OCI runtime features: {words}") from None
+    except TaskdError as exc:
+        raise exc.within("failed to validate OCI runtime features") from exc
 
 
 def refuse_without_idmapped_mounts(features: TypedValue | None) -> None:

@@ -6,9 +6,7 @@ Sources: containerd's ``runtime/v2/shim_manager.go``, ``shim.go`` and ``shim_loa
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import anyio
 from anyio import to_thread
@@ -16,70 +14,31 @@ from anyio.abc import TaskGroup
 
 from taskd import ttrpc
 from taskd.errors import TaskdError, Unavailable, Unimplemented, Unknown
+from taskd.runtime import remains
 from taskd.runtime.binary import NEWEST_VERSION, Bootstrap
 from taskd.runtime.bundle import Bundle
 from taskd.runtime.connection import PROTOCOLS, connect
 from taskd.runtime.endings import NOT_STARTED, Delete, Ending
-from taskd.runtime.features import needs_idmapped_mounts, refuse_without_idmapped_mounts
+from taskd.runtime.features import needs_idmapped_mounts, require_idmapped_mounts
 from taskd.runtime.generation import Binary, Generation, TaskApi
-from taskd.runtime.held import listening
 from taskd.runtime.locks import KeyedLock
-from taskd.runtime.pool import PoolLimits
 from taskd.runtime.pools import Pools
+from taskd.runtime.settings import Place, Settings
 from taskd.runtime.shim import Shim, State, Tenant
 from taskd.runtime.shim_log import ShimLog
-from taskd.runtime.spawn import kill_group
 from taskd.runtime.survey import Note, note, survey
 from taskd.runtime.types import CreateOptions, Exit, Key
-from taskd.sockets import remove_stale
 
-__all__ = ["Place", "Settings", "Shims", "Timeouts"]
+__all__ = ["Shims"]
 
 log = logging.getLogger(__name__)
 
-_DELETES = 2
-"""Times that `delete` is run if it fails: whoever killed the shim may have killed that, too."""
 _STARTS = 3
 """Times that `start` is run if each finds a process that ends just then."""
 _DEATH_SECONDS = (0.02, 0.1, 0.5)
 """Pauses between looks at whether a shim that was killed has let go of its socket."""
 _SWEEP_SECONDS = (0.2, 1.0, 5.0)
 """The same for one that has agreed to end, and for a bundle that could not be removed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """Bounds, in seconds, on waiting for a shim (containerd: ``io.containerd.timeout.shim.*``)."""
-
-    start: float = 60.0
-    """For ``start`` to print an address. containerd has no such bound."""
-    load: float = 5.0
-    """For a shim found at start-up to answer."""
-    cleanup: float = 5.0
-    """For a ``delete`` command."""
-    shutdown: float = 3.0
-    """For a shim to agree to end."""
-    answer: float = 2.0
-    """For a process to answer that is to get another container."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    root: Path
-    """Holds the work folders of bundles."""
-    state: Path
-    """Holds the bundles."""
-    timeouts: Timeouts = field(default_factory=Timeouts)
-    limits: PoolLimits = field(default_factory=PoolLimits)
-    """Of the processes that hold many containers."""
-
-
-class Place(NamedTuple):
-    """Where the bundles of one sort are."""
-
-    root: Path
-    """Holds their work folders."""
-    state: Path
 
 
 class Shims:
@@ -145,7 +104,7 @@ class Shims:
                 path = self._executable(options, within)
                 binary = tenant.binary = self._generation.binary(path, bundle)
                 if needs_idmapped_mounts(spec or b""):
-                    await self._require_idmapped_mounts(binary, options)
+                    await require_idmapped_mounts(binary, options, self.timeouts.start)
                 if within is not None:
                     tenant.log = ShimLog(bundle)
                     try:
@@ -179,17 +138,6 @@ class Shims:
         """What there may be of a process of which nothing is known yet."""
         socket = self._generation.socket(bundle)
         return Shim(f"unix://{socket}", socket, State.GONE)
-
-    async def _require_idmapped_mounts(self, binary: Binary, options: CreateOptions) -> None:
-        """An OCI runtime that knows nothing of them would mount without mapping, and not say so."""
-        try:
-            with anyio.fail_after(self.timeouts.start):
-                refuse_without_idmapped_mounts(await binary.features(options.options))
-        except TimeoutError:
-            words = f"runtime info: no answer in {self.timeouts.start} s"
-            raise Unknown(f"failed to validate OCI runtime features: {words}") from None
-        except TaskdError as exc:
-            raise exc.within("failed to validate OCI runtime features") from exc
 
     async def _enter(self, tenant: Tenant, binary: Binary, options: CreateOptions) -> None:
         """Run ``start``, and move the tenant into the process that it names."""
@@ -356,7 +304,7 @@ class Shims:
         last = shim.leave(tenant)
         if shim.state is State.GONE:
             # What a shim runs ends with it, and is not to make what `delete` has just removed.
-            await self._kill(shim)
+            await remains.kill(shim, self.timeouts.shutdown)
         agreed = ending.asks
         found = None
         # A task that is deleted already need not wait for its process, nor that for the task.
@@ -365,7 +313,7 @@ class Shims:
                 assert tenant.binary is not None
                 # As containerd does, though not for those in sandboxes.
                 if tenant.binary.deletes_after_shutdown and not tenant.sandboxed:
-                    both.start_soon(self._run_delete, tenant.binary)
+                    both.start_soon(remains.clean_up, tenant.binary, self.timeouts.cleanup)
             if last:
                 agreed = await self._end(shim, tenant.bundle, ending)
         cleans = ending.delete is Delete.ALWAYS or (
@@ -373,7 +321,7 @@ class Shims:
         )
         if cleans and not shim.foreign:
             assert tenant.binary is not None
-            found = await self._run_delete(tenant.binary)
+            found = await remains.clean_up(tenant.binary, self.timeouts.cleanup)
         await self.delete_bundle(tenant.bundle)
         if last:
             await self._clear(shim, ends=agreed and ending.trusts)
@@ -393,7 +341,7 @@ class Shims:
         """End a process without tenants; whether it agrees to."""
         agreed = ending.asks and await self._ask(shim, bundle)
         if not (agreed and ending.trusts):
-            await self._kill(shim)
+            await remains.kill(shim, self.timeouts.shutdown)
         await shim.disconnect()
         return agreed
 
@@ -414,27 +362,6 @@ class Shims:
         log.error("shim %s did not shut down in %s s", bundle.key, seconds)
         return False
 
-    async def _kill(self, shim: Shim) -> None:
-        """Kill a process, once; all who want it wait."""
-        async with shim.killing:
-            if shim.killed or shim.foreign:
-                return
-            shim.killed = True
-            seconds = self.timeouts.shutdown
-            try:
-                if await shim.kill(seconds):
-                    return
-                if shim.bootstrap is not None and shim.connection is None:
-                    kill_group(shim.bootstrap.group)
-                for process in await to_thread.run_sync(listening, shim.socket):
-                    log.warning("killing process %d, which listens on %s", process.pid, shim.socket)
-                    try:
-                        await process.kill(seconds)
-                    finally:
-                        process.release()
-            except OSError as exc:
-                log.error("killing what listens on %s: %s", shim.socket, exc)
-
     async def _clear(self, shim: Shim, *, ends: bool) -> None:
         """Remove what is left of a process that was killed, or that `ends` by itself."""
         if shim.home is not None:
@@ -443,7 +370,7 @@ class Shims:
             self._group.start_soon(self._see_off, shim)
             return
         for pause in _DEATH_SECONDS:
-            if await self._socket_removed(shim):
+            if await remains.remove_socket(shim):
                 break
             await anyio.sleep(pause)
         self._forget(shim)
@@ -452,50 +379,19 @@ class Shims:
         """Wait for one that has agreed to end; if it is killed before, it leaves its socket."""
         for pause in _SWEEP_SECONDS:
             await shim.ended(pause)
-            if await self._socket_removed(shim):
+            if await remains.remove_socket(shim):
                 break
         self._forget(shim)
-
-    async def _socket_removed(self, shim: Shim) -> bool:
-        """Remove what nobody listens on; whether there is nothing now."""
-        if shim.foreign:
-            return True
-        try:
-            await to_thread.run_sync(remove_stale, shim.socket)
-        except (TaskdError, OSError):
-            return False
-        return True
 
     def _forget(self, shim: Shim) -> None:
         if self._shims.get(shim.address) is shim:
             del self._shims[shim.address]
         shim.forget()
 
-    async def _run_delete(self, binary: Binary) -> Exit | None:
-        key = binary.bundle.key
-        for _ in range(_DELETES):
-            try:
-                with anyio.fail_after(self.timeouts.cleanup):
-                    return await binary.delete()
-            except TimeoutError:
-                log.warning("cleaning up after shim %s: timeout", key)
-                break
-            except (TaskdError, OSError) as exc:
-                log.warning("cleaning up after shim %s: %s", key, exc)
-        return None
-
     async def delete_bundle(self, bundle: Bundle) -> None:
         """Remove a bundle, or go on trying: while it is there its id is taken."""
-        if not await self._bundle_deleted(bundle):
+        if not await remains.remove_bundle(bundle):
             self._group.start_soon(self._sweep_bundle, bundle)
-
-    async def _bundle_deleted(self, bundle: Bundle) -> bool:
-        try:
-            await to_thread.run_sync(bundle.delete)
-        except OSError as exc:
-            log.error("removing bundle %s: %s", bundle.path, exc)
-            return False
-        return True
 
     async def _sweep_bundle(self, bundle: Bundle) -> None:
         for pause in _SWEEP_SECONDS:
@@ -504,5 +400,5 @@ class Shims:
                 # What lies there under its name then may be another's.
                 if any(bundle.path in shim.tenants for shim in self._shims.values()):
                     return
-                if await self._bundle_deleted(bundle):
+                if await remains.remove_bundle(bundle):
                     return

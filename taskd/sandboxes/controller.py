@@ -38,9 +38,10 @@ from taskd.proto.containerd.events import (
 from taskd.runtime.binary import Bootstrap
 from taskd.runtime.endings import DIED, NOT_STARTED, UNKNOWN
 from taskd.runtime.locks import KeyedLock
+from taskd.runtime.settings import Place
 from taskd.runtime.shim import Shim, Tenant
 from taskd.runtime.shim import State as ShimState
-from taskd.runtime.shims import Place, Shims
+from taskd.runtime.shims import Shims
 from taskd.runtime.types import CreateOptions, Exit, Key
 from taskd.sandboxes.client import SandboxClient, State, Usage, Wanted
 from taskd.wellknown import pack, timestamp

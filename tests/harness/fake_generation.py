@@ -19,7 +19,8 @@ from taskd.runtime.bundle import Bundle
 from taskd.runtime.generation import Generation
 from taskd.runtime.manager import TaskManager
 from taskd.runtime.pool import PoolLimits
-from taskd.runtime.shims import Settings, Shims, Timeouts
+from taskd.runtime.settings import Settings, Timeouts
+from taskd.runtime.shims import Shims
 from taskd.runtime.types import CreateOptions, Exit, Status, TaskState
 from taskd.types import TypedValue
 

@@ -21,8 +21,9 @@ from taskd.errors import (
     TaskdError,
     Unknown,
 )
-from taskd.runtime import shims as module
+from taskd.runtime import remains
 from taskd.runtime.bundle import Bundle
+from taskd.runtime.held import listening
 from taskd.runtime.types import CreateOptions
 
 
@@ -152,7 +153,7 @@ async def test_a_clean_up_goes_on_after_a_step_that_fails(
         raise lacking
 
     monkeypatch.setattr(Bundle, "delete", delete)
-    monkeypatch.setattr(module, "listening", fails)
+    monkeypatch.setattr(remains, "listening", fails)
     async with managing(world) as shims:
         with pytest.raises(Unknown):
             await shims.create("ns", "one", OPTIONS)
@@ -182,9 +183,9 @@ def test_who_listens_is_found_and_not_who_inherited_it(folder: Path) -> None:
         heir = int(process.stdout.readline())
         with socket.socket(socket.AF_UNIX) as client:  # who has connected does not listen
             client.connect(str(path))
-            found = module.listening(path)
+            found = listening(path)
         assert [each.pid for each in found] == [process.pid]
         for each in found:
             each.release()
         os.kill(heir, signal.SIGKILL)
-    assert module.listening(path) == []
+    assert listening(path) == []

@@ -16,8 +16,9 @@ from taskd.runtime.binary import Bootstrap
 from taskd.runtime.bundle import Bundle
 from taskd.runtime.endings import UNKNOWN
 from taskd.runtime.manager import TaskManager
-from taskd.runtime.shim import Tenant
-from taskd.runtime.shims import Place, Settings, Shims, Timeouts
+from taskd.runtime.settings import Place, Settings, Timeouts
+from taskd.runtime.shim import Shim, Tenant
+from taskd.runtime.shims import Shims
 from taskd.runtime.types import Exit, Key
 
 IN_SANDBOX = replace(OPTIONS, sandbox="s")
@@ -96,8 +97,8 @@ async def test_one_that_is_about_to_end_agrees_to_it(
 
         api = d.shims.api
 
-        def ending(tenant: Tenant) -> Any:
-            found = api(tenant)
+        def ending(shim: Shim, bundle: Bundle) -> Any:
+            found = api(shim, bundle)
             monkeypatch.setattr(found, "shutdown", closing)
             return found
 
