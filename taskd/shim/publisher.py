@@ -15,7 +15,7 @@ import betterproto2
 
 from taskd import ttrpc
 from taskd.codec import encode
-from taskd.errors import TaskdError
+from taskd.errors import DeadlineExceeded, TaskdError, Unavailable
 from taskd.proto.containerd import events
 from taskd.proto.containerd.services.events.ttrpc.v1 import ForwardRequest
 from taskd.proto.containerd.types import Envelope
@@ -76,25 +76,28 @@ class Publisher:
 
     async def run(self) -> None:
         """Send what is put in, for ever."""
-        failures = 0
+        failures = refusals = 0
         while True:
             while self._queue:
                 try:
                     await self._send(self._queue[0])
                 except ttrpc.ConnectionClosed:
-                    refused = False
+                    pass
+                except (Unavailable, DeadlineExceeded) as exc:
+                    # It is not there, or is late, and that may last.
+                    log.warning("publishing an event: %s", exc)
                 except TaskdError as exc:
-                    refused = self._client is not None
+                    refusals += 1
                     log.warning("publishing an event: %s", exc)
                 else:
-                    failures = 0
+                    failures = refusals = 0
                     self._queue.popleft()
                     continue
                 failures += 1
-                if refused and failures >= _REFUSALS:
+                if refusals >= _REFUSALS:
                     log.error("the daemon refuses an event, which is lost")
                     self._queue.popleft()
-                    failures = 0
+                    failures = refusals = 0
                 await asyncio.sleep(_RETRY_SECONDS[min(failures, len(_RETRY_SECONDS)) - 1])
             self._empty.set()
             self._changed.clear()

@@ -11,7 +11,7 @@ import pytest
 
 from taskd import ttrpc
 from taskd.codec import decode
-from taskd.errors import Unavailable
+from taskd.errors import InvalidArgument, TaskdError, Unavailable
 from taskd.proto.containerd import events
 from taskd.proto.containerd.services.events.ttrpc.v1 import ForwardRequest
 from taskd.shim import publisher as module
@@ -28,6 +28,9 @@ class Daemon:
         self.envelopes: list[object] = []
         self.refuse = ""
         """The event that it does not take."""
+        self.refusal: TaskdError = InvalidArgument("not this one")
+        self.late = 0
+        """Calls that it does not answer in time."""
         self.die_after = -1
         """Events that it takes before it dies without an answer to the last."""
         self.server: ttrpc.Server | None = None
@@ -39,8 +42,11 @@ class Daemon:
         assert packed is not None
         event = unpack(packed)
         name = event.container_id  # type: ignore[union-attr]
+        if self.late:
+            self.late -= 1
+            await asyncio.sleep(60)
         if name == self.refuse:
-            raise Unavailable("not this one")
+            raise self.refusal
         self.told.append(name)
         self.envelopes.append(envelope)
         if len(self.told) == self.die_after:
@@ -146,6 +152,52 @@ async def test_an_event_that_is_refused_for_good(
         await publisher.drained(5)
     assert daemon.told == ["1", "3"]
     assert "the daemon refuses an event, which is lost" in caplog.text
+
+
+async def test_a_daemon_that_is_not_ready(daemon: Daemon, publisher: Publisher) -> None:
+    """It takes what it could not take while it began, or ended."""
+    daemon.refuse, daemon.refusal = "1", Unavailable("shutting down")
+    publish(publisher, 1, 2)
+    async with daemon.serving():
+        await asyncio.sleep(0.3)
+        assert daemon.told == []
+        daemon.refuse = ""
+        await publisher.drained(5)
+    assert daemon.told == ["1", "2"]
+
+
+async def test_a_daemon_that_was_away_and_is_slow(
+    daemon: Daemon, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To be away, or late, is not to refuse."""
+    monkeypatch.setattr(module, "_CALL_SECONDS", 0.1)
+    publish(publisher, 1, 2)
+    await asyncio.sleep(0.3)
+    daemon.late = 8
+    async with daemon.serving():
+        await publisher.drained(5)
+    assert daemon.told == ["1", "2"]
+
+
+async def test_a_daemon_that_was_away_refuses_an_event_as_often_as_another(
+    daemon: Daemon, publisher: Publisher
+) -> None:
+    daemon.refuse = "1"
+    publish(publisher, 1, 2)
+    await asyncio.sleep(0.3)
+    asked = 0
+
+    async def once(context: ttrpc.CallContext, request: bytes) -> bytes:
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            daemon.refuse = ""
+        return await forward(context, request)
+
+    forward, daemon.forward = daemon.forward, once  # type: ignore[method-assign]
+    async with daemon.serving():
+        await publisher.drained(5)
+    assert daemon.told == ["1", "2"]
 
 
 async def test_a_daemon_that_is_away_for_too_long(
