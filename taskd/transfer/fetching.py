@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
@@ -43,8 +44,8 @@ class Fetcher:
         writer = self._writers.get(descriptor.digest)
         return None if writer is None else writer.status.offset
 
-    async def fetch(self, descriptor: Descriptor) -> None:
-        """Have the content, from where an earlier fetch was interrupted.
+    async def fetch(self, descriptor: Descriptor, labels: Mapping[str, str]) -> None:
+        """Have the content, with these labels, from where an earlier fetch was interrupted.
 
         Raises `AlreadyExists` if it is there, `FailedPrecondition` for anything else than what was
         to come, `InvalidArgument`, and what the registry and the store raise.
@@ -60,7 +61,7 @@ class Fetcher:
                 self._writers[descriptor.digest] = writer
                 try:
                     await self._fill(descriptor, writer)
-                    await writer.commit(descriptor.size, descriptor.digest, {})
+                    await writer.commit(descriptor.size, descriptor.digest, labels)
                 except FailedPrecondition as exc:
                     raise exc.within(f'failed commit on ref "{ref}"') from exc
                 finally:

@@ -113,12 +113,13 @@ class _Pulling:
         """The children of what has been fetched, as far as they are wanted."""
         self._tracker.add(descriptor)
         try:
-            await self._fetcher.fetch(descriptor)
+            # With the content itself: each change of labels is a write to the disk.
+            await self._fetcher.fetch(descriptor, self._whence(""))
         except AlreadyExists:
             self._tracker.exists(descriptor)
+            await self._set_source(descriptor)
         children = await self._images.children(descriptor)
         await self._images.label(descriptor, children)
-        await self._set_source(descriptor)
         children = self._filter(descriptor, children)
         self._tracker.add_children(descriptor, children)
         return children
@@ -134,17 +135,25 @@ class _Pulling:
         await self._have_one(layer)
 
     async def _set_source(self, descriptor: Descriptor) -> None:
-        """Say whence it came: to push it back, it need not be sent again."""
-        key = f"containerd.io/distribution.source.{self._source.hostname}"
         has = self._contents.store.info(self._contents.namespace, descriptor.digest).labels
-        repositories = {*filter(None, has.get(key, "").split(",")), self._source.repository}
-        value = ",".join(sorted(repositories))
+        await self._images.set_labels(
+            descriptor.digest, self._whence(has.get(self._source_key, ""))
+        )
+
+    @property
+    def _source_key(self) -> str:
+        return f"containerd.io/distribution.source.{self._source.hostname}"
+
+    def _whence(self, others: str) -> dict[str, str]:
+        """The label that says whence content came: to push it back, it need not be sent again."""
+        repositories = {*filter(None, others.split(",")), self._source.repository}
+        labels = {self._source_key: ",".join(sorted(repositories))}
         try:
-            labels_.validate({key: value})
+            labels_.validate(labels)
         except InvalidArgument as exc:
             _log.warning("skip to append distribution label: %s", exc)
-        else:
-            await self._images.set_labels(descriptor.digest, {key: value})
+            return {}
+        return labels
 
 
 def _has(contents: Contents, descriptor: Descriptor) -> bool:
