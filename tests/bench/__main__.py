@@ -28,6 +28,7 @@ from bench import (
     fleet,
     lifecycle,
     memory,
+    pull,
     shims,
     snapshots,
 )
@@ -44,6 +45,7 @@ BENCHMARKS: dict[str, Callable[[Sides], Table | list[Table]]] = {
     "cold": costs.cold,
     "content": content.get,
     "snapshots": lambda sides: anyio.run(snapshots.layers, sides),
+    "pull": pull.image,
     "exits": lambda sides: anyio.run(events.exits, sides),
     "events": lambda sides: anyio.run(events.rate, sides),
     "hundred": lambda sides: anyio.run(fleet.hundred, sides),
