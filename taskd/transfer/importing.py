@@ -18,7 +18,7 @@ from anyio.to_thread import run_sync
 
 from taskd.content.bridges import FromLoop
 from taskd.errors import AlreadyExists, InvalidArgument, NotFound, Unknown
-from taskd.images.compression import decompressed, is_compressed
+from taskd.images.compression import Damaged, decompressed, is_compressed
 from taskd.images.descriptors import (
     DOCKER_CONFIG,
     DOCKER_LAYER,
@@ -154,7 +154,7 @@ class _Archive:
                     raise InvalidArgument(f"the archive has more than {MAX_ENTRIES} entries")
                 await self._entry(archive, entry)
         except (tarfile.TarError, EOFError, OSError, ValueError) as exc:
-            raise Unknown(f"failed to read the archive: {exc}") from exc
+            raise Unknown(_go(exc)) from exc
 
     async def _entry(self, archive: tarfile.TarFile, entry: tarfile.TarInfo) -> None:
         name = posixpath.normpath(entry.name)
@@ -283,7 +283,7 @@ class _Entry(tarfile.TarInfo):
             # Python takes one that is not the first for the end.
             raise tarfile.ReadError(f"invalid tar header: {exc}") from None
         if entry.type in (*_SPECIAL, *_LONG) and entry.size > _MAX_HEADER:
-            raise tarfile.ReadError(f"an entry's header has {entry.size} bytes")
+            raise InvalidArgument(f"an entry's header has {entry.size} bytes")
         return entry
 
 
@@ -295,6 +295,18 @@ def _opened(file: IO[bytes]) -> tarfile.TarFile | None:
         if "empty file" in str(exc):
             return None
         raise
+
+
+def _go(exc: Exception) -> str:
+    """Go's words for what is no archive."""
+    match exc:
+        case Damaged():
+            return f"failed to read the archive: {exc}"
+        case tarfile.ReadError() if "unexpected end" in str(exc):
+            return "unexpected EOF"
+        case tarfile.TarError():
+            return "archive/tar: invalid tar header"
+    return f"failed to read the archive: {exc}"
 
 
 def _packer() -> Any:
