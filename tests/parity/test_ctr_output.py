@@ -13,6 +13,7 @@ from harness.containers import make_rootfs
 from harness.daemons import LATE_GC, Containerd, Daemon, Taskd
 from harness.generations import GENERATIONS, Generation
 from harness.real import need
+from harness.registry import Image, Registry, busybox_layers
 
 # Each row is one command; "{rootfs}" stands for the path of the root filesystem.
 COMMANDS = """
@@ -124,7 +125,52 @@ snapshots unpack nosuch
 """
 
 
-def transcript(daemon: Daemon, namespace: str, rootfs: Path, commands: str) -> list[str]:
+# A pull tells how far it is by and by, so that only its end is compared. "{image}" is one.
+IMAGES = """
+images pull --plain-http {image} > /dev/null
+images pull --plain-http {image}none > /dev/null
+images pull --plain-http {image} > /dev/null
+images ls
+images ls -q
+images ls name==nosuch
+images check
+images check -q
+images label {image} a=b
+images ls -q labels.a==b
+images tag {image} tagged:1
+images tag nosuch other:1
+images tag {image} tagged:1
+images export {folder}/one.tar {image}
+images export {folder}/two.tar nosuch
+images export --all-platforms {folder}/three.tar tagged:1
+content ls -q
+snapshots tree
+run --rm {image} one /bin/cat /etc/motd
+run --rm --read-only {image} one /bin/sh -c 'echo x > /x; echo $?'
+run --rm nosuch one /bin/true
+run -d --snapshotter native {image} two /bin/sleep 1000
+run -d --snapshotter overlayfs {image} three /bin/sleep 1000
+images push --plain-http {pushed} {image} > /dev/null
+images push --plain-http {pushed} nosuch > /dev/null
+images convert --uncompress {image} converted:1
+images rm --sync nosuch
+images rm --sync converted:1 tagged:1
+images rm --sync {image}
+content ls -q
+snapshots ls
+images import {folder}/one.tar > /dev/null
+images import --no-unpack --base-name x/y {folder}/three.tar > /dev/null
+images import {folder}/two.tar > /dev/null
+images import {rootfs}/bin/busybox > /dev/null
+images ls -q
+images unpack {image} > /dev/null
+run --rm {image} one /bin/ls /data
+"""
+
+
+def transcript(
+    daemon: Daemon, namespace: str, rootfs: Path, commands: str, **names: str
+) -> list[str]:
     lines = []
     for row in commands.strip().splitlines():
         if row == "SETTLE":
@@ -132,7 +178,7 @@ def transcript(daemon: Daemon, namespace: str, rootfs: Path, commands: str) -> l
             continue
         command = daemon.ctr_command(namespace=namespace)
         done = subprocess.run(
-            " ".join(command) + " " + row.format(rootfs=rootfs, folder=daemon.folder),
+            " ".join(command) + " " + row.format(rootfs=rootfs, folder=daemon.folder, **names),
             shell=True,
             capture_output=True,
             text=True,
@@ -160,6 +206,7 @@ def normalised(text: str, daemon: Daemon, namespace: str) -> str:
         (r"(?m)^(memory|cpuacct|cpu|pids|blkio|hugetlb)(\S*) +.*$", r"\1\2 VALUE"),
         (r"index=off,(.*)", r"\1,index=off"),  # which newer ones have last
         (r"NAMESPACE/\d+/", "NAMESPACE/NUMBER/"),
+        (r'time="TIME" level=\w+ msg="(send failed|active check failed)".*\n', ""),
         (r"x=y,(containerd.io/gc.root=TIME)", r"\1,x=y"),
         (r" +", " "),
     )
@@ -203,6 +250,31 @@ def test_every_command_about_snapshots_prints_the_same(
             for daemon in (containerd, taskd)
         )
     compare(theirs, ours)
+
+
+@pytest.mark.skipif("TASKD_VM" in os.environ, reason="there is no docker-registry")
+@pytest.mark.parametrize("generation", GENERATIONS, ids=str)
+def test_every_command_about_images_prints_the_same(
+    generation: Generation, folder: Path, namespace: str, tmp_path: Path
+) -> None:
+    need("containerd", "ctr", "busybox")
+    path = ":".join(filter(None, (str(generation.binaries() or ""), os.environ["PATH"])))
+    with (
+        Registry(tmp_path / "registry") as registry,
+        Containerd(folder / "containerd", path=path) as containerd,
+        Taskd(folder / "taskd", path=path, settings=LATE_GC) as taskd,
+    ):
+        registry.put(Image(busybox_layers()), "a/image:1")
+        found = []
+        for daemon, letter in ((containerd, "c"), (taskd, "t")):
+            own = f"{namespace}-{letter}"
+            rootfs = make_rootfs(daemon.folder / "rootfs")
+            names = {"image": registry.name("a/image:1"), "pushed": registry.name(f"{letter}/b:1")}
+            found.append(transcript(daemon, own, rootfs, IMAGES, **names))
+            for each in ("two", "three"):
+                daemon.ctr("tasks", "rm", "-f", each, namespace=own, check=False)
+                daemon.ctr("containers", "rm", each, namespace=own, check=False)
+    compare(*found)
 
 
 def compare(theirs: list[str], ours: list[str]) -> None:
