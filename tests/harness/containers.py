@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from taskd.client import spec as client_spec
 from taskd.proto.google.protobuf import Any
 
 __all__ = ["PROCESS_TYPE", "SPEC_TYPE", "hungry", "make_rootfs", "process", "spec"]
@@ -34,19 +34,19 @@ def make_rootfs(folder: Path) -> Path:
 def _process(
     arguments: Sequence[str], *, terminal: bool = False, cwd: str = "/"
 ) -> dict[str, object]:
-    return {
-        "args": list(arguments),
-        "cwd": cwd,
-        "env": ["PATH=/bin", "TERM=xterm"],
-        "terminal": terminal,
-        "user": {"uid": 0, "gid": 0},
-    }
+    return client_spec.process(
+        arguments,
+        env=["PATH=/bin", "TERM=xterm"],
+        cwd=cwd,
+        user={"uid": 0, "gid": 0},
+        tty=terminal,
+        privileges=False,
+    )
 
 
 def process(arguments: Sequence[str], *, terminal: bool = False, cwd: str = "/") -> Any:
     """The specification of an exec."""
-    document = _process(arguments, terminal=terminal, cwd=cwd)
-    return Any(type_url=PROCESS_TYPE, value=json.dumps(document).encode())
+    return client_spec.packed("Process", _process(arguments, terminal=terminal, cwd=cwd))
 
 
 def hungry(rootfs: Path) -> Any:
@@ -96,4 +96,4 @@ def spec(
             "resources": resources or {},
         },
     }
-    return Any(type_url=SPEC_TYPE, value=json.dumps(document).encode())
+    return client_spec.packed("Spec", document)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,3 +94,16 @@ def test_the_client_knows_nothing_of_the_daemon() -> None:
 )
 def test_the_check_itself(source: str, caught: bool) -> None:
     assert any(map(private, names(ast.parse(source)))) is caught
+
+
+@pytest.mark.parametrize("module", ["taskd.client", "taskd.client.sync", "taskd.testing.plugin"])
+def test_what_costs_time_is_loaded_by_those_who_speak(module: str) -> None:
+    """Each pytest loads the plugin, and each command line the client."""
+    script = f"import sys, {module}; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
+    )
+    heavy = {"grpclib", "betterproto2", "h2", "asyncio", "taskd.daemon", "taskd.client.client"}
+    # pytest itself has asyncio, where one of its plugins does.
+    allowed = {"asyncio"} if "plugin" in module else set()
+    assert heavy & set(done.stdout.split()) <= allowed
