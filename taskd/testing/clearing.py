@@ -9,7 +9,7 @@ import anyio
 
 from taskd.client import Client, connect
 from taskd.client.spec import packed
-from taskd.errors import AlreadyExists, NotFound
+from taskd.errors import AlreadyExists, NotFound, TaskdError
 from taskd.proto.containerd.services.containers.v1 import (
     Container,
     ContainerRuntime,
@@ -24,7 +24,7 @@ SECONDS = 20.0
 
 
 async def clear(socket: Path, namespace: str = "") -> None:
-    """Kill and delete all containers of the daemon at `socket`, or those of a namespace.
+    """Kill and delete all containers of the daemon at `socket`, or a namespace with its containers.
 
     Raises TimeoutError if one stays.
     """
@@ -35,6 +35,10 @@ async def clear(socket: Path, namespace: str = "") -> None:
             for name in names:
                 if namespace in ("", name):
                     group.start_soon(_clear_namespace, socket, name)
+        if namespace:
+            async with connect(socket) as client:
+                with suppress(TaskdError):  # there is none, or something else in it
+                    await client.namespaces.delete(namespace)
 
 
 async def _clear_namespace(socket: Path, namespace: str) -> None:

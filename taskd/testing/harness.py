@@ -73,6 +73,11 @@ class Harness:
         """End it, and start it again."""
         self._own().restart()
 
+    def revive(self) -> None:
+        """Have the daemon there again, if a test has left it away, or it has gone by itself."""
+        if self.server is not None and not self.server.is_running:
+            self.server.start()
+
     def _own(self) -> Server:
         if self.server is None:
             raise RuntimeError("the daemon at --taskd-address is not ours to end")
@@ -135,8 +140,11 @@ class Factory:
         for watch in self._watches:
             watch.cancel()
         await asyncio.gather(*self._watches, return_exceptions=True)
-        await asyncio.gather(*(made.leave() for made in self.made))
+        ends = [made.leave() for made in self.made]
         self.made.clear()
+        for found in await asyncio.gather(*ends, return_exceptions=True):
+            if isinstance(found, BaseException):
+                raise found
 
 
 async def _end_after(seconds: float, made: Contained) -> None:
@@ -172,24 +180,16 @@ def harness(given: str | None = None, runtime: str = "") -> Iterator[Harness]:
             socket = address.find(given)
             stack.enter_context(reaper(socket, namespace))
         portal = stack.enter_context(sync.portal())
-        stack.callback(_cleared, portal, server, socket, namespace)
+        stack.callback(portal.call, clear, socket, "" if server else namespace)
         client = stack.enter_context(
             portal.wrap_async_context_manager(portal.call(_client, socket, namespace))
         )
         made = Harness(portal, client, server, runtime)
         recording, _ = portal.start_task(made.events.record, client)
         stack.callback(recording.cancel)
+        stack.callback(made.revive)
         yield made
 
 
 async def _client(socket: Path, namespace: str) -> Client:
     return connect(socket, namespace, patience=60)
-
-
-def _cleared(portal: BlockingPortal, server: Server | None, socket: Path, namespace: str) -> None:
-    if server is None:
-        portal.call(clear, socket, namespace)
-        return
-    if server.pid is None:  # a test has ended it
-        server.start()
-    portal.call(clear, socket)

@@ -62,6 +62,7 @@ def taskd_container(taskd: Harness, request: pytest.FixtureRequest) -> Iterator[
     factory = Factory(taskd, request.config.option.taskd_timeout)
     request.node.stash[_FACTORY] = factory
     yield _faced(taskd, request, factory)
+    taskd.revive()
     taskd.portal.call(factory.aclose)
 
 

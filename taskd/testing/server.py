@@ -36,6 +36,10 @@ class Server:
         """None as long as there is none."""
         return self._process.pid if self._process else None
 
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def start(self) -> None:
         """Return once it serves. Raises `FailedPrecondition`, with its words, if it does not."""
         command = [sys.executable, "-m", "taskd", "serve"]

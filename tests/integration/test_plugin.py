@@ -192,3 +192,13 @@ async def test_pause_in_a_coroutine(
     await container.pause()
     assert [each.task.status.name for each in await taskd.aio.list()] == ["PAUSED"]
     await container.resume()
+
+
+def test_one_that_leaves_the_daemon_away(taskd: Any, taskd_container: Any) -> None:
+    taskd_container(args=SLEEP, runtime=PROCESS)
+    taskd.crash()  # those who clear up after it start it again
+
+
+def test_that_it_is_there_again(taskd: Any) -> None:
+    assert taskd.server.is_running
+    assert taskd.client.list() == []

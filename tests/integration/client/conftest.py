@@ -26,9 +26,8 @@ def served(server: Server) -> Iterator[Daemon]:
 @pytest.fixture
 async def client(served: Daemon, server: Server, namespace: str) -> AsyncIterator[Client]:
     """Nothing of its namespace may be left in the end, nor of its streams."""
-    before = set(Path("/run").glob("taskd-io-*"))
     with leaving_nothing(served, namespace):
         async with connect(served.address, namespace) as client:
             yield client
             assert not await client.list()
-    assert set(Path("/run").glob("taskd-io-*")) <= before
+    assert list(Path("/run").glob(f"taskd-io-*-{namespace}*")) == []
