@@ -28,7 +28,7 @@ class Driver(ABC):
 
     def __init__(self, folder: Path, options: Sequence[str] = ()) -> None:
         """`folder` has those of all snapshots, by number; `options` are its mounts' own."""
-        self._folder = folder
+        self._folder = str(folder)
         self._options = tuple(options)
 
     capabilities: ClassVar[tuple[str, ...]] = ()
@@ -55,9 +55,13 @@ class Driver(ABC):
     def mounts(self, kind: Kind, number: int, parents: Sequence[int]) -> Sequence[Mount]:
         """What to mount, in order, to have the snapshot's files."""
 
-    @abstractmethod
     def files(self, number: int) -> Path:
         """Where its own files are, which its usage is that of."""
+        return Path(self._place(number))
+
+    @abstractmethod
+    def _place(self, number: int) -> str:
+        """The same; as text, since a container of many layers names many."""
 
     @abstractmethod
     def committing(self, inner: str) -> str:
@@ -98,16 +102,17 @@ class Overlay(Driver):
     def mounts(self, kind: Kind, number: int, parents: Sequence[int]) -> Sequence[Mount]:
         if not parents:
             mode = "ro" if kind is Kind.VIEW else "rw"
-            return [_bind(self.files(number), mode, "rbind")]
+            return [_bind(self._place(number), mode, "rbind")]
         if kind is Kind.VIEW and len(parents) == 1:
-            return [_bind(self.files(parents[0]), "ro", "rbind")]
-        own = (f"workdir={self._folder / str(number) / 'work'}", f"upperdir={self.files(number)}")
-        lower = ":".join(str(self.files(each)) for each in parents)
-        layers = (*own, f"lowerdir={lower}") if kind is Kind.ACTIVE else (f"lowerdir={lower}",)
+            return [_bind(self._place(parents[0]), "ro", "rbind")]
+        layers = [f"lowerdir={':'.join(map(self._place, parents))}"]
+        if kind is Kind.ACTIVE:
+            work = f"{self._folder}/{number}/work"
+            layers = [f"workdir={work}", f"upperdir={self._place(number)}", *layers]
         return [Mount("overlay", "overlay", options=(*layers, *self._options))]
 
-    def files(self, number: int) -> Path:
-        return self._folder / str(number) / "fs"
+    def _place(self, number: int) -> str:
+        return f"{self._folder}/{number}/fs"
 
     def committing(self, inner: str) -> str:
         return f"failed to commit snapshot {inner}"
@@ -138,17 +143,17 @@ class Native(Driver):
 
     def mounts(self, kind: Kind, number: int, parents: Sequence[int]) -> Sequence[Mount]:
         shown = parents[0] if kind is Kind.VIEW and parents else number
-        return [_bind(self.files(shown), "rbind", "ro" if kind is Kind.VIEW else "rw")]
+        return [_bind(self._place(shown), "rbind", "ro" if kind is Kind.VIEW else "rw")]
 
-    def files(self, number: int) -> Path:
-        return self._folder / str(number)
+    def _place(self, number: int) -> str:
+        return f"{self._folder}/{number}"
 
     def committing(self, inner: str) -> str:
         return "failed to commit snapshot"
 
 
-def _bind(source: Path, *options: str) -> Mount:
-    return Mount("bind", str(source), options=options)
+def _bind(source: str, *options: str) -> Mount:
+    return Mount("bind", source, options=options)
 
 
 def _mkdir(folder: Path, mode: int) -> None:
