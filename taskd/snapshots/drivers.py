@@ -130,7 +130,7 @@ class Native(Driver):
         # blocks does. Extended attributes that may not be copied are left out.
         command = ["cp", "-a", "--reflink=auto", "--", f"{self.files(parent)}/.", str(folder)]
         _mkdir(folder, 0o755)
-        done = await spawn.run(command, cwd=Path("/"), env=os.environ)
+        done = await spawn.run(command, cwd=Path("/"), env={**os.environ, "LC_ALL": "C"})
         if done.returncode:
             words = done.stderr.decode(errors="replace").strip()
             raise Unknown(f"copying of parent failed: {words}")
