@@ -1,6 +1,7 @@
 """What is done to a mount before it is made: the part of its type before a slash says what.
 
 ``format/TYPE``   source, target and options may name mounts made before: ``{{ mount 0 }}``
+``mkfs/TYPE``     see `mkfs`
 ``mkdir/TYPE``    an option ``X-containerd.mkdir.path=PATH[:MODE[:UID:GID]]`` makes a folder
 
 Sources: containerd's ``core/mount/manager/format.go`` and ``mkdir.go``.
@@ -16,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from taskd import rooted
+from taskd.activations.mkfs import mkfs
 from taskd.activations.types import Active
 from taskd.content.files import explained
 from taskd.errors import InvalidArgument, Unimplemented, Unknown
@@ -133,4 +135,4 @@ def _number(text: str, what: str, base: int = 10) -> int:
     return int(text, base)
 
 
-TRANSFORMS: dict[str, Transform] = {"format": _format, "mkdir": _mkdir}
+TRANSFORMS: dict[str, Transform] = {"format": _format, "mkdir": _mkdir, "mkfs": mkfs}

@@ -197,6 +197,47 @@ async def test_loop_devices(manager: MountManager, tmp_path: Path, image: Path) 
         await manager.deactivate("ns", "one")
 
 
+async def test_file_systems_are_made(manager: MountManager, tmp_path: Path) -> None:
+    file = tmp_path / "root/scratch"
+    of = "X-containerd.mkfs."
+    uuid = "00000000-1111-2222-3333-444444444444"
+    mounts = [
+        Mount("mkfs/loop", str(file), options=(f"{of}size=2MiB", f"{of}uuid={uuid}")),
+        Mount("format/ext4", "{{ mount 0 }}"),
+    ]
+    activation = await manager.activate("ns", "one", mounts, temporary=True)
+    assert activation.active[0].mount == Mount("loop", str(file))
+    assert uuid in subprocess.check_output(["blkid", "-p", file], text=True)
+    assert file.stat().st_size == 2 << 20
+    Path(activation.system[0].source, "file").write_text("words")
+    await manager.deactivate("ns", "one")
+    # What is there is left as it is.
+    again = await manager.activate("ns", "one", mounts, temporary=True)
+    assert Path(again.system[0].source, "file").read_text() == "words"
+
+
+@pytest.mark.parametrize(
+    ("options", "place", "words"),
+    [
+        ((), "root/a", "mkfs requires mkfs.size option"),
+        (("size=x",), "root/a", "invalid size: 'x'"),
+        (("size=1M", "fs=nosuch"), "root/a", 'unsupported filesystem "nosuch"'),
+        (("size=1M", "nosuch=1"), "root/a", "unknown mount option nosuch"),
+        (("size=1M",), "elsewhere", "no root .* configured for mkfs"),
+        (("size=1M",), "root/no/such", "no such file or directory"),
+        (("size=1M", "uuid=bad"), "root/a", "(?s)mkfs.ext4 failed: .*: exit status 1"),
+    ],
+)
+async def test_no_file_system_is_made(
+    manager: MountManager, tmp_path: Path, options: tuple[str, ...], place: str, words: str
+) -> None:
+    given = tuple(f"X-containerd.mkfs.{each}" for each in options)
+    mounts = [Mount("mkfs/loop", str(tmp_path / place), options=given), Mount("format/ext4", "x")]
+    with pytest.raises(TaskdError, match=words):
+        await manager.activate("ns", "one", mounts)
+    assert list((tmp_path / "root").iterdir()) == []
+
+
 async def test_all_of_it_for_a_while(manager: MountManager, tmp_path: Path, image: Path) -> None:
     mounts = [Mount("loop", str(image)), Mount("format/ext4", "{{ mount 0 }}", options=("ro",))]
     activation = await manager.activate("ns", "one", mounts, temporary=True)
