@@ -63,6 +63,7 @@ class Process(Member):
     def __init__(self) -> None:
         super().__init__()
         self.begun = False
+        self.scope = anyio.CancelScope()
         self.started = anyio.Event()
         # One of these two, once it is.
         self.shim: Shim | None = None
@@ -173,7 +174,10 @@ class Pools:
 
     async def _start(self, kind: Kind, pool: Pool[Process], process: Process) -> None:
         try:
-            process.shim = await self._started(kind)
+            with process.scope:
+                process.shim = await self._started(kind)
+            if process.shim is None:
+                raise Unknown("start failed: the daemon ends")
         except TaskdError as exc:
             log.warning("a shim process for %s cannot be started: %s", kind.namespace, exc)
             process.error = exc
@@ -258,6 +262,10 @@ class Pools:
 
     async def close(self) -> None:
         """End what has no tenants: there is nothing in it for a later daemon to find."""
+        for process in [each for pool in self._pools.values() for each in pool.members]:
+            if process.begun and not process.started.is_set():
+                process.scope.cancel()
+                await process.started.wait()
         async with anyio.create_task_group() as group:
             for pool, process in list(self._processes.values()):
                 if process.shim is not None and not process.shim.tenants:

@@ -174,3 +174,28 @@ async def test_a_process_that_was_being_started_is_removed(world: World) -> None
         await tasks.load(10)
         await until_homes(world, 0)
     assert running(world) == 0
+
+
+async def test_an_empty_process_that_dies_leaves_nothing(world: World) -> None:
+    async with managing(world, limits=PoolLimits(size=2, idle=100)) as tasks:
+        world.create_error = Unknown("no")
+        with pytest.raises(TaskdError):
+            await tasks.create("ns", "one", OPTIONS)
+        (home,) = homes(world)
+        world.connections["one"].closed.set()
+        await until_homes(world, 0)
+        world.create_error = None
+        await tasks.create("ns", "one", OPTIONS)
+        assert homes(world) != [home]
+
+
+async def test_a_daemon_that_ends_takes_the_empty_ones_along(world: World) -> None:
+    async with managing(world, limits=PoolLimits(size=2, idle=100)) as tasks:
+        await tasks.create("ns", "one", OPTIONS)
+        await tasks.create("ns", "two", OPTIONS)
+        await until_homes(world, 2)
+        full = tasks.get("ns", "one").shim
+        await tasks._shims.close()
+        assert full.home is not None
+        assert homes(world) == [full.home.id]
+        assert world.asked != [full.home.id]
