@@ -36,17 +36,21 @@ class Parts:
     def __init__(self, folder: Path, database: Database, bus: Bus) -> None:
         self.folder = folder
         self.database = database
-        self.content = ContentStore(database, folder / "content")
+        self.snapshotters = snapshots.load(database, bus, folder)
+        self.use(ContentStore(database, folder / "content"))
         self.images = ImageStore(database)
         self.leases = LeaseStore(database)
-        self.snapshotters = snapshots.load(database, bus, folder)
-        self.collector = Collector(database, self.content, self.snapshotters)
         self.applied: list[str] = []
         self.diff_ids: dict[str, str] = {}
         """What layers turn out to be, by their digests."""
         self.fails: TaskdError | None = None
         self.applies_for = 0.0
         self.bus = bus
+
+    def use(self, content: ContentStore) -> None:
+        """Keep content there from now on."""
+        self.content = content
+        self.collector = Collector(self.database, content, self.snapshotters)
 
     def transfers(self, **settings: Any) -> Transfers:
         return Transfers(

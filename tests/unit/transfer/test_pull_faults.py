@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
 from collections.abc import AsyncIterator
 
 import anyio
 import pytest
 from harness.fake_registry import FakeRegistry, Request, serving
+from harness.real import need
 from harness.registry import Blob, Image, layer
 from harness.transfers import NAMESPACE, Parts
 
+from taskd.content import ContentStore
 from taskd.errors import FailedPrecondition, InvalidArgument, NotFound, TaskdError, Unknown
 from taskd.registry import http
 from taskd.registry.resolver import MAX_MANIFEST
@@ -389,4 +392,21 @@ async def test_cancelled_in_the_middle(parts: Parts, registry: FakeRegistry) -> 
         group.cancel_scope.cancel()
     assert await parts.left() == []
     assert parts.files() == []
+    await pulled(parts, registry)
+
+
+async def test_a_full_disk(parts: Parts, registry: FakeRegistry) -> None:
+    need("mount", "umount")
+    folder, whole = parts.folder / "content", parts.content
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "small", folder], check=True)
+    try:
+        parts.use(ContentStore(parts.database, folder))
+        with pytest.raises(Unknown, match="no space left on device"):
+            await parts.pull(registry.name())
+        assert registry.asked["GET", LARGE.digest] == 1  # it is not to blame
+        assert await parts.left() == []
+        assert parts.files() == []
+    finally:
+        subprocess.run(["umount", folder], check=True)
+        parts.use(whole)
     await pulled(parts, registry)
