@@ -5,13 +5,16 @@ A case is a shell script, and a regular expression of all that it writes.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
+import tarfile
 import tempfile
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -165,6 +168,61 @@ def test_taskd_is_killed_while_docker_pulls(
     assert docker.sh(f"{RUN} {name} cat /etc/motd") == "hello from a layer\n"
     assert docker.sh("docker exec one echo here; docker rm -f one") == "here\none\n"
     docker.sh(f"docker rmi {name}")
+
+
+def test_docker_py(docker: NewestDockerd, registry: Registry, tmp_path: Path) -> None:
+    """What its users do most: pull, build, run, exec, logs, put and get, commit, events."""
+    import docker as docker_py
+
+    name = f"{registry.host}/library/thing"
+    client = docker_py.DockerClient(base_url=f"unix://{docker.address}", timeout=30)
+    with closing(client):
+        image = client.images.pull(name, tag="1")
+        assert image.tags == [f"{name}:1"]
+        output = client.containers.run(image, ["cat", "/etc/motd"], remove=True, network="none")
+        assert output == b"hello from a layer\n"
+        (tmp_path / "Dockerfile").write_text(f"FROM {name}:1\nRUN echo built > /built\n")
+        built, _ = client.images.build(path=str(tmp_path), tag="built", network_mode="none")
+        running = client.containers.run(built, ["sleep", "1000"], detach=True, network_mode="none")
+        try:
+            assert running.exec_run(["cat", "/built"]) == (0, b"built\n")
+            out = io.BytesIO()
+            with tarfile.open(fileobj=out, mode="w") as file:
+                entry = tarfile.TarInfo("put")
+                entry.size = 3
+                file.addfile(entry, io.BytesIO(b"in\n"))
+            assert running.put_archive("/", out.getvalue())
+            assert running.exec_run(["cat", "/put"]).output == b"in\n"
+            assert running.commit("committed").id
+            running.kill()
+            assert running.wait()["StatusCode"] == 137
+        finally:
+            running.remove(force=True)
+        output = client.containers.run("committed", ["cat", "/put"], remove=True, network="none")
+        assert output == b"in\n"
+        for each in ("committed", "built", f"{name}:1"):
+            client.images.remove(each, force=True)
+
+
+async def test_aiodocker(docker: NewestDockerd, registry: Registry) -> None:
+    import aiodocker
+
+    name = f"{registry.host}/library/thing:1"
+    async with aiodocker.Docker(url=f"unix://{docker.address}") as client:
+        await client.images.pull(name)
+        assert name in (await client.images.inspect(name))["RepoTags"]
+        config = {
+            "Image": name,
+            "Cmd": ["sh", "-c", "cat /etc/motd; exit 3"],
+            "HostConfig": {"NetworkMode": "none"},
+        }
+        container = await client.containers.run(config=config)
+        try:
+            assert (await container.wait())["StatusCode"] == 3
+            assert "".join(await container.log(stdout=True)) == "hello from a layer\n"
+        finally:
+            await container.delete(force=True)
+        await client.images.delete(name, force=True)
 
 
 def test_nothing_is_left_after_a_prune(docker: NewestDockerd, taskd: Taskd) -> None:
