@@ -52,7 +52,7 @@ class Folders:
     def discard(made: Path) -> None:
         """Remove what has been made of a folder, if anything has. Raises `Unknown`."""
         with explained(f"remove {made}"), suppress(FileNotFoundError):
-            shutil.rmtree(made)
+            _remove(made)
 
     def place(self, made: Path, number: int) -> None:
         """Let a folder that was made be that of the snapshot. Raises `Unknown`."""
@@ -75,12 +75,26 @@ class Folders:
         for entry in os.scandir(self.path):
             if entry.name.startswith("rm-"):
                 try:
-                    shutil.rmtree(entry.path)
+                    _remove(Path(entry))
                 except OSError as error:
                     _log.warning("failed to remove %s: %s", entry.path, error)
 
     def _rubbish(self) -> Path:
         return self.path / f"rm-{secrets.token_hex(8)}"
+
+
+def _remove(folder: Path) -> None:
+    """Remove all of it, also what its owner, who is not root, may not write to. Raises OSError."""
+    try:
+        shutil.rmtree(folder)
+    except PermissionError:
+        left = [os.fspath(folder)]
+        while left:
+            top = Path(left.pop())
+            top.chmod(0o700)
+            with os.scandir(top) as entries:
+                left += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+        shutil.rmtree(folder)
 
 
 def usage(folder: Path) -> Usage:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +14,7 @@ import anyio
 import pytest
 from harness.disks import full_disk
 from harness.mounts import tmpfs
+from harness.real import AS_NOBODY, NOBODY, need
 from harness.snapshots import Machine
 
 from taskd.errors import FailedPrecondition, ResourceExhausted, TaskdError
@@ -94,3 +99,28 @@ async def test_a_call_that_is_given_up(small: Machine, monkeypatch: pytest.Monke
     assert small.folders("native") == ["1"]
     with pytest.raises(FailedPrecondition):
         native.mounts("ns", "base")
+
+
+WITHOUT_ROOT = """
+import os, sys
+from pathlib import Path
+from taskd.snapshots.folders import Folders
+made = Path(sys.argv[1], "made")
+(made / "a/b").mkdir(parents=True)
+(made / "a/b/file").write_text("x")
+(made / "a/link").symlink_to("/")
+for each in (made / "a/b", made / "a"):
+    each.chmod(0o555)
+Folders.discard(made)
+assert not made.exists()
+"""
+
+
+def test_what_a_user_may_not_write_to_is_removed() -> None:
+    """Layers have folders that are read-only."""
+    need("setpriv")
+    with tempfile.TemporaryDirectory() as folder:
+        os.chown(folder, NOBODY, NOBODY)
+        command = [*AS_NOBODY, sys.executable, "-c", WITHOUT_ROOT, folder]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.stderr, done.returncode) == ("", 0)
