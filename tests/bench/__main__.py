@@ -31,6 +31,7 @@ from bench import (
     pull,
     shims,
     snapshots,
+    unpack,
 )
 from bench.table import Sides, Table
 from harness.containers import make_rootfs
@@ -46,6 +47,9 @@ BENCHMARKS: dict[str, Callable[[Sides], Table | list[Table]]] = {
     "content": content.get,
     "snapshots": lambda sides: anyio.run(snapshots.layers, sides),
     "pull": pull.image,
+    "unpack": lambda sides: anyio.run(unpack.unpack, sides),
+    "unpack-get": lambda sides: anyio.run(unpack.noticed, sides),
+    "unpack-memory": lambda sides: anyio.run(unpack.memory, sides),
     "exits": lambda sides: anyio.run(events.exits, sides),
     "events": lambda sides: anyio.run(events.rate, sides),
     "hundred": lambda sides: anyio.run(fleet.hundred, sides),

@@ -32,7 +32,7 @@ from taskd.proto.containerd.services.tasks.v1 import (
     WaitRequest,
 )
 
-__all__ = ["get"]
+__all__ = ["get", "h2load", "start", "stop"]
 
 NAME = "get"
 
@@ -41,24 +41,24 @@ async def get(sides: Sides, rounds: int = 5) -> Table:
     table = Table("Tasks.Get", "µs; calls/s, more is better")
     for _, daemon, namespace in sides.alternate(1):
         async with client(daemon.address, namespace) as channel:
-            await _start(channel, sides.rootfs)
+            await start(channel, sides.rootfs)
     for side, daemon, namespace in sides.alternate(rounds):
         async with client(daemon.address, namespace) as channel:
             latencies = await _from_python(channel, 500)
             table.add("p50, grpclib client", side, statistics.median(latencies))
     for side, daemon, namespace in sides.alternate(rounds):
-        latencies = _h2load(daemon, namespace, connections=1, streams=1, count=2000)
+        latencies = h2load(daemon, namespace, connections=1, streams=1, count=2000)
         table.add("p50, h2load", side, statistics.median(latencies))
         table.add("p99, h2load", side, statistics.quantiles(latencies, n=100)[98])
     for side, daemon, namespace in sides.alternate(rounds):
         table.add("rate, h2load 4 x 8 streams", side, _rate(daemon, namespace))
     for _, daemon, namespace in sides.alternate(1):
         async with client(daemon.address, namespace) as channel:
-            await _stop(channel)
+            await stop(channel)
     return table
 
 
-async def _start(channel: Channel, rootfs: Path) -> None:
+async def start(channel: Channel, rootfs: Path) -> None:
     container = Container(
         id=NAME, runtime=ContainerRuntime(name=RUNTIME), spec=spec(rootfs, ["/bin/sleep", "1000"])
     )
@@ -67,7 +67,7 @@ async def _start(channel: Channel, rootfs: Path) -> None:
     await TasksStub(channel).start(StartRequest(container_id=NAME))
 
 
-async def _stop(channel: Channel) -> None:
+async def stop(channel: Channel) -> None:
     await TasksStub(channel).kill(KillRequest(container_id=NAME, signal=9))
     await TasksStub(channel).wait(WaitRequest(container_id=NAME))
     await TasksStub(channel).delete(DeleteTaskRequest(container_id=NAME))
@@ -97,7 +97,7 @@ def _command(daemon: Daemon, namespace: str, body: Path) -> list[str]:
     ]
 
 
-def _h2load(
+def h2load(
     daemon: Daemon, namespace: str, *, connections: int, streams: int, count: int
 ) -> list[float]:
     """Microseconds of each of `count` calls."""
