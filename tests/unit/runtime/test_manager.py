@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -21,10 +22,12 @@ from taskd.errors import (
     TaskdError,
     Unknown,
 )
-from taskd.runtime import remains
+from taskd.runtime import remains, shims
+from taskd.runtime.binary import Bootstrap
 from taskd.runtime.bundle import Bundle
+from taskd.runtime.connection import Connection
 from taskd.runtime.held import listening
-from taskd.runtime.types import CreateOptions
+from taskd.runtime.types import CreateOptions, Exit
 
 
 async def test_a_refused_create_undoes_only_what_it_made(world: World) -> None:
@@ -117,6 +120,46 @@ async def test_a_process_with_other_tasks_goes_on(world: World) -> None:
         assert not world.runs("group")
     assert world.deleted[0] == "two"
     assert sorted(world.deleted[1:]) == ["one", "three"]
+
+
+@pytest.mark.parametrize("others", [True, False])
+async def test_a_shared_process_that_ends_meanwhile_is_started_again(
+    world: World, monkeypatch: pytest.MonkeyPatch, others: bool
+) -> None:
+    """Its last tenant has left between ``start`` and the connection; one's own only fails."""
+    begun: list[str] = []
+    begin, connect = world.begin, shims.connect
+
+    def begins(bundle: Bundle) -> Bootstrap:
+        begun.append(bundle.id)
+        return replace(begin(bundle), address="unix:///shared") if others else begin(bundle)
+
+    async def connects(bootstrap: Bootstrap, *, timeout: float) -> Connection:
+        if len(begun) == 1:
+            raise Unknown("no such file or directory")
+        return await connect(bootstrap, timeout=timeout)
+
+    monkeypatch.setattr(world, "begin", begins)
+    monkeypatch.setattr(shims, "connect", connects)
+    async with managing(world) as tasks:
+        if others:
+            await tasks.create("ns", "one", OPTIONS)
+            assert begun == ["one", "one"]
+        else:
+            with pytest.raises(Unknown, match="no such file"):
+                await tasks.create("ns", "one", OPTIONS)
+            assert begun == ["one"]
+
+
+async def test_who_comes_to_a_process_that_ends_waits_until_it_is_gone(world: World) -> None:
+    world.name = "group"
+    world.deletion = Exit(7, 0, 1)
+    async with managing(world) as tasks:
+        first = await tasks.create("ns", "one", OPTIONS)
+        await tasks.delete("ns", "one")
+        second = await tasks.create("ns", "two", OPTIONS)
+        assert first.shim.gone.is_set()
+        assert second.shim is not first.shim
 
 
 async def test_a_task_that_is_gone_does_not_take_its_pods_shim_along(world: World) -> None:
