@@ -11,6 +11,7 @@ Fixtures may be anyio's or pytest-asyncio's: a context may end in another task t
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,8 +24,7 @@ def __getattr__(name: str) -> Any:
     # Each pytest loads the plugin, and few need the daemon.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from taskd.testing import daemon as home
-
+    home = import_module("taskd.testing.daemon")
     # The import has put the module in the place of the function of the same name.
     globals().update(Daemon=home.Daemon, daemon=home.daemon)
     return globals()[name]
