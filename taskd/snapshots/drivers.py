@@ -26,13 +26,15 @@ class Driver(ABC):
     mounting: ClassVar[str]
     """What Mounts is in the words of its errors."""
 
-    def __init__(self, folder: Path, options: Sequence[str] = ()) -> None:
+    def __init__(
+        self, folder: Path, options: Sequence[str] = (), capabilities: Sequence[str] = ()
+    ) -> None:
         """`folder` has those of all snapshots, by number; `options` are its mounts' own."""
+        self.capabilities = tuple(capabilities)
+        """What clients may ask of it, in containerd's words."""
         self._folder = str(folder)
         self._options = tuple(options)
 
-    capabilities: ClassVar[tuple[str, ...]] = ()
-    """What clients may ask of it, in containerd's words."""
     copies: ClassVar[bool] = False
     """An active snapshot begins as a copy of its parent."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -27,13 +28,26 @@ def load(
     """Those whose folders, containerd's, are below `root`, by name. Blocks; raises OSError."""
     config = config or SnapshotsConfig()
 
-    def snapshotter(driver: type[Driver], *options: str) -> Snapshotter:
+    def snapshotter(
+        driver: type[Driver], options: Sequence[str] = (), capabilities: Sequence[str] = ()
+    ) -> Snapshotter:
         folders = Folders(root / f"{TYPE}.{driver.name}")
-        made = driver(folders.path, options)
+        made = driver(folders.path, options, capabilities)
         return Snapshotter(database, bus, folders, made, sync_remove=config.sync_remove)
 
-    found = (snapshotter(Overlay, *_overlay_options(config.mount_options)), snapshotter(Native))
+    found = (
+        snapshotter(Overlay, _overlay_options(config.mount_options), _overlay_capabilities()),
+        snapshotter(Native),
+    )
     return {each.name: each for each in found}
+
+
+def _overlay_capabilities() -> list[str]:
+    """``rebase``: what is unpacked without its parent can be given one when it is committed.
+
+    That something of the parent's is gone is then told by device files, which root makes.
+    """
+    return ["rebase"] if os.geteuid() == 0 and not _in_user_namespace() else []
 
 
 def _overlay_options(given: Sequence[str]) -> list[str]:

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+import anyio
 import pytest
 from grpclib.client import Channel
 from grpclib.exceptions import GRPCError
@@ -14,8 +15,10 @@ from harness.client import RUNC
 from harness.containers import make_rootfs, spec
 from harness.daemons import Taskd, client
 from harness.generations import GENERATIONS, Generation
+from harness.layers import LAYER, file, folder, tar
 from harness.real import BOTH_SHIMS, need
 
+from taskd import mounts
 from taskd.client import Client
 from taskd.proto.containerd.services.containers.v1 import (
     Container,
@@ -24,6 +27,8 @@ from taskd.proto.containerd.services.containers.v1 import (
     CreateContainerRequest,
     DeleteContainerRequest,
 )
+from taskd.proto.containerd.services.diff.v1 import ApplyRequest, DiffStub
+from taskd.proto.containerd.services.introspection.v1 import IntrospectionStub, PluginsRequest
 from taskd.proto.containerd.services.leases.v1 import (
     CreateRequest,
     DeleteRequest,
@@ -43,7 +48,7 @@ from taskd.proto.containerd.services.tasks.v1 import (
     TasksStub,
     WaitRequest,
 )
-from taskd.proto.containerd.types import Mount
+from taskd.proto.containerd.types import Descriptor, Mount
 
 pytestmark = [pytest.mark.usefixtures("clean"), BOTH_SHIMS]
 
@@ -207,8 +212,8 @@ async def test_ctr_maps_owners(
     daemon: Taskd, namespace: str, rootfs: Path, generation: Generation
 ) -> None:
     """The client makes a snapshot whose owners are the mapped ones: nobody says that we can map."""
-    for folder in (daemon.folder.parent, daemon.folder):
-        folder.chmod(0o711)  # the container's root has to get through
+    for each in (daemon.folder.parent, daemon.folder):
+        each.chmod(0o711)  # the container's root has to get through
     async with Client(daemon.address, namespace) as connected:
         await images.put(connected, "example.org/busybox:1", rootfs)
     programs = generation.binaries()
@@ -225,3 +230,62 @@ async def test_ctr_maps_owners(
         mapped, *files = done.stdout.splitlines()
         assert mapped.split() == ["0", "100000", "65536"]
         assert [line.split()[2:4] for line in files] == [["0", "0"], ["0", "0"]]
+
+
+async def test_layers_unpacked_without_their_parents(daemon: Taskd, namespace: str) -> None:
+    """As clients since 2.3 do it, all at once, with a snapshotter that says ``rebase``.
+
+    What a layer is applied to is told as an overlay without layers below it.
+    """
+    chain = {
+        "one": [file("a", b"first"), folder("d"), file("d/gone", b""), file("e", b"e")],
+        "two": [file("a", b"second"), file("d/.wh.gone"), file(".wh.e")],
+        "three": [file("b", b"third"), folder("d"), file("d/.wh..wh..opq"), file("d/new")],
+    }
+    async with Client(daemon.address, namespace) as connected:
+        [plugin] = (
+            await IntrospectionStub(connected.channel).plugins(
+                PluginsRequest(filters=["type==io.containerd.snapshotter.v1,id==overlayfs"])
+            )
+        ).plugins
+        assert "rebase" in plugin.capabilities
+        await connected.leases.create("test")
+        layers = Layers(connected.channel, "overlayfs")
+
+        async def unpack(name: str) -> None:
+            [mount] = await layers.prepare(f"{name}-key")
+            options = ["rw", f"upperdir={mount.source}"]
+            data = tar(*chain[name])
+            digest = await connected.content.write(data)
+            await DiffStub(connected.channel).apply(
+                ApplyRequest(
+                    diff=Descriptor(media_type=LAYER, digest=digest, size=len(data)),
+                    mounts=[Mount(type="overlay", source="overlay", options=options)],
+                ),
+                metadata=HELD,
+            )
+
+        async with anyio.create_task_group() as group:
+            for name in chain:
+                group.start_soon(unpack, name)
+        parent = ""
+        for name in chain:
+            await layers.snapshots.commit(
+                CommitSnapshotRequest(
+                    snapshotter="overlayfs", name=name, key=f"{name}-key", parent=parent
+                ),
+                metadata=HELD,
+            )
+            parent = name
+        request = ViewSnapshotRequest(snapshotter="overlayfs", key="view", parent=parent)
+        [view] = (await layers.snapshots.view(request, metadata=HELD)).mounts
+        target = daemon.folder / "target"
+        target.mkdir()
+        mounts.mount(view.type, view.source, target, view.options)
+        try:
+            assert {each.name for each in target.iterdir()} == {"a", "b", "d"}
+            assert (target / "a").read_text() == "second"
+            assert [each.name for each in (target / "d").iterdir()] == ["new"]
+        finally:
+            mounts.unmount_all(target)
+        await connected.leases.delete("test", sync=True)
