@@ -66,8 +66,6 @@ class Images:
 
     async def document(self, descriptor: Descriptor) -> Any:
         """The JSON that a descriptor refers to. Raises `NotFound`, `InvalidArgument`."""
-        if descriptor.data and len(descriptor.data) == descriptor.size:
-            return parsed(descriptor.data, descriptor.digest)
         size = self._content.info(self._namespace, descriptor.digest).size
         if size > MAX_DOCUMENT:
             raise InvalidArgument(f"{descriptor.digest} has {size} bytes, more than {MAX_DOCUMENT}")

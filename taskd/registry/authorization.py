@@ -20,7 +20,11 @@ from taskd.errors import Unknown
 
 __all__ = ["AskCredentials", "AuthorizationFailed", "Authorizer", "Credentials", "challenges"]
 
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]++")
+_PARAMETER = re.compile(
+    rf"[\s,]*+(?P<key>{_TOKEN.pattern})\s*+=\s*+"
+    rf'(?:"(?P<quoted>(?:[^"\\]|\\.)*+)"|(?P<plain>{_TOKEN.pattern}))'
+)
 _WITHOUT_POST = (400, 401, 404, 405)
 """What token servers answer that know no POST."""
 
@@ -195,19 +199,20 @@ def _token(body: bytes) -> _Token:
 
 def challenges(headers: Iterable[str]) -> list[Challenge]:
     """The challenges in ``WWW-Authenticate``, those first that are to be preferred."""
-    found = [parsed for header in headers if (parsed := _parsed(header)) is not None]
+    found = [parsed for header in headers if (parsed := _parsed(header.lstrip())) is not None]
     return sorted(found, key=lambda challenge: challenge.scheme != "bearer")
 
 
 def _parsed(header: str) -> Challenge | None:
-    scheme = _TOKEN.match(header.lstrip())
+    scheme = _TOKEN.match(header)
     if scheme is None:
         return None
-    rest = header.lstrip()[scheme.end() :]
-    parameters = {
-        key.lower(): re.sub(r"\\(.)", r"\1", quoted) if quoted else plain
-        for key, quoted, plain in re.findall(
-            rf'({_TOKEN.pattern})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|({_TOKEN.pattern}))', rest
-        )
-    }
+    parameters = {}
+    position = scheme.end()
+    # One after another, as far as it goes: whoever searched would take long over a long one.
+    while (found := _PARAMETER.match(header, position)) is not None:
+        quoted, plain = found["quoted"], found["plain"]
+        value = plain if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
+        parameters[found["key"].lower()] = value
+        position = found.end()
     return Challenge(scheme[0].lower(), parameters)

@@ -71,7 +71,7 @@ class Request:
     last: bool = True
     """No other host is asked after this one, so that it is worth waiting for."""
     trusted: bool = True
-    """It may see who asks."""
+    """It may see who asks, and what headers the client has for the registry."""
 
     @property
     def shown(self) -> str:
@@ -88,7 +88,9 @@ class Client:
         self, headers: Mapping[str, str], ask: AskCredentials | None, idle_seconds: float
     ) -> None:
         """`headers` go with each request. After `idle_seconds` without a byte a host has gone."""
-        self._headers = {"User-Agent": f"taskd/{taskd.__version__}", **headers}
+        named = [value for key, value in headers.items() if key.lower() == "user-agent"]
+        others = {key: value for key, value in headers.items() if key.lower() != "user-agent"}
+        self._headers = {"User-Agent": (*named, f"taskd/{taskd.__version__}")[0], **others}
         self._ask = ask
         self._idle = idle_seconds
         self._authorizers: dict[tuple[str, str], Authorizer] = {}
@@ -189,7 +191,8 @@ class Client:
     async def _ask_host(
         self, request: Request, url: URL, authorization: str | None
     ) -> aiohttp.ClientResponse:
-        headers = CIMultiDict({**self._headers, **request.headers})
+        own = self._headers if request.trusted else {"User-Agent": self._headers["User-Agent"]}
+        headers = CIMultiDict({**own, **request.headers})
         for key, values in request.host.headers.items():
             headers.popall(key, None)
             for value in values:

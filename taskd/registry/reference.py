@@ -21,6 +21,8 @@ _PATH = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*", re.ASCII)
 _TAG = re.compile(r"[\w][\w.-]{0,127}", re.ASCII)
 
 _MAX_NAME = 255
+_MAX = 4096
+"""Of a whole reference: more than any has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class Reference:
 
 def parse(text: str) -> Reference:
     """The parts of a name with a host. Raises `Unknown`, with containerd's words."""
-    if "://" in text:
+    if "://" in text or len(text) > _MAX:
         raise Unknown("invalid reference")
     if re.search(r"[\x00-\x20\x7f]", text):
         raise Unknown(f"parse {text!r}: invalid character in a reference")
@@ -120,8 +122,10 @@ def _split(text: str) -> tuple[str, str, str, str]:
     """Domain, path, tag and digest."""
 
     def refused() -> InvalidArgument:
-        return InvalidArgument(f'normalize image ref "{text}": invalid reference format')
+        return InvalidArgument(f'normalize image ref "{text[:_MAX]}": invalid reference format')
 
+    if len(text) > _MAX:
+        raise refused()
     rest, _, digest = text.partition("@")
     if "@" in text:
         try:

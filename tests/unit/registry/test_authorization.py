@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Mapping
 
 import pytest
@@ -182,3 +183,12 @@ async def test_a_header_that_the_client_gives_itself() -> None:
     shown = authorizer(TokenServer(), Credentials(header="Bearer mine"))
     assert await shown.refused([BEARER], None, again=False)
     assert await shown.header([]) == "Bearer mine"
+
+
+@pytest.mark.parametrize(
+    "header", ["Bearer " + "a" * 65_536, 'Bearer a="' + "\\" * 65_535, "a=," * 20_000, "," * 65_536]
+)
+def test_challenges_that_are_long_take_no_longer(header: str) -> None:
+    begin = time.process_time()
+    challenges([header] * 10)
+    assert time.process_time() - begin < 2

@@ -20,6 +20,8 @@ from taskd.errors import FailedPrecondition, InvalidArgument, NotFound, TaskdErr
 from taskd.registry import http
 from taskd.registry.resolver import MAX_MANIFEST
 from taskd.transfer import fetching
+from taskd.transfer.service import RegistryImage
+from taskd.transfer.store import Store
 
 IMAGE = Image((layer({"large": os.urandom(3 << 20)}), layer({"small": b"x"})))
 LARGE = IMAGE.blobs[1]
@@ -372,6 +374,35 @@ async def test_a_redirect_to_another_host_shows_it_nothing(
         assert other.requests
         assert not any("authorization" in each.headers for each in other.requests)
     await pulled(parts, registry)
+
+
+async def test_a_place_that_a_manifest_names_sees_nothing_of_the_client(
+    parts: Parts, registry: FakeRegistry
+) -> None:
+    async with serving(IMAGE) as other:
+        config, *layers = (blob.descriptor() for blob in IMAGE.blobs)
+        layers[0]["urls"] = ["ftp://nowhere", f"http://{other.host}/x/{LARGE.digest}"]
+        document = {"schemaVersion": 2, "config": config, "layers": layers}
+        manifest = Blob(IMAGE.manifest.media_type, json.dumps(document).encode())
+
+        async def named(request: Request) -> bool:
+            if "/manifests/" in request.path:
+                await request.answer(
+                    200,
+                    manifest.content,
+                    Docker_Content_Digest=manifest.digest,
+                    Content_Type=manifest.media_type,
+                )
+            return "/manifests/" in request.path
+
+        registry.handlers.append(named)
+        secret = {"Authorization": "Bearer secret", "X-Own": "secret"}
+        source = RegistryImage(registry.name(), default_scheme="http", headers=secret)
+        await parts.transfers().pull(source, Store(registry.name()), parts.caller())
+        (request,) = other.requests
+        assert "secret" not in str(request.headers)
+        assert all("secret" in str(each.headers) for each in registry.requests)
+        assert registry.asked["GET", LARGE.digest] == 0
 
 
 async def test_cancelled_in_the_middle(parts: Parts, registry: FakeRegistry) -> None:
