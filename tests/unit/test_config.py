@@ -85,8 +85,14 @@ def test_the_socket_follows_the_state_folder() -> None:
         ),
         ("gc = 1", "gc: 1 is not a table"),
         ("[gc]\npause = 1", "gc: pause: unknown key"),
-        ("[transfer]\nmax_concurrent_downloads = 0", "max_concurrent_downloads: 0 would let"),
-        ("[transfer]\nmax_concurrent_uploaded_layers = -1", "max_concurrent_uploaded_layers: -1"),
+        (
+            "[transfer]\nmax_concurrent_downloads = 0",
+            "transfer: max_concurrent_downloads: 0 would let nothing",
+        ),
+        (
+            "[transfer]\nmax_concurrent_uploaded_layers = -1",
+            "transfer: max_concurrent_uploaded_layers: -1 is not a number",
+        ),
         ('[transfer]\nconfig_path = "certs"', "transfer: config_path: 'certs' is not an absolute"),
         ("[transfer]\nidle_timeout = 1", "transfer: idle_timeout: 1 is not a duration"),
         ('[gc]\npause_threshold = "1"', "gc: pause_threshold: '1' is not a share"),
