@@ -9,6 +9,7 @@ import fcntl
 import logging
 import math
 import os
+import stat
 import sys
 import termios
 import time
@@ -44,6 +45,8 @@ class _State(enum.Enum):
 class Copy:
     """Copies what comes from `source` to `target`, both of which it closes in the end.
 
+    Between two pipes, nothing is in this process on its way: if it is killed, nothing is lost.
+
     A target that takes no more for now stops the reading: whoever writes has to wait. What a file
     does not take, on a full disk, is dropped, and the log says how much. Either end may be a file
     that epoll refuses, since it is always ready.
@@ -68,6 +71,9 @@ class Copy:
         self._changed = changed
         self._state = _State.NEW
         self._rest = bytearray()
+        self._pipes = all(stat.S_ISFIFO(os.fstat(each).st_mode) for each in (source, target))
+        # There is something in the source pipe, and no room in the target.
+        self._full = False
         # Bytes that have gone: those that were written, and those that were dropped.
         self._passed = 0
         self._dropped = 0
@@ -122,6 +128,7 @@ class Copy:
     def cut(self) -> None:
         """Take what the source has now, and close it."""
         if self.started:
+            self._pipes = False  # what it has is to be here
             self._catch_up()
             self._close_source()
             self._go_on()
@@ -157,7 +164,7 @@ class Copy:
         while self._move() and turns < _TURNS:
             turns += 1
         self._watch()
-        return turns < _TURNS and not self._rest
+        return turns < _TURNS and not self._rest and not self._full
 
     def _move(self) -> bool:
         """Move a piece; False if nothing has been moved."""
@@ -171,6 +178,8 @@ class Copy:
         holding = self._state is _State.HOLDING
         if self._source < 0 or (self._rest and not holding):
             return False
+        if self._pipes and not holding:
+            return self._splice()
         try:
             data = os.read(self._source, _CHUNK)
         except BlockingIOError:
@@ -187,6 +196,25 @@ class Copy:
         if holding and len(self._rest) >= _HELD:
             self._state = _State.COPYING
         return bool(data)
+
+    def _splice(self) -> bool:
+        """Move a piece from one pipe to the other; False if nothing has been moved."""
+        self._full = False
+        try:
+            moved = os.splice(self._source, self._target, _CHUNK, flags=os.SPLICE_F_NONBLOCK)
+        except BlockingIOError:
+            self._full = self._left() > 0
+            if self._state is _State.LAST and not self._full:
+                self._close_source()
+            return False
+        except BrokenPipeError:
+            moved = 0  # there will be nobody to write to
+        if not moved:
+            self._close_source()
+            return False
+        self._passed += moved
+        self._moved.set()
+        return True
 
     def _write(self) -> bool:
         moved = False
@@ -227,7 +255,7 @@ class Copy:
 
     def _watch(self) -> None:
         """Wait for whatever is to be ready next."""
-        to_write = bool(self._rest) and self.started
+        to_write = self._full or (bool(self._rest) and self.started)
         to_read = self._source >= 0 and not to_write
         if to_write != self._writing:
             self._writing = to_write
@@ -257,6 +285,7 @@ class Copy:
         return len(self._rest) + int.from_bytes(waiting, sys.byteorder)
 
     def _close_source(self) -> None:
+        self._full = False
         if self._source >= 0:
             if self._reading:
                 self._loop.remove_reader(self._source)
