@@ -124,6 +124,8 @@ class ShimsConfig:
     """Containers that a shared process is given before another one takes its place."""
     idle: float = PoolLimits.idle
     """Seconds for which a shared process waits for more."""
+    adopt: bool = False
+    """When one dies, another goes on with its containers, where the kernel tells enough of them."""
 
     @property
     def limits(self) -> PoolLimits:
@@ -187,6 +189,11 @@ class Config:
     def ttrpc_socket(self) -> Path:
         """Where ttrpc is served, to shims: beside the gRPC socket, as containerd has it."""
         return self.socket.with_name(f"{self.socket.name}.ttrpc")
+
+    @property
+    def store_socket(self) -> Path:
+        """Where shims have their descriptors kept."""
+        return self.socket.with_name(f"{self.socket.name}.store")
 
 
 def _usual_root() -> Path:
@@ -398,6 +405,7 @@ def _shims(value: object) -> ShimsConfig:
         "shared": _switch,
         "lifetime": _positive,
         "idle": seconds,
+        "adopt": _switch,
     }
     return ShimsConfig(**_table(value, parsers))
 

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import sys
 import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 import anyio
 from anyio.abc import TaskGroup
 
-from taskd import folders, logs, snapshots, stacks, ttrpc
+from taskd import folders, logs, pidfd, snapshots, stacks, ttrpc
 from taskd.activations import MountManager
 from taskd.api.activations import Mounts
 from taskd.api.containers import Containers
@@ -67,6 +68,8 @@ from taskd.runtime.generation import V1_RUNTIME, Generation, later
 from taskd.runtime.manager import TaskManager
 from taskd.runtime.settings import Place, Settings, Timeouts
 from taskd.runtime.shims import Shims
+from taskd.runtime.store import DescriptorStore
+from taskd.runtime.survival import Survival
 from taskd.runtime.warm import Warm
 from taskd.sandboxes import Controller
 from taskd.service_manager import ServiceManager
@@ -155,6 +158,7 @@ async def running(config: Config) -> AsyncIterator[None]:
             Qos.load(config.blockio_config_file, config.rdt_config_file, config.resctrl_path)
         ) as qos,
         listening(config.ttrpc_socket) as shim_listener,
+        listening(config.store_socket, kind=socket.SOCK_SEQPACKET) as store_listener,
         listening(config.socket, config.grpc.uid, config.grpc.gid) as listener,
     ):
         if database.fresh and (config.root / "uuid").exists():
@@ -178,7 +182,12 @@ async def running(config: Config) -> AsyncIterator[None]:
             await mounts.load()
             snapshotters = snapshots.load(database, bus, config.root, config.snapshots)
             monitor = Monitor(bus, journal, group)
-            shims = _shims(config, group, bus, watch, warm)
+            survival = _survival(config, group)
+            if survival is not None:
+                group.start_soon(survival.store.serve, store_listener)
+            if warm is not None:
+                group.start_soon(warm.keep)
+            shims = _shims(config, group, bus, watch, warm, survival)
             managers = {name: TaskManager(each, group, monitor) for name, each in shims.items()}
             scheduler = Scheduler(
                 Collector(database, content, snapshotters, mounts, clock), config.gc
@@ -219,8 +228,6 @@ async def running(config: Config) -> AsyncIterator[None]:
             restarts = RestartMonitor(
                 ContainerStore(database), tasks, snapshotters, bus, config.restart.interval
             )
-            if warm is not None:
-                group.start_soon(warm.keep)
             if sink is not None:
                 group.start_soon(sink.run)
             try:
@@ -237,7 +244,12 @@ async def running(config: Config) -> AsyncIterator[None]:
 
 
 def _shims(
-    config: Config, group: TaskGroup, bus: Bus, watch: Observed, warm: Warm | None
+    config: Config,
+    group: TaskGroup,
+    bus: Bus,
+    watch: Observed,
+    warm: Warm | None,
+    survival: Survival | None,
 ) -> dict[str, Shims]:
     """The shims of both runtimes, by the names that containerd has for them."""
     timeouts = config.timeouts
@@ -253,6 +265,7 @@ def _shims(
         ttrpc_address=str(config.ttrpc_socket),
         publish_binary=_own_executable(),
         debug=config.log_level in ("trace", "debug"),
+        store="" if survival is None else str(config.store_socket),
     )
 
     def v1() -> Generation:
@@ -269,9 +282,20 @@ def _shims(
             Settings(config.root / name, config.state / name, bounds, config.shims.limits),
             watch.generation(generation),
             group,
+            survival,
         )
         for name, generation in generations.items()
     }
+
+
+def _survival(config: Config, group: TaskGroup) -> Survival | None:
+    """None if containers end with their shim."""
+    if not config.shims.adopt:
+        return None
+    if not pidfd.tells_exits():
+        log.info("containers end with their shim: this kernel does not tell others of exits")
+        return None
+    return Survival(DescriptorStore(group))
 
 
 def _tasks(

@@ -20,7 +20,12 @@ MAX_PATH = 107
 
 
 @contextmanager
-def listening(path: Path, user: int = -1, group: int = -1) -> Iterator[socket.socket]:
+def listening(
+    path: Path,
+    user: int = -1,
+    group: int = -1,
+    kind: socket.SocketKind = socket.SOCK_STREAM,
+) -> Iterator[socket.socket]:
     """A socket bound to `path` and listening; the path is removed in the end.
 
     It is `user`'s and `group`'s, if they are given: these may connect, and nobody else but root.
@@ -34,8 +39,8 @@ def listening(path: Path, user: int = -1, group: int = -1) -> Iterator[socket.so
         )
     folders.make(path.parent, 0o711)
     folders.refuse_exposed(path.parent)
-    remove_stale(path)
-    with socket.socket(socket.AF_UNIX) as listener:
+    remove_stale(path, kind)
+    with socket.socket(socket.AF_UNIX, kind) as listener:
         listener.setblocking(False)
         mask = os.umask(0o117)
         try:
@@ -63,7 +68,7 @@ def refuse_stranger(connected: socket.socket) -> None:
         raise PermissionError(f"it is user {user} who listens there")
 
 
-def remove_stale(path: Path) -> None:
+def remove_stale(path: Path, kind: socket.SocketKind = socket.SOCK_STREAM) -> None:
     """Remove the socket that a process left at `path`, if there is one.
 
     Raises `FailedPrecondition` if somebody listens there, or if it is no socket.
@@ -73,7 +78,7 @@ def remove_stale(path: Path) -> None:
             raise FailedPrecondition(f"{path} exists and is not a socket", verbatim=True)
     except FileNotFoundError:
         return
-    with socket.socket(socket.AF_UNIX) as probe:
+    with socket.socket(socket.AF_UNIX, kind) as probe:
         probe.settimeout(1)
         try:
             probe.connect(str(path))

@@ -148,6 +148,7 @@ class _MeteredBinary:
         self.deletes_after_shutdown = binary.deletes_after_shutdown
         self.delete = binary.delete
         self.features = binary.features
+        self.adopt = binary.adopt
 
     async def start(self, options: CreateOptions, group: str = "") -> Bootstrap:
         begin = time.perf_counter()

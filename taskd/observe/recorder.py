@@ -7,7 +7,7 @@ import copy
 import itertools
 import time
 from collections import deque
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -275,6 +275,12 @@ class _OverheardBinary:
     async def start(self, options: CreateOptions, group: str = "") -> Bootstrap:
         with self._call("start") as call:
             made = await self._binary.start(options, group)
+            call.answered(f"{made.protocol} {made.version} {made.address}".encode())
+            return made
+
+    async def adopt(self, bundles: Iterable[Bundle], group: str = "") -> Bootstrap:
+        with self._call("adopt") as call:
+            made = await self._binary.adopt(bundles, group)
             call.answered(f"{made.protocol} {made.version} {made.address}".encode())
             return made
 

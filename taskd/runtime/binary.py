@@ -10,12 +10,12 @@ import json
 import os
 import shutil
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from taskd import plugins, shim_sockets
+from taskd import plugins, shim_sockets, slots
 from taskd.codec import MalformedMessage, decode
 from taskd.errors import TaskdError, Unimplemented, Unknown
 from taskd.printable import printable
@@ -57,6 +57,8 @@ class Daemon:
     publish_binary: str
     """What an older shim executes to publish an event: ``taskd``, with containerd's arguments."""
     debug: bool = False
+    store: str = ""
+    """Where shims have their descriptors kept, if they are to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,24 +227,28 @@ class ShimBinary:
             self.daemon.debug,
         )
         form = self.forms.of(self.path)
-        done = await self._start(request, form, group)
+        done = await self._leave("start", request.encode(form), group)
         if done.returncode and self.forms.refused(self.path, form, done.stdout):
             form = Form.PARAMETERS
-            done = await self._start(request, form, group)
-        try:
-            if done.returncode:
-                words = done.stdout.decode(errors="replace")
-                raise Unknown(f"{words}: {info.exit_text(done.returncode)}")
-            self.forms.learn(self.path, form, done.stdout)
-            return replace(parse_bootstrap(done.stdout), group=done.group)
-        except TaskdError:
-            spawn.kill_group(done.group)
-            raise
+            done = await self._leave("start", request.encode(form), group)
+        bootstrap = _left(done)
+        self.forms.learn(self.path, form, done.stdout)
+        return bootstrap
 
-    async def _start(self, request: StartRequest, form: Form, group: str) -> spawn.Completed:
-        flags = ["-id", self.bundle.id, *(["-debug"] if self.daemon.debug else []), "start"]
+    async def adopt(self, bundles: Iterable[Bundle], group: str = "") -> Bootstrap:
+        """Run ``adopt``, which leaves a shim running that goes on where one has died.
+
+        It is taskd's own: only who has written a record of a container into its bundle knows it.
+        Raises `Unknown` with the shim's own words if it fails.
+        """
+        given = {"bundles": [str(bundle.path) for bundle in bundles]}
+        return _left(await self._leave("adopt", json.dumps(given).encode(), group))
+
+    async def _leave(self, action: str, given: bytes, group: str) -> spawn.Completed:
+        """Have a process left behind, of that group."""
+        flags = ["-id", self.bundle.id, *(["-debug"] if self.daemon.debug else []), action]
         more = {"TASKD_SHIM_GROUP": group} if group else {}
-        return await self._run(flags, more, stdin=request.encode(form), merge=True)
+        return await self._run(flags, more, stdin=given, merge=True)
 
     async def features(self, options: TypedValue | None) -> TypedValue | None:
         """What the runtime with these `options` can do, as ``-info`` tells it, if it does.
@@ -328,4 +334,17 @@ class ShimBinary:
             "TTRPC_ADDRESS": self.daemon.ttrpc_address,
             "GRPC_ADDRESS": self.daemon.address,
             "NAMESPACE": self.bundle.namespace,
+            **({slots.ADDRESS: self.daemon.store} if self.daemon.store else {}),
         }
+
+
+def _left(done: spawn.Completed) -> Bootstrap:
+    """What has been left behind, as the command tells. Raises `Unknown` with its words."""
+    try:
+        if done.returncode:
+            words = done.stdout.decode(errors="replace")
+            raise Unknown(f"{words}: {info.exit_text(done.returncode)}")
+        return replace(parse_bootstrap(done.stdout), group=done.group)
+    except TaskdError:
+        spawn.kill_group(done.group)
+        raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -38,6 +38,9 @@ class Binary(Protocol):
 
     async def start(self, options: CreateOptions, group: str = "") -> Bootstrap:
         """Start a shim; it goes on when this returns. Those of one `group` share a process."""
+
+    async def adopt(self, bundles: Iterable[Bundle], group: str = "") -> Bootstrap:
+        """Leave a shim running that goes on with the containers of one that has died."""
 
     async def delete(self) -> Exit:
         """Clean up after a shim that cannot be asked; returns what is known of the task's exit."""

@@ -118,11 +118,13 @@ class TaskManager:
             except ttrpc.ConnectionClosed:
                 pass
             except NotFound:
-                # The shim does not know its own task: there is nothing to keep it for.
-                with anyio.CancelScope(shield=True):
-                    await task.deleted(None)
-                    await self._finish(task)
-                raise
+                # The shim does not know its own task: there is nothing to keep it for. One that
+                # has died, and that nobody goes on with, is somebody else's to take down.
+                if task.fate is not Fate.LOST:
+                    with anyio.CancelScope(shield=True):
+                        await task.deleted(None)
+                        await self._finish(task)
+                    raise
             else:
                 with anyio.CancelScope(shield=True):
                     await task.deleted(found)

@@ -16,6 +16,7 @@ from taskd.runtime.bundle import Bundle
 from taskd.runtime.connection import Connection
 from taskd.runtime.generation import Binary
 from taskd.runtime.held import HeldProcess
+from taskd.runtime.line import Line
 from taskd.runtime.shim_log import ShimLog
 from taskd.runtime.types import Key
 
@@ -76,7 +77,7 @@ class Shim:
         self.state = state
         # What its `start` printed, if it came to that.
         self.bootstrap: Bootstrap | None = None
-        self.connection: Connection | None = None
+        self.connection: Line | None = None
         # By their bundles: a task may have its sandbox's name.
         self.tenants: dict[Path, Tenant] = {}
         # A client has named it, and it is not ours to kill.
@@ -118,6 +119,17 @@ class Shim:
         if self.state is not State.GONE:
             self.state = State.ENDING
         return True
+
+    def go_on(self, bootstrap: Bootstrap, connection: Connection, first: Tenant) -> None:
+        """Another process goes on where this one has died; it writes to the log of that tenant."""
+        assert self.connection is not None
+        self.bootstrap = bootstrap
+        self.killed = False
+        if self.home is None:
+            if self.log and all(each.log is not self.log for each in self.tenants.values()):
+                self.log.close()
+            self.log = first.log
+        self.connection.go_on(connection)
 
     async def hold(self, pid: Callable[[], Awaitable[int]]) -> None:
         """Learn which process it is: it may have to be killed when it no longer tells."""

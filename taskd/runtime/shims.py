@@ -6,6 +6,7 @@ Sources: containerd's ``runtime/v2/shim_manager.go``, ``shim.go`` and ``shim_loa
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 import anyio
@@ -21,12 +22,14 @@ from taskd.runtime.connection import PROTOCOLS, connect
 from taskd.runtime.endings import NOT_STARTED, Delete, Ending
 from taskd.runtime.features import needs_idmapped_mounts, require_idmapped_mounts
 from taskd.runtime.generation import Binary, Generation, TaskApi
+from taskd.runtime.line import Line
 from taskd.runtime.locks import KeyedLock
 from taskd.runtime.pools import Pools
 from taskd.runtime.settings import Place, Settings
 from taskd.runtime.shim import Shim, State, Tenant
 from taskd.runtime.shim_log import ShimLog
 from taskd.runtime.survey import Note, note, survey
+from taskd.runtime.survival import Heir, Survival
 from taskd.runtime.types import CreateOptions, Exit, Key
 
 __all__ = ["Shims"]
@@ -35,6 +38,8 @@ log = logging.getLogger(__name__)
 
 _STARTS = 3
 """Times that `start` is run if each finds a process that ends just then."""
+_HEIRS = 3
+"""Processes that are tried one after the other, to go on where one has died."""
 _DEATH_SECONDS = (0.02, 0.1, 0.5)
 """Pauses between looks at whether a shim that was killed has let go of its socket."""
 _SWEEP_SECONDS = (0.2, 1.0, 5.0)
@@ -48,11 +53,21 @@ class Shims:
     swept.
     """
 
-    def __init__(self, settings: Settings, generation: Generation, group: TaskGroup) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        generation: Generation,
+        group: TaskGroup,
+        survival: Survival | None = None,
+    ) -> None:
+        """With `survival`, what lives in a process that dies may go on in another."""
         self.timeouts = settings.timeouts
         self._settings = settings
         self._generation = generation
         self._group = group
+        self._survival = survival
+        # The daemon ends, and they go on.
+        self._closing = False
         self._shims: dict[str, Shim] = {}
         # One connection a process.
         self._addresses: KeyedLock[str] = KeyedLock()
@@ -68,6 +83,7 @@ class Shims:
 
     async def close(self) -> None:
         """Close all connections; the processes and what lives in them go on."""
+        self._closing = True
         await self._pools.close()
         for shim in list(self._shims.values()):
             await shim.disconnect()
@@ -212,30 +228,76 @@ class Shims:
             if shim.bootstrap is None or shim.state is State.GONE:
                 raise Unknown(f"connecting to {shim.address}: it is gone")
             try:
-                shim.connection = await connect(shim.bootstrap, timeout=self.timeouts.load)
+                connection = await connect(shim.bootstrap, timeout=self.timeouts.load)
+            except TaskdError as exc:
+                if not self._survivors(shim):
+                    shim.state = State.GONE
+                    raise
+                log.warning("shim %s has died: %s", shim.name, exc)
+                connection = None
             except BaseException:
                 shim.state = State.GONE
                 raise
+            shim.connection = Line(connection)
             shim.state = State.SERVING
-            bundle = shim.home or next(iter(shim.tenants.values())).bundle
-            self._group.start_soon(shim.hold, self.api(shim, bundle).connect)
+            self._hold(shim)
             self._group.start_soon(self._watch, shim)
+
+    def _hold(self, shim: Shim) -> None:
+        bundle = shim.home or next(iter(shim.tenants.values())).bundle
+        self._group.start_soon(shim.hold, self.api(shim, bundle).connect)
 
     async def _watch(self, shim: Shim) -> None:
         """Wait for the connection to end; if nobody ended it, the process died."""
         assert shim.connection is not None
-        await shim.connection.wait_closed()
-        if shim.state is State.ENDING:
-            return
-        shim.state = State.GONE
-        log.warning("shim %s disconnected; cleaning up after it", shim.name)
-        if shim.landlord is not None:
-            shim.landlord.died(shim)
-        if shim.home is not None and not shim.tenants:
-            await self.end(shim, asks=False)
-        for tenant in list(shim.tenants.values()):
-            if tenant.lost is not None:
-                tenant.lost()
+        while True:
+            await shim.connection.wait_lost()
+            if shim.state is State.ENDING:
+                return
+            if (heir := await self._heir(shim)) is None:
+                break
+            if shim.ends:
+                await self._disinherit(shim, heir)
+                return
+            _lose(heir.lost)
+            shim.go_on(heir.bootstrap, heir.connection, heir.first)
+            self._hold(shim)
+        if not shim.ends:
+            shim.state = State.GONE
+            log.warning("shim %s disconnected; cleaning up after it", shim.name)
+            if shim.landlord is not None:
+                shim.landlord.died(shim)
+            if shim.home is not None and not shim.tenants:
+                await self.end(shim, asks=False)
+            _lose(list(shim.tenants.values()))
+        await shim.connection.aclose()
+
+    def _survivors(self, shim: Shim) -> list[Tenant]:
+        return [] if self._survival is None else self._survival.of(shim.tenants.values())
+
+    async def _heir(self, shim: Shim) -> Heir | None:
+        """Another process that goes on where this one has died, if any of its tenants survives."""
+        if self._survival is None or not (tenants := self._survivors(shim)):
+            return None
+        log.warning("shim %s disconnected; another goes on where it has been", shim.name)
+        for _ in range(_HEIRS):
+            await remains.kill(shim, self.timeouts.shutdown)
+            shim.killed = False
+            try:
+                with anyio.fail_after(self.timeouts.start):
+                    return await self._survival.heir(shim.home, tenants, self._generation)
+            except (TaskdError, TimeoutError, OSError) as exc:
+                log.error("going on where shim %s has been: %s", shim.name, exc)
+        return None
+
+    async def _disinherit(self, shim: Shim, heir: Heir) -> None:
+        """The last tenant has left while another process was to go on with it."""
+        assert shim.connection is not None
+        await heir.connection.aclose()
+        await shim.connection.aclose()
+        if not self._closing:
+            await remains.kill(shim, self.timeouts.shutdown)
+            await self._clear(shim, ends=False)
 
     # --- finding --------------------------------------------------------------------------
 
@@ -390,6 +452,8 @@ class Shims:
 
     async def delete_bundle(self, bundle: Bundle) -> None:
         """Remove a bundle, or go on trying: while it is there its id is taken."""
+        if self._survival is not None:
+            self._survival.store.forget(bundle.key)
         if not await remains.remove_bundle(bundle):
             self._group.start_soon(self._sweep_bundle, bundle)
 
@@ -402,3 +466,10 @@ class Shims:
                     return
                 if await remains.remove_bundle(bundle):
                     return
+
+
+def _lose(tenants: Iterable[Tenant]) -> None:
+    """Have them taken down whose process has died, and with whom nobody goes on."""
+    for tenant in tenants:
+        if tenant.lost is not None:
+            tenant.lost()

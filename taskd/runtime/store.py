@@ -46,6 +46,7 @@ class DescriptorStore:
     def __init__(self, group: TaskGroup) -> None:
         self._group = group
         self._kept: dict[Key, dict[str, Slots]] = {}
+        self._owners: dict[Key, Keeping] = {}
         self._shims: set[Keeping] = set()
 
     @property
@@ -57,14 +58,14 @@ class DescriptorStore:
         """Whether anything is kept of a container."""
         return key in self._kept
 
-    async def read_to_the_end(self, pid: int) -> None:
-        """Wait until all has been read that a process has sent, which is dead."""
-        for shim in self.shims:
-            if shim.pid == pid:
-                await shim.gone.wait()
+    async def left(self, key: Key) -> None:
+        """Wait until all has been read that a process has sent of a container, which is dead."""
+        if (owner := self._owners.get(key)) is not None:
+            await owner.gone.wait()
 
     def forget(self, key: Key) -> None:
         """Keep nothing of a container any more."""
+        self._owners.pop(key, None)
         for slots in self._kept.pop(key, {}).values():
             _close(slots.values())
 
@@ -132,6 +133,7 @@ class DescriptorStore:
                 if len(put) != len(descriptors):
                     raise ValueError(f"{len(put)} slots, {len(descriptors)} descriptors")
                 key = Key(shim.namespace, container)
+                self._owners[key] = shim
                 slots = self._kept.setdefault(key, {}).setdefault(process, {})
                 for name in list(slots) if anew else [*drop, *put]:
                     _close([slots.pop(str(name), -1)])

@@ -12,10 +12,10 @@ from typing import Protocol
 import anyio
 
 from taskd import moves, ttrpc
-from taskd.errors import DeadlineExceeded, NotFound, TaskdError
+from taskd.errors import DeadlineExceeded, NotFound, TaskdError, Unknown
 from taskd.runtime.generation import TaskApi
 from taskd.runtime.shim import Shim, State, Tenant
-from taskd.runtime.types import CreateOptions, Exit, Key, Stdio, TaskState
+from taskd.runtime.types import CreateOptions, Exit, Key, Status, Stdio, TaskState
 from taskd.types import TypedValue
 
 __all__ = ["Fate", "Observer", "Process", "Task"]
@@ -143,13 +143,28 @@ class Task:
         try:
             with process.starting():
                 self._observer.starting(self, exec_id)
-                process.pid = await self.api.start(exec_id)
+                try:
+                    process.pid = await self.api.start(exec_id)
+                except ttrpc.ConnectionClosed:
+                    process.pid = await self._start_again(exec_id)
                 await self._observer.started(self, exec_id)
         except TaskdError:
             if not process.begun:
                 self._observer.not_started(self, exec_id)
             raise
         return process.pid
+
+    async def _start_again(self, exec_id: str) -> int:
+        """The shim has died while it was starting a process; whoever goes on knows more of it.
+
+        Raises `ttrpc.ConnectionClosed` if nobody does.
+        """
+        state = await self.api.state(exec_id)
+        if state.status is Status.CREATED:
+            return await self.api.start(exec_id)
+        if not state.pid:
+            raise Unknown("the shim died while it was starting it")
+        return state.pid
 
     async def delete_process(self, exec_id: str) -> Exit:
         """Remove a process that has exited, of whose task the shim and the bundle stay."""
@@ -194,6 +209,10 @@ class Task:
                         raise  # by the daemon
                     # The exit is found out while the dead shim is cleaned up.
                     log.debug("waiting for %s of %s: %s", exec_id, self.id, exc)
+                    found = await self.end()
+                except NotFound:
+                    if self.fate is not Fate.LOST:
+                        raise
                     found = await self.end()
                 if not answer.done():
                     answer.set_result(found)

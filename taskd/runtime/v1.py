@@ -14,7 +14,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from anyio import to_thread
 
 from taskd import cgroups, shim_sockets
 from taskd.codec import decode, encode
-from taskd.errors import NotFound, Unknown
+from taskd.errors import NotFound, Unimplemented, Unknown
 from taskd.mounts import unmount_all
 from taskd.proto.containerd import events
 from taskd.proto.containerd.linux.runc import RuncOptions
@@ -79,6 +79,9 @@ class LinuxBinary:
 
     async def features(self, options: TypedValue | None) -> TypedValue | None:
         return None
+
+    async def adopt(self, bundles: Iterable[Bundle], group: str = "") -> Bootstrap:
+        raise Unimplemented("adopt")
 
     async def start(self, options: CreateOptions, group: str = "") -> Bootstrap:
         """Start a shim on a socket made for it. Raises `Unknown`, `InvalidArgument`."""

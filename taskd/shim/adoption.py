@@ -11,12 +11,15 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+import betterproto2
+
 from taskd import pidfd
 from taskd.errors import TaskdError, Unknown
+from taskd.proto.containerd import events
 from taskd.shim import record, sandboxed
 from taskd.shim.container import Container
 from taskd.shim.keeper import Keeper
@@ -40,12 +43,18 @@ class Adopter:
     """Makes tasks of what there is of a dead shim's containers, all of one namespace."""
 
     def __init__(
-        self, kind: type[Container], namespace: str, reaper: Reaper, keeper: Keeper
+        self,
+        kind: type[Container],
+        namespace: str,
+        reaper: Reaper,
+        keeper: Keeper,
+        publish: Callable[[betterproto2.Message], None],
     ) -> None:
         self._kind = kind
         self._namespace = namespace
         self._reaper = reaper
         self._keeper = keeper
+        self._publish = publish
 
     async def adopt(self, bundles: Iterable[Path], admit: Callable[[Task], None]) -> None:
         """`admit` each container that can be gone on with. Of others, the log says why not."""
@@ -69,6 +78,9 @@ class Adopter:
             found = record.read(bundle)
             async with asyncio.timeout(_SECONDS):
                 task = await self._task(found, bundle, kept)
+            # What was on the way when the shim died; a daemon takes it once.
+            for event in _begun(task):
+                self._publish(event)
             admit(task)
         except (TaskdError, Torn, OSError, TimeoutError) as exc:
             log.warning("container %s is not gone on with: %s", bundle.name, exc)
@@ -90,6 +102,8 @@ class Adopter:
                 process = processes[each.id] = each.restored(spec)
                 self._recover(process, each, kept.get(each.id, {}))
             container.init = init = processes[""]
+            if init.status is Status.DELETED:
+                raise Unknown("it is deleted")
             if init.doing in ("pause", "resume"):
                 # Nobody knows how far that came: it runs, and a client may ask again.
                 with suppress(Exception):
@@ -122,8 +136,28 @@ class Adopter:
         if slots:
             streams = Streams.recovered(slots, process.id, self._reaper, process.opened)
             process.recover(slots, streams)
-            if known.status is not Status.CREATED and process.streams is not None:
-                process.streams.handed()
+
+
+def _begun(task: Task) -> Iterator[betterproto2.Message]:
+    """The events that its processes have begun."""
+    container, init = task.container, task.init
+    stdio = init.stdio
+    yield events.TaskCreate(
+        container_id=container.id,
+        bundle=str(container.bundle),
+        io=events.TaskIo(
+            stdin=stdio.stdin, stdout=stdio.stdout, stderr=stdio.stderr, terminal=stdio.terminal
+        ),
+        checkpoint=container.checkpoint,
+        pid=init.pid,
+    )
+    if init.status is not Status.CREATED:
+        yield events.TaskStart(container_id=container.id, pid=init.pid)
+    for process in task.execs.values():
+        if process.pid:
+            yield events.TaskExecStarted(
+                container_id=container.id, exec_id=process.id, pid=process.pid
+            )
 
 
 def _settle(process: Process) -> None:
@@ -133,6 +167,8 @@ def _settle(process: Process) -> None:
             # It may have run, which it must not do twice.
             process.stopped(Ended(UNSEEN, time.time_ns()))
         process.doing = ""
+    if process.status is not Status.CREATED and process.streams is not None:
+        process.streams.handed()
     if process.status in _LIVE and process.pid and process.pidfd < 0:
         try:
             process.pidfd = os.pidfd_open(process.pid)

@@ -436,14 +436,15 @@ def _delete(kind: type[Container], options: argparse.Namespace) -> bytes:
         mounts.unmount_below(bundle / "rootfs")
     with suppress(OSError):
         _removed_if_dead((bundle / "address").read_text())
-    return _killed(leftovers.init_pid(bundle), time.time_ns())
+    status, at = leftovers.exit_of(bundle) or (_KILLED, time.time_ns())
+    return _exit(leftovers.init_pid(bundle), status, at)
 
 
-def _killed(pid: int, at: int) -> bytes:
+def _exit(pid: int, status: int, at: int) -> bytes:
     """``containerd.task.v3.DeleteResponse``, without the modules of its messages."""
     seconds, nanos = divmod(at, 10**9)
     when = _numbers(seconds, nanos)
-    return _numbers(pid, _KILLED) + bytes_field(3, when)
+    return _numbers(pid, status) + bytes_field(3, when)
 
 
 def _numbers(*values: int) -> bytes:

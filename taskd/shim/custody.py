@@ -52,7 +52,8 @@ class Custody:
         process.opened()
 
     def release(self, task: Task) -> None:
-        """A container is deleted. Its record goes with its bundle."""
+        """A container is deleted. Its record, which says so, goes with its bundle."""
+        task.init.deleted()
         for process in (task.init, *task.execs.values()):
             process.disregard()
             process.let_go()

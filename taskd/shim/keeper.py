@@ -64,6 +64,11 @@ class Keeper:
         self._flush()
         return True
 
+    def wake(self) -> None:
+        """There is a daemon, which may be another one."""
+        if self._socket is None:
+            self.connect()
+
     async def recover(self, containers: Collection[str]) -> dict[_Key, Slots]:
         """What has been kept of `containers`, by container and exec id. Raises OSError."""
         connection = self._socket

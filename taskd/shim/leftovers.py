@@ -6,8 +6,10 @@ number, so that those who have outlived their leader are found by it.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import zlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -15,10 +17,23 @@ from pathlib import Path
 from taskd import procfs
 from taskd.procfs import Stat
 
-__all__ = ["init_pid", "kill", "kill_strangers", "members", "note", "note_init"]
+__all__ = [
+    "RECORD",
+    "exit_of",
+    "init_pid",
+    "kill",
+    "kill_strangers",
+    "members",
+    "note",
+    "note_init",
+]
 
 _INIT = "init.pid"
 _STARTED = "processes"
+RECORD = "shim-record"
+"""What is known of a container: `taskd.shim.record`."""
+_ENDED = (3, -1)
+"""`Status.STOPPED` and `Status.DELETED`."""
 
 
 def note_init(bundle: Path, pid: int) -> None:
@@ -32,6 +47,19 @@ def init_pid(bundle: Path) -> int:
         return int((bundle / _INIT).read_text())
     except (OSError, ValueError):
         return 0
+
+
+def exit_of(bundle: Path) -> tuple[int, int] | None:
+    """Exit status of the init process, and when in ns since the epoch, if its shim knew.
+
+    Of its record (`taskd.shim.record`), without what else it takes to read that.
+    """
+    with suppress(OSError, ValueError, KeyError, IndexError, TypeError):
+        mark, _, text = (bundle / RECORD).read_bytes().partition(b"\n")
+        init = json.loads(text)["processes"][0]
+        if int(mark, 16) == zlib.crc32(text) and init["status"] in _ENDED:
+            return int(init["exit_status"]), int(init["exited_at"])
+    return None
 
 
 def note(bundle: Path, pid: int) -> None:

@@ -15,13 +15,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from taskd.shim.leftovers import RECORD
 from taskd.shim.process import Process, Status
 from taskd.shim.stdio import Stdio
 from taskd.types import TypedValue
 
 __all__ = ["ProcessRecord", "Record", "Torn", "forget", "read", "write"]
 
-_FILE = "shim-record"
 _FORM = 1
 """Another one is not understood: a later version's, which this one is not to go on with."""
 
@@ -91,10 +91,10 @@ def write(bundle: Path, record: Record) -> None:
         value = base64.b64encode(record.options.value).decode()
         document["options"] = [record.options.type_url, value]
     text = json.dumps({"form": _FORM, **document}).encode()
-    made = bundle / f".{_FILE}"
+    made = bundle / f".{RECORD}"
     try:
         made.write_bytes(b"%08x\n%s" % (zlib.crc32(text), text))
-        made.replace(bundle / _FILE)
+        made.replace(bundle / RECORD)
     except OSError:
         # What is there is no longer true.
         forget(bundle)
@@ -104,13 +104,13 @@ def write(bundle: Path, record: Record) -> None:
 def forget(bundle: Path) -> None:
     """See to it that nobody goes on with the container."""
     with suppress(OSError):
-        (bundle / _FILE).unlink(missing_ok=True)
+        (bundle / RECORD).unlink(missing_ok=True)
 
 
 def read(bundle: Path) -> Record:
     """Raises `Torn`."""
     try:
-        mark, _, text = (bundle / _FILE).read_bytes().partition(b"\n")
+        mark, _, text = (bundle / RECORD).read_bytes().partition(b"\n")
         if int(mark, 16) != zlib.crc32(text):
             raise Torn("the record is not whole")
         document = json.loads(text)

@@ -234,6 +234,9 @@ class TaskService:
     async def _start_init(self, task: Task) -> None:
         container, init = task.container, task.init
         before = init.pid
+        if before:
+            # It writes as soon as it is let go: nothing of that is to be held here any more.
+            self._handed(init)
         init.pid = await container.start(init) or before
         self._handed(init)
         init.begun()
@@ -453,6 +456,10 @@ class TaskService:
 
     async def connect(self, request: api.ConnectRequest) -> api.ConnectResponse:
         task = self._tasks.get(request.id)
+        if self._custody is not None:
+            # A daemon asks this first, which has nothing kept of us if it was restarted.
+            self._custody.keeper.wake()
+            await self._settled()
         return api.ConnectResponse(shim_pid=os.getpid(), task_pid=task.init.pid if task else 0)
 
     async def shutdown(self, request: api.ShutdownRequest) -> Empty:

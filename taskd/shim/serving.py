@@ -68,7 +68,7 @@ async def _serving(
     if kept is not None:
         kept.keeper.connect()
         if bundles:
-            adopter = Adopter(kind, options.namespace, reaper, kept.keeper)
+            adopter = Adopter(kind, options.namespace, reaper, kept.keeper, publisher.publish)
             await adopter.adopt(bundles, service.take_over)
         background.append(asyncio.get_running_loop().create_task(kept.keeper.run()))
     services = service.services()

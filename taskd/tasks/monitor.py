@@ -262,10 +262,13 @@ class Monitor:
         exited = _exit(task.id, exec_id, pid, found.status, found.exited_at)
 
         async def tell() -> None:
+            processes = self._journal.processes(task.namespace, task.id)
+            if not any(each.created for each in processes):
+                return  # its task's end has been told, which a shim may do while nobody listens
             known = [
-                known
-                for known in self._journal.processes(task.namespace, task.id)
-                if known.id == exec_id and (not exec_id or known.pid == pid)
+                each
+                for each in processes
+                if each.id == exec_id and (not exec_id or each.pid == pid)
             ]
             if started is not None and not any(each.started for each in known):
                 await self._publish(task.namespace, started)

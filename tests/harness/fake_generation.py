@@ -150,7 +150,7 @@ class Api:
 
     def __init__(self, world: World, connection: Connection, bundle: Bundle) -> None:
         self.world, self.bundle = world, bundle
-        world.connections[bundle.id] = connection
+        world.connections[bundle.id] = getattr(connection, "connection", connection)
 
     async def create(self, bundle: str, options: CreateOptions) -> int:
         await anyio.sleep(0.05)

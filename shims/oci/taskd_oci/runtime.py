@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import pairwise
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
     from taskd.shim import Completed
 
 __all__ = ["Failed", "Runtime", "default_root", "runtime_features"]
+
+_LOOKS = 200
+_LOOK_SECONDS = 0.01
+"""Between two looks at whether what was killed has ended."""
+_REMOVALS = 20
+_REMOVAL_SECONDS = 0.1
 
 
 def default_root() -> Path:
@@ -55,8 +62,16 @@ class Runtime(NamedTuple):
         return [path, *self._arguments(*arguments)]
 
     def remove(self, container: str) -> None:
-        """Kill and delete a container, in a process that serves nobody. Raises OSError."""
-        self._call_alone(None, "delete", "--force", container)
+        """Kill and delete a container, in a process that serves nobody. Raises OSError.
+
+        While what a call that was killed has left in the container's cgroup is still dying, the
+        runtime cannot, and says no.
+        """
+        for _ in range(_REMOVALS):
+            self._call_alone(None, "delete", "--force", container)
+            if not (self.root / container).exists():
+                break
+            time.sleep(_REMOVAL_SECONDS)
 
     def _call_alone(self, output: int | None, *arguments: str) -> None:
         """Call the runtime where there is nothing else to do meanwhile. Raises OSError."""
@@ -77,10 +92,15 @@ class Runtime(NamedTuple):
         ]
 
     def kill_calls(self) -> None:
-        """Kill the calls of the runtime for this bundle that are under way."""
-        for pid, _ in self.calls():
-            with suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
+        """Kill the calls of the runtime for this bundle that are under way, and see them end."""
+        for _ in range(_LOOKS):
+            found = [pid for pid, _ in self.calls()]
+            for pid in found:
+                with suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+            if not found:
+                break
+            time.sleep(_LOOK_SECONDS)
 
     def calls(self) -> Iterator[tuple[int, list[bytes]]]:
         """The calls of the runtime for this bundle that are under way: pids, and command lines."""

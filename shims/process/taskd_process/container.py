@@ -87,6 +87,8 @@ class HostProcess(Container):
             if init.doing and await launch.was_released():
                 self._drop_launch()
                 init.begun()
+            elif not launch.kept:
+                raise Unknown("what it waits for has not been kept")
 
     def _drop_launch(self) -> None:
         assert self._launch is not None

@@ -101,11 +101,8 @@ class Launch:
 
     @classmethod
     def recovered(cls, pid: int, take: Callable[[str], int]) -> Launch:
-        """One of a shim that has died, of what was `kept`. Raises `Unknown` if it was not."""
-        gate, failure = (take(name) for name in cls.KEPT)
-        if gate < 0 or failure < 0:
-            raise Unknown("what it waits for has not been kept")
-        return cls(pid, gate, failure)
+        """One of a shim that has died, of what was `kept`, which is nothing once it is released."""
+        return cls(pid, *(take(name) for name in cls.KEPT))
 
     @property
     def kept(self) -> dict[str, int]:
@@ -120,6 +117,8 @@ class Launch:
         """
         import asyncio
 
+        if self._failure < 0:
+            return True
         try:
             async with asyncio.timeout(_SOON_SECONDS):
                 words = await self._said()
