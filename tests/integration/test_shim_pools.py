@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
 from pathlib import Path
@@ -28,7 +27,6 @@ from taskd.proto.containerd.task.v2 import WaitRequest as ShimWaitRequest
 OCI = "io.taskd.oci.v1"
 PODS = {"io.kubernetes.cri.sandbox-id": "pod", "io.kubernetes.cri.container-type": "container"}
 SOON = 'idle = "0.5s"\n'
-ANSWER_SECONDS = 2.0
 
 
 @contextmanager
@@ -85,11 +83,10 @@ async def test_a_process_is_ready_before_it_is_needed(
             ask = Client(channel, rootfs)
             for name in ("one", "two"):
                 await ask.start(name, "/bin/sleep", "1000", runtime=OCI)
-            with anyio.fail_after(10):
-                while len(shims(daemon, namespace)) < 2:
+            # Nobody comes: it is not kept for ever.
+            with anyio.fail_after(20):
+                while "is idle; ending it" not in daemon.log.read_text():
                     await anyio.sleep(0.05)
-            # Nobody has come: it is not kept for ever.
-            with anyio.fail_after(10):
                 while len(shims(daemon, namespace)) > 1:
                     await anyio.sleep(0.05)
             for name in ("one", "two"):
@@ -139,17 +136,16 @@ async def test_a_hung_process_gets_nothing_new(
             (shim,) = shims(daemon, namespace)
             os.kill(shim, signal.SIGSTOP)
             try:
-                for name in ("one", "two"):
-                    begin = time.monotonic()
-                    with anyio.fail_after(ANSWER_SECONDS + 8):
+                with anyio.fail_after(30):
+                    for name in ("one", "two"):
                         await ask.start(name, "/bin/sleep", "1000", runtime=OCI)
-                    if name == "two":  # which does not try it again
-                        assert time.monotonic() - begin < ANSWER_SECONDS
+                # The second one has not tried it again.
+                assert daemon.log.read_text().count("does not answer: it gets nothing new") == 1
                 for name in ("one", "two"):
                     assert await ask.end(name) == 137
             finally:
                 os.kill(shim, signal.SIGCONT)
-            with anyio.fail_after(10):
+            with anyio.fail_after(20):
                 while "answers again" not in daemon.log.read_text():
                     await anyio.sleep(0.05)
             await ask.start("three", "/bin/sleep", "1000", runtime=OCI)
