@@ -30,7 +30,12 @@ class Harness:
     """A daemon, and a client of it in a namespace that nobody else has."""
 
     def __init__(
-        self, portal: BlockingPortal, client: Client, server: Server | None, runtime: str
+        self,
+        portal: BlockingPortal,
+        client: Client,
+        server: Server | None,
+        runtime: str,
+        empty: Path,
     ) -> None:
         self.portal = portal
         self.inner = client
@@ -40,6 +45,8 @@ class Harness:
         self.events = EventLog()
         self.client = Blocking(portal, client)
         """The client as plain functions have it."""
+        self.empty = empty
+        """A folder with nothing in it, for runtimes that have no use for a root filesystem."""
         self.aio = Awaitable(portal, client)
         """The client as coroutines have it, in whatever loop."""
 
@@ -113,7 +120,7 @@ class Factory:
         """
 
         async def make() -> Contained:
-            rootfs = source if source is not None else await _empty()
+            rootfs = source if source is not None else self._harness.empty
             chosen = dict(options)
             if self._harness.runtime:
                 chosen.setdefault("runtime", self._harness.runtime)
@@ -154,28 +161,19 @@ async def _end_after(seconds: float, made: Contained) -> None:
         made.timed_out = seconds
 
 
-async def _empty() -> Path:
-    folder = Path(tempfile.gettempdir(), "taskd-empty")  # never written to: a plain process's
-    folder.mkdir(mode=0o755, exist_ok=True)  # noqa: ASYNC240
-    return folder
-
-
 @contextmanager
-def harness(given: str | None = None, runtime: str = "") -> Iterator[Harness]:
-    """A daemon of one's own, or a client of the `given` one, for a session.
+def harness(
+    server: Server | None, given: str | None = None, runtime: str = ""
+) -> Iterator[Harness]:
+    """A client of the `server` that has been launched, or of the daemon at the `given` address.
 
-    Whatever ends this process, nothing is left of it, nor of its containers.
+    Whatever ends this process, nothing is left of its containers.
     """
     namespace = f"pytest-{uuid.uuid4().hex[:12]}"
     with ExitStack() as stack:
-        server = None
-        if given is None:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="taskd-")))
-            stack.enter_context(reaper(folder))
-            server = Server(folder)
-            stack.callback(server.stop)
-            server.start()
+        if server is not None:
             socket = server.address
+            server.wait_until_it_serves()
         else:
             socket = address.find(given)
             stack.enter_context(reaper(socket, namespace))
@@ -184,7 +182,11 @@ def harness(given: str | None = None, runtime: str = "") -> Iterator[Harness]:
         client = stack.enter_context(
             portal.wrap_async_context_manager(portal.call(_client, socket, namespace))
         )
-        made = Harness(portal, client, server, runtime)
+        # In the daemon's folder it goes with that, whatever ends us.
+        inside = server.folder if server is not None else None
+        temporary = tempfile.TemporaryDirectory(prefix="taskd-empty-", dir=inside)
+        empty = Path(stack.enter_context(temporary))
+        made = Harness(portal, client, server, runtime, empty)
         recording, _ = portal.start_task(made.events.record, client)
         stack.callback(recording.cancel)
         stack.callback(made.revive)

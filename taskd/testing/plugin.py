@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import socket
 from collections.abc import Callable, Generator, Iterator
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -45,13 +46,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def taskd(request: pytest.FixtureRequest) -> Iterator[Harness]:
     """A daemon for the session, on a temporary folder; needs no root, unless the runtime does."""
-    from taskd.testing.harness import harness
+    from taskd.testing.server import launched
 
     options = request.config.option
-    with harness(options.taskd_address, options.taskd_runtime) as made:
-        request.config.stash[_HARNESS] = made
-        yield made
-    del request.config.stash[_HARNESS]
+    given = options.taskd_address
+    with nullcontext() if given else launched() as server:
+        # While it starts, what speaks to it is loaded.
+        from taskd.testing.harness import harness
+
+        with harness(server, given, options.taskd_runtime) as made:
+            request.config.stash[_HARNESS] = made
+            yield made
+        del request.config.stash[_HARNESS]
 
 
 @pytest.fixture

@@ -7,15 +7,31 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from taskd.errors import FailedPrecondition
+from taskd.testing.reaper import reaper
 
-__all__ = ["Server"]
+__all__ = ["Server", "launched"]
 
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
+
+
+@contextmanager
+def launched() -> Iterator[Server]:
+    """One on a temporary folder, which may not serve yet; whatever ends us, nothing stays of it."""
+    with tempfile.TemporaryDirectory(prefix="taskd-") as name, reaper(Path(name)):
+        server = Server(Path(name))
+        server.launch()
+        try:
+            yield server
+        finally:
+            server.stop()
 
 
 class Server:
@@ -42,6 +58,11 @@ class Server:
 
     def start(self) -> None:
         """Return once it serves. Raises `FailedPrecondition`, with its words, if it does not."""
+        self.launch()
+        self.wait_until_it_serves()
+
+    def launch(self) -> None:
+        """Start it, and do not wait for it."""
         command = [sys.executable, "-m", "taskd", "serve"]
         command += ["--root", str(self.folder / "root"), "--state", str(self.folder / "state")]
         with self.log.open("ab") as log:
@@ -55,6 +76,10 @@ class Server:
                 start_new_session=True,
                 env=os.environ | {"PYTHONUNBUFFERED": "1"},
             )
+
+    def wait_until_it_serves(self) -> None:
+        """Raises `FailedPrecondition`, with its words, if it does not."""
+        assert self._process is not None
         deadline = time.monotonic() + START_SECONDS
         while self._process.poll() is None and time.monotonic() < deadline:
             with socket.socket(socket.AF_UNIX) as probe:
