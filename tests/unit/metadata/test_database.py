@@ -202,7 +202,8 @@ async def test_the_log_stays_small_and_is_empty_when_idle(
                 connection.execute("DELETE FROM namespaces")
                 for number in range(50):
                     connection.execute(
-                        "INSERT INTO namespaces VALUES (?, ?)", (f"n{number}", "x" * 3000)
+                        "INSERT INTO namespaces (name, labels) VALUES (?, ?)",
+                        (f"n{number}", "x" * 3000),
                     )
 
             most = 0
