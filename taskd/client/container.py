@@ -75,8 +75,9 @@ class Container(Process):
         self.pid = task.pid if task else 0
 
     def forget(self) -> None:
-        """There is nobody at the other end of its streams."""
+        """There is nobody at the other end of its streams, nor of its execs'."""
         self._io.close(remove=True)
+        shutil.rmtree(self._home, ignore_errors=True)
 
     @property
     def id(self) -> str:
@@ -314,8 +315,7 @@ class Container(Process):
                 done = await self._tasks.delete(DeleteTaskRequest(container_id=self.id))
         except NotFound:
             return None
-        self._io.close(remove=True)
-        shutil.rmtree(self._home, ignore_errors=True)
+        self.forget()
         self._exit = None
         self.pid = 0
         status: int = done.exit_status
@@ -329,7 +329,7 @@ class Container(Process):
         if force:
             await self._end()
         await self.delete_task()
-        self._io.close(remove=True)
+        self.forget()
         if self.record.snapshot_key:
             with suppress(NotFound):
                 await self._client.snapshots(self.record.snapshotter).remove(
@@ -344,7 +344,7 @@ class Container(Process):
         """End and remove it, whatever it does. Raises TimeoutError if that takes too long."""
         with anyio.fail_after(END_SECONDS), suppress(NotFound):
             await self.delete(force=True)
-        self._io.close(remove=True)
+        self.forget()
 
     async def _end(self) -> None:
         try:

@@ -165,9 +165,15 @@ def test_a_shim_that_is_killed(
     taskd_container: Any, taskd_event_log: Any, where: dict[str, Any]
 ) -> None:
     container = taskd_container(args=SLEEP, **where)
+    container.exec(SLEEP)
     container.kill_shim()
     assert container.wait(20).code == 137
-    assert taskd_event_log.wait_for("/tasks/exit", container.id).message.exit_status == 137
+    container.delete(force=True)
+    taskd_event_log.wait_for("/containers/delete", container.id)
+    exits = [each for each in taskd_event_log.of(container.id) if each.topic == "/tasks/exit"]
+    own = [each for each in exits if each.message.id == container.id]
+    assert [each.message.exit_status for each in own] == [137]
+    assert list(Path("/run").glob(f"taskd-io-*-{container.id}")) == []  # its exec's streams, too
 
 
 def test_a_daemon_that_crashes(
