@@ -25,7 +25,10 @@ from harness.leaks import leaving_nothing
 from harness.real import need
 from harness.registry import Image, Registry, busybox_layers, program
 
-pytestmark = pytest.mark.skipif("TASKD_VM" in os.environ, reason="nothing can be fetched there")
+pytestmark = [
+    pytest.mark.skipif("TASKD_VM" in os.environ, reason="nothing can be fetched there"),
+    pytest.mark.timeout(300),  # programs may have to be fetched first
+]
 
 RUN = "docker run --rm --network none"
 

@@ -18,7 +18,10 @@ from harness.leaks import leaving_nothing
 from harness.real import need
 from harness.registry import PASSWORD, USER, Image, Registry, busybox_layers, layer, program
 
-pytestmark = pytest.mark.skipif("TASKD_VM" in os.environ, reason="there is no docker-registry")
+pytestmark = [
+    pytest.mark.skipif("TASKD_VM" in os.environ, reason="there is no docker-registry"),
+    pytest.mark.timeout(300),  # programs may have to be fetched first
+]
 
 Ctr = Callable[..., str]
 
