@@ -33,7 +33,10 @@ _BASE = (
     *("dbus-user-session", "uidmap", "python3", "python3-venv", "procps", "iproute2", "mount"),
     *("containerd", "runc", "crun", "busybox-static"),
 )
-_TOOLS = ("pytest>=8.3", "pytest-asyncio>=0.25", "pytest-timeout>=2.3", "hypothesis>=6.100")
+_TOOLS = (
+    *("pytest>=8.3", "pytest-asyncio>=0.25", "pytest-timeout>=2.3", "hypothesis>=6.100"),
+    "trustme>=1.2",
+)
 _SPARE = 2500
 """Megabytes of the disk that are left for the tests; until they are used they cost nothing."""
 
