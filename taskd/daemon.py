@@ -93,7 +93,7 @@ _IGNORED = (signal.SIGHUP, signal.SIGUSR2)
 _TELL_SECONDS = 0.5
 """How long the end waits for a service manager to hear of it."""
 
-REJOIN_SECONDS = 10.0
+REJOIN_SECONDS = 60.0
 """How long after a start an earlier daemon's subscribers are awaited: see `Bus`."""
 
 GRACE_SECONDS = 1.5
