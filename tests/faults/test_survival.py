@@ -16,19 +16,36 @@ import pytest
 from faults.lifecycles import told
 from faults.survivors import OCI, PROCESS, Survivor
 from grpclib.exceptions import GRPCError, StreamTerminatedError
+from harness.containers import spec
 from harness.daemons import Taskd, client
 from harness.leaks import descriptors, leaving_nothing, traces
 from harness.real import need
 
-from taskd import pidfd
-from taskd.proto.containerd.services.tasks.v1 import ListTasksRequest, TasksStub
+from taskd import pidfd, procfs
+from taskd.proto.containerd.services.containers.v1 import (
+    Container,
+    ContainerRuntime,
+    ContainersStub,
+    CreateContainerRequest,
+    DeleteContainerRequest,
+)
+from taskd.proto.containerd.services.tasks.v1 import (
+    CreateTaskRequest,
+    DeleteTaskRequest,
+    GetRequest,
+    KillRequest,
+    ListTasksRequest,
+    StartRequest,
+    TasksStub,
+    WaitRequest,
+)
 from taskd.proto.containerd.v1.types import Status
 
-CONTAINERS = int(os.environ.get("TASKD_SOAK_SURVIVORS", "24"))
-AT_ONCE = 12
+CONTAINERS = int(os.environ.get("TASKD_SOAK_SURVIVORS", "12"))
+AT_ONCE = 8
 TIMEOUT = 120 + CONTAINERS * 5
-LINES = 40
-EACH = 8
+LINES = 30
+EACH = 5
 """Containers that come to their end between two deaths of the daemon."""
 pytestmark = pytest.mark.skipif(
     not pidfd.tells_exits(), reason="needs Linux 6.15: containers end with their shim"
@@ -45,7 +62,7 @@ def seed() -> int:
 @pytest.fixture(params=[1, 10], ids=["a shim each", "pools of ten"])
 def surviving(folder: Path, request: pytest.FixtureRequest) -> Iterator[Taskd]:
     need("runc", "busybox")
-    settings = f"[shims]\nadopt = true\npool = {request.param}\n"
+    settings = f'[shims]\nadopt = true\npool = {request.param}\nidle = "0.5s"\n'
     with Taskd(folder / "taskd", "--log-level", "debug", settings=settings) as running:
         yield running
     # Shown if the test fails.
@@ -140,3 +157,47 @@ async def test_shims_are_killed_again_and_again(
     print(dict(kills), sum(each.broken_off for each in survivors))
     check(daemon, namespace, survivors)
     assert kills["shim"] >= (30 if CONTAINERS >= 200 else 1)
+
+
+@pytest.mark.parametrize("surviving", [3], indirect=True, ids=["pools of three"])
+async def test_one_that_is_stopped_and_then_killed(
+    surviving: Taskd, namespace: str, rootfs: Path
+) -> None:
+    """Its containers wait as long as it is stopped, nobody else's, and then they go on."""
+    daemon = surviving
+    with leaving_nothing(daemon, namespace):
+        async with client(daemon.address, namespace) as channel:
+            tasks = TasksStub(channel)
+
+            async def run(name: str) -> int:
+                runtime = ContainerRuntime(name=PROCESS)
+                command = spec(rootfs, ["/bin/sleep", "1000"])
+                record = Container(id=name, runtime=runtime, spec=command)
+                await ContainersStub(channel).create(CreateContainerRequest(container=record))
+                await tasks.create(CreateTaskRequest(container_id=name))
+                return (await tasks.start(StartRequest(container_id=name))).pid
+
+            async def state(name: str) -> tuple[int, Status]:
+                process = (await tasks.get(GetRequest(container_id=name))).process
+                assert process is not None
+                return process.pid, process.status
+
+            names = ["one", "two", "three"]
+            pids = {name: await run(name) for name in names}
+            parents = {procfs.stat(pid).parent for pid in pids.values()}
+            assert len(parents) == 1
+            stopped = parents.pop()
+            os.kill(stopped, signal.SIGSTOP)
+            try:
+                pids["four"] = await run("four")
+                assert await state("four") == (pids["four"], Status.RUNNING)
+                assert await state("one") == (0, Status.UNKNOWN)
+            finally:
+                os.kill(stopped, signal.SIGKILL)
+            for name, pid in pids.items():
+                assert await state(name) == (pid, Status.RUNNING)
+                await tasks.kill(KillRequest(container_id=name, signal=signal.SIGKILL))
+                answer = await tasks.wait(WaitRequest(container_id=name))
+                assert answer.exit_status == 128 + signal.SIGKILL
+                await tasks.delete(DeleteTaskRequest(container_id=name))
+                await ContainersStub(channel).delete(DeleteContainerRequest(id=name))
