@@ -29,5 +29,8 @@ async def client(served: Daemon, server: Server, namespace: str) -> AsyncIterato
     with leaving_nothing(served, namespace):
         async with connect(served.address, namespace) as client:
             yield client
-            assert not await client.list()
+            left = await client.list()
+            for container in left:
+                await container.leave()
+            assert left == []
     assert list(Path("/run").glob(f"taskd-io-*-{namespace}*")) == []
