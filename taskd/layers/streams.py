@@ -37,7 +37,7 @@ _GZIP_MAGIC = b"\x1f\x8b\x08"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 _READ = 256 << 10
-_BLOCK = 512 << 10
+_BLOCK = 256 << 10
 """Bytes that are handed from thread to thread at once."""
 _AHEAD = 4
 """Blocks by which one thread may be ahead of another."""

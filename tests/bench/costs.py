@@ -13,15 +13,15 @@ from harness.daemons import client
 
 from taskd.proto.containerd.services.tasks.v1 import ListTasksRequest, TasksStub
 
-__all__ = ["cold", "lifecycles", "start"]
+__all__ = ["cold", "cpu", "lifecycles", "start"]
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def cpu(pid: int) -> float:
-    """Seconds that a process has used, by itself."""
+def cpu(pid: int, *, children: bool = False) -> float:
+    """Seconds that a process has used, by itself or with those of its children that have ended."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
+    return sum(map(int, fields[11 : 15 if children else 13])) / _TICKS
 
 
 async def lifecycles(sides: Sides, rounds: int = 6, each: int = 10) -> Table:

@@ -12,11 +12,10 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from functools import cache
-from itertools import islice
 from pathlib import Path
 
 import anyio
-from bench import calls
+from bench import calls, costs
 from bench.table import Sides, Table
 from grpclib.client import Channel
 from harness.daemons import Containerd, Daemon, client
@@ -60,10 +59,13 @@ async def unpack(sides: Sides, rounds: int = 3) -> list[Table]:
                 for side in list(daemons)[:: (1, -1)[number % 2]]:
                     layers = found[side][kind[:5]]
                     at_once = kind not in KINDS
+                    before = costs.cpu(daemons[side].pid, children=True)
                     taken = await _unpacked(
                         daemons[side], namespace, layers, folder, at_once=at_once
                     )
                     table.add(kind, side, taken)
+                    used = costs.cpu(daemons[side].pid, children=True) - before
+                    table.add(f"{kind}, CPU", side, used)
     return list(_by_generation(table))
 
 
@@ -202,9 +204,10 @@ def _image() -> list[dict[str, bytes]]:
     for _ in range(LAYERS):
         out = io.BytesIO()
         with tarfile.open(fileobj=out, mode="w") as archive:
-            while out.tell() < SIZE:
-                for path in islice(paths, 20):
-                    archive.add(path, str(path)[1:], recursive=False)
+            for path in paths:
+                archive.add(path, str(path)[1:], recursive=False)
+                if out.tell() >= SIZE:
+                    break
         made = variants(out.getvalue())
         made["+gzip"] = gzip.compress(made[""], 6)
         layers.append(made)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import stat
 import subprocess
+import sys
 import tarfile
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -25,8 +28,10 @@ from harness.layers import (
     tree,
     variants,
 )
+from harness.real import AS_NOBODY, NOBODY, need
 
 from taskd import procfs
+from taskd.diff import child
 from taskd.errors import ResourceExhausted, Unknown
 from taskd.types import Mount
 
@@ -383,3 +388,47 @@ async def test_a_mount_in_a_mount(tmp_path: Path, apply: Apply) -> None:
     assert (tmp_path / "inner/in").read_bytes() == b"x"
     assert (tmp_path / "root/out").read_bytes() == b"y"
     assert list((tmp_path / "root/d").iterdir()) == []
+
+
+def test_without_root() -> None:
+    """In a user namespace: owners are the user's own, and there are no devices."""
+    need("setpriv")
+    with tempfile.TemporaryDirectory() as name:
+        base = Path(name)
+        for folder_ in ("root", "place/left", "place/right"):
+            (base / folder_).mkdir(parents=True)
+        members = [
+            folder("d", mode=0o555, uid=5),
+            file("d/a", b"x", mode=0o4755, uid=1000),
+            device("null", 1, 3),
+            file("e/.wh.x"),
+        ]
+        (base / "blob").write_bytes(tar(*members))
+        for each in (base, *base.rglob("*")):
+            os.chown(each, NOBODY, NOBODY)
+        root = child.ordered([Mount("bind", str(base / "root"), options=("rbind", "rw"))])
+        order = {"parent": os.getpid(), "place": str(base / "place")}
+        applied = {"task": "apply", "mounts": root, "sniff": True, "sync": True}
+        bounds = {"max_size": 1 << 30, "max_entries": 9}
+        made = {"task": "diff", "left": [], "right": root, "compression": "", "latest": None}
+        with (base / "blob").open("rb") as blob, (base / "made").open("wb") as out:
+            for task in ({**applied, **bounds}, {**made, "out": out.fileno()}):
+                done = subprocess.run(
+                    [
+                        *AS_NOBODY,
+                        sys.executable,
+                        "-I",
+                        "-m",
+                        "taskd.layers",
+                        json.dumps(order | task),
+                    ],
+                    stdin=blob,
+                    stdout=subprocess.PIPE,
+                    pass_fds=[out.fileno()],
+                    check=True,
+                )
+                assert "digest" in json.loads(done.stdout), done.stdout
+        with tarfile.open(base / "made") as archive:
+            names = {each.name: (each.mode, each.uid) for each in archive}
+        assert names == {"d": (0o555, 0), "d/a": (0o4755, 0), "e": (0o755, 0)}
+        assert (base / "root/d/a").stat().st_uid == NOBODY
