@@ -132,14 +132,16 @@ class Streams:
             if pipes is not None:
                 reader, given[number] = pipes.open(own)
                 # What a runtime has to say may be more than a pipe takes.
-                self._copy(number, own.give(reader), own.give(target), id).hold()
+                about = f"{id}: {_NAMES[number]} to {path}"
+                self._copy(number, own.give(reader), own.give(target), about).hold()
         if stdio.stdin:
             self.has_input = True
             given[0], self._stdin = _input(stdio.stdin, own)
             if pipes is not None:
                 source = given[0]
                 given[0], target = pipes.open(own)
-                self._copy(0, own.give(source), own.give(target), id)
+                about = f"{id}: {_NAMES[0]} from {stdio.stdin}"
+                self._copy(0, own.give(source), own.give(target), about)
         if null not in given:
             own.drop(null)
         self.descriptors = (given[0], given[1], given[2])
@@ -172,7 +174,7 @@ class Streams:
         for number in range(len(_NAMES)):
             source, target = (slots.pop(f"{number}{each}", -1) for each in (_SOURCE, _TARGET))
             if source >= 0 and target >= 0:
-                copy = streams._copy(number, source, target, id)
+                copy = streams._copy(number, source, target, f"{id}: {_NAMES[number]}")
                 if number:
                     copy.hold()
             elif max(source, target) >= 0:  # the end of the other one had been read
@@ -197,8 +199,7 @@ class Streams:
             found["logger"] = self._logger.pidfd
         return found
 
-    def _copy(self, number: int, source: int, target: int, whose: str) -> Copy:
-        about = f"{whose}: {_NAMES[number]}"
+    def _copy(self, number: int, source: int, target: int, about: str) -> Copy:
         copy = self._copies[number] = Copy(source, target, about, changed=self._tell)
         return copy
 
