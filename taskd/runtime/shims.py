@@ -28,6 +28,7 @@ from taskd.runtime.pools import Pools
 from taskd.runtime.settings import Place, Settings
 from taskd.runtime.shim import Shim, State, Tenant
 from taskd.runtime.shim_log import ShimLog
+from taskd.runtime.spawn import kill_group
 from taskd.runtime.survey import Note, note, survey
 from taskd.runtime.survival import Heir, Survival
 from taskd.runtime.types import CreateOptions, Exit, Key
@@ -164,9 +165,12 @@ class Shims:
                     bootstrap = await binary.start(options)
                     try:
                         await self._move(tenant, bootstrap)
-                    except TaskdError:
+                    except BaseException as exc:
+                        if tenant.shim.state is State.GONE:
+                            # What `start` has left behind is nobody's.
+                            kill_group(bootstrap.group)
                         # One that is shared may have ended meanwhile, with its last tenant.
-                        if bootstrap.address == own or not left:
+                        if not isinstance(exc, TaskdError) or bootstrap.address == own or not left:
                             raise
                         self._step_back(tenant)
                     else:
