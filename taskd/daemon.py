@@ -32,6 +32,7 @@ from taskd.api.leases import Leases
 from taskd.api.namespaces import Namespaces
 from taskd.api.sandboxes import Controllers, Sandboxes
 from taskd.api.server import ApiServer
+from taskd.api.shims import ShimProcesses
 from taskd.api.snapshots import Snapshots
 from taskd.api.streaming import Streaming
 from taskd.api.tasks import Tasks
@@ -212,6 +213,7 @@ async def running(config: Config) -> AsyncIterator[None]:
                 Controllers(SandboxStore(database), {"shim": sandboxes}),
                 JournalService(journal, bus, config.events.node),
                 Trace(watch.recorder),
+                ShimProcesses(shims.values()),
             ]
             api = ApiServer(services, watch.instruments)
             # Who connects meanwhile waits: clients must not see a list of tasks that is not whole,

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Mount", "Stat", "cgroups", "command", "mounts", "processes", "stat"]
+__all__ = ["Mount", "Stat", "age", "cgroups", "command", "mounts", "processes", "stat"]
 
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
@@ -48,6 +49,11 @@ def stat(pid: int) -> Stat:
         ticks=int(fields[11]) + int(fields[12]),
         pages=int(fields[21]),
     )
+
+
+def age(pid: int) -> float:
+    """Seconds since a process began. Raises OSError if there is no such process."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - stat(pid).started / os.sysconf("SC_CLK_TCK")
 
 
 def command(pid: int) -> str:

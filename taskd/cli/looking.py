@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -111,11 +111,9 @@ def _words(container: Container) -> str:
 
 def _up(pid: int) -> float | None:
     """Seconds since a process began, if it is one of this machine."""
-    try:
-        ticks = procfs.stat(pid).started
-    except (OSError, ValueError):
-        return None
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    with suppress(OSError, ValueError):
+        return procfs.age(pid)
+    return None
 
 
 def _filter(text: str) -> Callable[[Container], bool]:

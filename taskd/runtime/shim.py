@@ -105,6 +105,11 @@ class Shim:
         return names[0] if len(names) == 1 else f"of {', '.join(names) or self.address}"
 
     @property
+    def pid(self) -> int:
+        """Of its process, once it has told it; until then 0."""
+        return self._held.pid if self._held is not None else 0
+
+    @property
     def ends(self) -> bool:
         """Whether it is coming to an end, by whatever cause."""
         return self.state in (State.ENDING, State.GONE)

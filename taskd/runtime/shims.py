@@ -76,6 +76,10 @@ class Shims:
         self._bundles: KeyedLock[Key] = KeyedLock()
         self._pools = Pools(self, generation, settings.state, settings.limits, group)
 
+    def all(self) -> list[Shim]:
+        """All processes that there are."""
+        return list(self._shims.values())
+
     def api(self, shim: Shim, bundle: Bundle) -> TaskApi:
         """To speak of a bundle to a process to which there is a connection."""
         assert shim.connection is not None

@@ -1,0 +1,112 @@
+"""``taskd shims``: the processes of shims, what they hold, and what they cost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from argparse import Namespace
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from taskd import procfs
+from taskd.cli.running import open_client
+from taskd.cli.table import ago, show, sized
+from taskd.client import Client
+from taskd.errors import FailedPrecondition, NotFound
+from taskd.proto.taskd.v1 import ListShimsRequest, Shim, ShimsStub, State
+
+__all__ = ["kill", "shims"]
+
+_TENANTS = 3
+"""Names that are shown, unless all of them are to be."""
+
+
+async def shims(options: Namespace) -> int:
+    async with open_client(options) as client:
+        found = sorted(await _list(client), key=lambda each: each.pid)
+    if options.json:
+        for each in found:
+            print(json.dumps(_summary(each)))
+        return 0
+    rows = []
+    for each in found:
+        about = _summary(each)
+        names = about["tenants"]
+        shown = names if options.no_trunc else names[:_TENANTS]
+        more = [f"+{len(names) - len(shown)}"] if len(shown) < len(names) else []
+        rows.append(
+            (
+                str(each.pid or "?"),
+                Path(each.binary).name,
+                about["state"] + (" (pool)" if each.pooled else ""),
+                "--" if about["memory"] is None else sized(about["memory"]),
+                "--" if about["age"] is None else ago(about["age"]),
+                " ".join([*shown, *more]),
+            )
+        )
+    show(("PID", "SHIM", "STATE", "MEMORY", "AGE", "TENANTS"), rows, whole=options.no_trunc)
+    return 0
+
+
+async def kill(options: Namespace) -> int:
+    """SIGKILL for those that are named by their pids, if they are shims of this daemon's."""
+    async with open_client(options) as client:
+        # Held before it is looked for: so it cannot be another one that has got its number.
+        held = [_held(pid) for pid in options.pids]
+        try:
+            known = {each.pid for each in await _list(client)}
+            for pid, descriptor in zip(options.pids, held, strict=True):
+                if pid not in known or descriptor < 0:
+                    raise NotFound(f"shim with pid {pid}")
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+                print(pid)
+        finally:
+            for descriptor in held:
+                if descriptor >= 0:
+                    os.close(descriptor)
+    return 0
+
+
+def _held(pid: int) -> int:
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return -1
+
+
+async def _list(client: Client) -> list[Shim]:
+    if not await client.is_taskd():
+        raise FailedPrecondition(
+            f"the daemon at {client.address} does not show its shims: it is no taskd", verbatim=True
+        )
+    found: list[Shim] = (await ShimsStub(client.channel).list(ListShimsRequest())).shims
+    return found
+
+
+def _summary(shim: Shim) -> dict[str, Any]:
+    """What the daemon knows of it, and what this machine does."""
+    memory = age = None
+    if shim.pid:
+        with suppress(OSError, ValueError):
+            age = procfs.age(shim.pid)
+            memory = _memory(shim.pid)
+    return {
+        "pid": shim.pid,
+        "binary": shim.binary,
+        "state": (State(shim.state).name or "").lower(),
+        "pooled": shim.pooled,
+        "memory": memory,
+        "age": age,
+        "address": shim.address,
+        "tenants": [f"{each.namespace}/{each.id}" for each in shim.tenants],
+    }
+
+
+def _memory(pid: int) -> int | None:
+    """Its share of the memory that it has, in bytes: what is shared is divided (PSS)."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    return None

@@ -1,0 +1,94 @@
+"""``taskd shims``: the processes of shims, from the shell."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from harness.daemons import Containerd, Daemon, Taskd
+from harness.real import need
+
+OURS, GO = "io.taskd.oci.v1", "io.containerd.runc.v2"
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def shell(daemon: Daemon, namespace: str) -> Run:
+    environment = os.environ | {
+        "TASKD_ADDRESS": str(daemon.address),
+        "CONTAINERD_NAMESPACE": namespace,
+    }
+
+    def run(*arguments: object, status: int = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "taskd", *map(str, arguments)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == status, f"{arguments}: {done.stdout}{done.stderr}"
+        return done
+
+    return run
+
+
+@pytest.fixture(params=["", "[shims]\npool = 5\n"], ids=["alone", "pool"])
+def pooled(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+@pytest.fixture
+def run(folder: Path, namespace: str, pooled: bool) -> Iterator[Run]:
+    need("containerd-shim-runc-v2", "runc")
+    settings = "[shims]\npool = 5\n" if pooled else ""
+    with Taskd(folder / "taskd", settings=settings) as daemon:
+        run = shell(daemon, namespace)
+        yield run
+        run("rm", "-f", *run("ps", "-aq").stdout.split(), status=0)
+    print(daemon.log.read_text())
+
+
+def test_processes_and_who_lives_in_them(
+    run: Run, namespace: str, rootfs: Path, pooled: bool
+) -> None:
+    for name, runtime in (("go", GO), ("one", OURS), ("two", OURS)):
+        run("run", "-d", "--name", name, "--runtime", runtime, rootfs, "/bin/sleep", "1000")
+    found = [json.loads(line) for line in run("shims", "--json").stdout.splitlines()]
+    lived_in = [each for each in found if each["tenants"]]
+    tenants = sorted(sorted(each["tenants"]) for each in lived_in)
+    one, two, go = (f"{namespace}/{name}" for name in ("one", "two", "go"))
+    assert tenants == ([[go], [one, two]] if pooled else [[go], [one], [two]])
+    for each in lived_in:
+        assert each["state"] == "serving"
+        assert 100_000 < each["memory"] < 100_000_000
+        assert 0 < each["age"] < 120
+        assert each["pooled"] is (pooled and go not in each["tenants"])
+        name = "containerd-shim-runc-v2" if go in each["tenants"] else "containerd-shim-oci-v1"
+        assert Path(each["binary"]).name == name
+        assert Path(f"/proc/{each['pid']}").exists()
+    table = run("shims").stdout
+    assert all(str(each["pid"]) in table for each in found)
+
+    # Only what is a shim of this daemon's is killed.
+    refused = run("kill-shim", os.getpid(), status=1).stderr
+    assert refused == f"taskd: shim with pid {os.getpid()}: not found\n"
+    [victim] = [each["pid"] for each in lived_in if go in each["tenants"]]
+    assert run("kill-shim", victim).stdout == f"{victim}\n"
+    end = time.monotonic() + 30
+    while "go" in run("ps", "-q").stdout.split():
+        assert time.monotonic() < end
+    assert sorted(run("ps", "-q").stdout.split()) == ["one", "two"]
+
+
+def test_a_containerd_does_not_show_them(folder: Path, namespace: str) -> None:
+    need("containerd")
+    with Containerd(folder / "containerd") as daemon:
+        said = shell(daemon, namespace)("shims", status=1).stderr
+    assert "does not show its shims: it is no taskd" in said
