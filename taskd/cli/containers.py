@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from importlib import import_module
 from pathlib import Path
 
+from taskd.cli.numbers import count
 from taskd.extras import missing
 
 __all__ = ["add"]
@@ -127,7 +128,7 @@ def _add_process(parser: argparse.ArgumentParser) -> None:
 def _add_run(parser: argparse.ArgumentParser) -> None:
     _add_process(parser)
     parser.add_argument("--name", metavar="NAME", help="of the container; made up by default")
-    parser.add_argument("--rm", action="store_true", help="remove it when it has ended")
+    parser.add_argument("--rm", action="store_true", help="remove it in the end; not with -d")
     _add_many(parser, ("-v", "--volume"), "SOURCE:DEST[:ro]", "what of this machine it has")
     _add_many(parser, ("--tmpfs",), "DEST[:OPTIONS]", "a tmpfs in it")
     _add_many(parser, ("-l", "--label"), "NAME=VALUE", "of the container")
@@ -160,7 +161,7 @@ def _add_ps(parser: argparse.ArgumentParser) -> None:
 
 def _add_logs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-f", "--follow", action="store_true", help="go on until it has ended")
-    parser.add_argument("-n", "--tail", type=int, metavar="N", help="only the last lines")
+    parser.add_argument("-n", "--tail", type=count, metavar="N", help="only the last lines")
     parser.add_argument("--since", metavar="WHEN", help="a time (RFC 3339), or so long ago")
     parser.add_argument("-t", "--timestamps", action="store_true", help="when it was written")
     parser.add_argument("container", metavar="CONTAINER")

@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import platform
+import pwd
 import re
 import resource
 import shutil
@@ -203,7 +204,8 @@ def _folders(config: Config) -> Iterator[Finding]:
 
 
 def _daemon(config: Config) -> Iterator[Finding]:
-    path = config.socket
+    given = os.environ.get("TASKD_ADDRESS")
+    path = Path(given) if given else config.socket
     if not path.exists():
         yield Finding(Verdict.MISSING, "daemon", f"no socket {path}", "taskd serve")
         return
@@ -231,7 +233,10 @@ def _snapshots(_: Config) -> Iterator[Finding]:
 def _unprivileged(_: Config) -> Iterator[Finding]:
     if os.geteuid() == 0:
         return
-    name = Path("~").expanduser().name
+    try:
+        name = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        name = str(os.geteuid())
     for file in (Path("/etc/subuid"), Path("/etc/subgid")):
         with suppress(FileNotFoundError):
             if any(line.startswith((f"{name}:", f"{os.geteuid()}:")) for line in file.open()):

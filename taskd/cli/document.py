@@ -13,12 +13,8 @@ from taskd.events.journal import Retention
 __all__ = ["document"]
 
 _DURATIONS = {
-    "idle_timeout",
-    "interval",
-    "max_age",
-    "schedule_delay",
-    "shutdown_timeout",
-    "startup_delay",
+    *("idle", "idle_timeout", "interval", "max_age"),
+    *("schedule_delay", "shutdown_timeout", "startup_delay"),
 }
 _UNITS = (("GiB", 30), ("MiB", 20), ("KiB", 10))
 
@@ -54,6 +50,8 @@ def _value(name: str, value: Any) -> Any:
         return _duration(value)
     if isinstance(value, Mapping):
         return dict(value)
+    if isinstance(value, tuple):
+        return list(value) or None
     return str(value) if isinstance(value, Path) else value
 
 

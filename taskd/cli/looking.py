@@ -25,6 +25,7 @@ __all__ = ["command_of", "images", "inspect", "logs", "ps", "stats", "status_of"
 
 _NS = 10**9
 _STATS_SECONDS = 1.0
+_STATUSES = ("created", "exited", "paused", "running", "unknown")
 _COMMAND = 24
 """Characters of a command that are shown, unless it is to be shown whole."""
 
@@ -71,7 +72,7 @@ def _summary(container: Container) -> dict[str, Any]:
     ended = task is not None and task.status == Status.STOPPED
     return {
         "id": container.id,
-        "image": container.image,
+        "image": container.image or container.spec.get("root", {}).get("path", ""),
         "command": container.spec.get("process", {}).get("args", []),
         "created": digits(nanoseconds(container.record.created_at), "T") + "Z",
         "status": status_of(container),
@@ -130,6 +131,8 @@ def _filter(text: str) -> Callable[[Container], bool]:
             name in each.labels and (not has_value or each.labels[name] == wanted)
         ),
     }
+    if key == "status" and value not in _STATUSES:
+        raise InvalidArgument(f"-f {text}: it is one of {', '.join(_STATUSES)}", verbatim=True)
     if not equals or key not in filters:
         raise InvalidArgument(
             f"-f {text}: it is one of {', '.join(f'{each}=' for each in sorted(filters))}",

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import nullcontext
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 import taskd
 from taskd import inherited, logs
 from taskd.cli import containers, operate, shim
+from taskd.cli.numbers import count
+from taskd.client.address import find
 from taskd.errors import InvalidArgument, TaskdError, words
 from taskd.extras import missing
 from taskd.printable import printable
@@ -115,9 +117,10 @@ def _parser() -> argparse.ArgumentParser:
     trace.add_argument("--slow", metavar="TIME", help="only calls that take so long, as in 100ms")
     trace.add_argument("--json", action="store_true", help="a JSON object for each begin and end")
     trace.add_argument("--whole", action="store_true", help="do not shorten messages")
-    trace.add_argument("--record", type=Path, metavar="FILE", help="write it down as well")
-    trace.add_argument("--play", type=Path, metavar="FILE", help="show what was written down")
-    trace.add_argument("--limit", type=int, metavar="N", help="end after so many begins and ends")
+    file = trace.add_mutually_exclusive_group()
+    file.add_argument("--record", type=Path, metavar="FILE", help="write it down as well")
+    file.add_argument("--play", type=Path, metavar="FILE", help="show what was written down")
+    trace.add_argument("--limit", type=count, metavar="N", help="end after so many begins and ends")
     trace.add_argument("task", nargs="?", default="", metavar="TASK", help="only what is about it")
 
     containers.add(commands, _run)
@@ -167,8 +170,8 @@ def _group(name: str) -> int:
 def _publish(options: argparse.Namespace) -> None:
     from taskd.cli.publish import publish
 
-    address = options.address or options.daemon_address or str(_usual_socket())
-    publish(address, options.namespace, options.topic, sys.stdin.buffer.read())
+    address = find(options.address or options.daemon_address)
+    publish(str(address), options.namespace, options.topic, sys.stdin.buffer.read())
 
 
 def _events(options: argparse.Namespace) -> None:
@@ -185,7 +188,7 @@ def _events(options: argparse.Namespace) -> None:
             raise InvalidArgument("--after is a position in one machine's journal", verbatim=True)
         _run(partial(_import_fleet(), _nats(options), options.filters, since, **shown))
         return
-    address = options.address or options.daemon_address or _usual_socket()
+    address = find(options.address or options.daemon_address)
     _run(partial(events, Path(address), options.filters, Start(options.after, since), **shown))
 
 
@@ -197,19 +200,13 @@ def _trace(options: argparse.Namespace) -> None:
         slow = int(seconds(options.slow) * 1e9) if options.slow else 0
     except ValueError as exc:
         raise InvalidArgument(f"--slow: {exc}", verbatim=True) from None
-    shown = Shown(slow, options.json, options.whole)
+    shown = Shown(slow, options.json, options.whole, record=options.record)
     if options.play:
-        play(options.play, shown)
+        play(options.play, shown, options.namespace, options.task, options.limit)
         return
-    address = Path(options.address or options.daemon_address or _usual_socket())
-    with options.record.open("w") if options.record else nullcontext() as shown.copy:
+    address = find(options.address or options.daemon_address)
+    with closing(shown):
         _run(trace, address, options.namespace, options.task, shown, options.limit)
-
-
-def _usual_socket() -> Path:
-    from taskd.config import Config
-
-    return Config().socket
 
 
 def _nats(options: argparse.Namespace) -> NatsConfig:

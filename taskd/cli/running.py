@@ -14,7 +14,7 @@ from taskd.cli import terminal
 from taskd.client import Client, Container, Limits, Options, Process, connect
 from taskd.client.cleanup import whatever_happens
 from taskd.client.client import is_path
-from taskd.errors import FailedPrecondition, NotFound, TaskdError
+from taskd.errors import FailedPrecondition, InvalidArgument, NotFound, TaskdError
 from taskd.printable import printable
 
 __all__ = ["attach", "execute", "failure", "open_client", "run", "start"]
@@ -35,10 +35,10 @@ def failure(exc: TaskdError | OSError) -> int:
     print(f"taskd: {printable(text)}", file=sys.stderr)
     if not isinstance(exc, errors.Unknown):
         return FAILED
-    words = text.lower()
-    if "permission denied" in words:
+    _, said, words = text.lower().partition("exec")
+    if said and "permission denied" in words:
         return NOT_EXECUTABLE
-    if "executable file not found" in words or "no such file" in words:
+    if said and ("file not found" in words or "no such file" in words):
         return NOT_FOUND
     return FAILED
 
@@ -47,6 +47,8 @@ async def run(options: Namespace) -> int:
     try:
         if options.tty and not options.detach:
             terminal.require()
+        if options.rm and options.detach:
+            raise InvalidArgument("--rm with -d: nobody is left to remove it", verbatim=True)
         async with open_client(options) as client:
             await _fetch(client, options)
             container = await client.create(options.source, options.args, **_options(options))

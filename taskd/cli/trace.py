@@ -48,15 +48,17 @@ class Shown:
     slow: int = 0
     as_json: bool = False
     whole: bool = False
-    copy: TextIO | None = None
-    """Where it is written down, to be played back."""
+    record: Path | None = None
+    """Where it is written down, to be played back: made when there is something to write."""
+    _copy: TextIO | None = None
     _going_on: dict[int, dict[str, Any]] = field(default_factory=dict)
     _waited: set[int] = field(default_factory=set)
 
     def show(self, entry: dict[str, Any]) -> Iterable[str]:
         """The lines for the beginning or the end of a call."""
-        if self.copy is not None:
-            print(json.dumps(entry), file=self.copy, flush=True)
+        if self.record is not None:
+            self._copy = self._copy or self.record.open("w")
+            print(json.dumps(entry), file=self._copy, flush=True)
         if lost := entry.get("lost"):
             yield self._line({"lost": lost}, f"({lost} begins and ends were not heard)")
         took = entry.get("nanoseconds")
@@ -74,6 +76,11 @@ class Shown:
         if self.slow or entry["way"] != "CLIENT":
             outcome = {"request": begun.get("request"), "answer": outcome}
         yield self._line(entry, self._text(entry, f"{took / 1e6:.1f} ms", outcome, ended=True))
+
+    def close(self) -> None:
+        """Nothing more is to be written down."""
+        if self._copy is not None:
+            self._copy.close()
 
     def waiting(self, now: float) -> Iterable[str]:
         """A line for each call that has gone on for some time, once."""
@@ -145,8 +152,13 @@ async def _show_waiting(shown: Shown) -> None:
         _print(shown.waiting(time.time()))
 
 
-def play(file: Path, shown: Shown) -> None:
-    """Print what was written down. Raises `InvalidArgument` for a file that is none of ours."""
+def play(
+    file: Path, shown: Shown, namespace: str = "", task: str = "", limit: int | None = None
+) -> None:
+    """Print what was written down, as if one listened to that.
+
+    Raises `InvalidArgument` for a file that is none of ours.
+    """
     with file.open() as lines:
         for number, text in enumerate(lines, start=1):
             try:
@@ -156,7 +168,13 @@ def play(file: Path, shown: Shown) -> None:
                 raise InvalidArgument(
                     f"{file}: line {number} is nothing that taskd trace has written", verbatim=True
                 ) from None
+            if namespace not in ("", found.get("namespace", "")):
+                continue
+            if task not in ("", found.get("task", "")):
+                continue
             _print(shown.show(found))
+            if limit is not None and (limit := limit - 1) <= 0:
+                return
 
 
 def _print(lines: Iterable[str]) -> None:

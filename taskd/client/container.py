@@ -186,7 +186,9 @@ class Container(Process):
         self._client.keep(self._io)
         if not self._io.outputs:
             raise FailedPrecondition(
-                f'container "{self.id}": nobody can attach to {found.stdout or "no output"}'
+                f'container "{self.id}": its output goes to {found.stdout or "nobody"}, where '
+                "nobody can attach; logs has what is kept",
+                verbatim=True,
             )
 
     def logs(
@@ -200,7 +202,8 @@ class Container(Process):
         path = self.labels.get(LOG)
         if path is None:
             raise FailedPrecondition(
-                f'container "{self.id}": its output is not kept; make it with output="log"',
+                f'container "{self.id}": its output is not kept: it was made in the foreground, '
+                'or without output="log"',
                 verbatim=True,
             )
         return logs.Reader(
@@ -356,6 +359,13 @@ class Container(Process):
         if task.status in (Status.PAUSED, Status.PAUSING):
             with suppress(TaskdError):  # cgroup v1: nothing that is frozen ends
                 await self.resume()
-        with suppress(TaskdError):  # it has ended meanwhile
-            await self.kill(everything=True)
+        with suppress(NotFound):  # it has ended meanwhile
+            try:
+                await self.kill(everything=True)
+            except NotFound:
+                raise
+            except TaskdError:
+                # A runtime without cgroups knows no others; with the first process all go.
+                await self.kill()
+        with suppress(TaskdError):
             await self.wait()

@@ -20,7 +20,7 @@ def put(source: Path, roots: Sequence[Path], target: str) -> None:
     `roots` are the folders that are laid upon each other, the topmost first: that is written to.
     """
     place = PurePosixPath("/", target)
-    if _is_folder(roots[0], place) and not source.is_dir():
+    if _is_folder(roots[0], place):
         place /= source.name
     with rooted.opened(roots[0], str(place.parent)) as folder:
         _put(source, folder, place.name)
@@ -48,6 +48,8 @@ def get(roots: Sequence[Path], source: str, target: Path) -> None:
     """Copy `source` to `target`, or into it if that is a folder. Raises OSError."""
     if target.is_dir():
         target /= PurePosixPath(source).name
+    if not target.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(target.parent))
     missing = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), source)
     for root in roots:
         try:

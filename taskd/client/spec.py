@@ -40,6 +40,7 @@ Amendment = Mapping[str, Any] | Callable[[dict[str, Any]], Mapping[str, Any] | N
 
 _TYPE = "types.containerd.io/opencontainers/runtime-spec/1/"
 _RWM = "rwm"
+_MOST = 1 << 63
 _CAPABILITIES = (
     *("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW"),
     *("CAP_SETGID", "CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE"),
@@ -84,6 +85,7 @@ class Limits:
 
     def resources(self) -> dict[str, Any]:
         """``linux.resources`` of the OCI specification."""
+        self._refuse_nonsense()
         memory = {"limit": self.memory, "swap": self.memory_swap}
         quota = None if self.cpus is None else round(self.cpus * 100_000)
         cpu = {
@@ -98,6 +100,16 @@ class Limits:
             "pids": {} if self.pids is None else {"limit": self.pids},
         }
         return {key: value for key, value in parts.items() if value}
+
+    def _refuse_nonsense(self) -> None:
+        """Raise `InvalidArgument`, instead of a runtime that names none of our words."""
+        for name, value in (
+            ("memory", None if self.memory is None else size(self.memory)),
+            ("cpus", self.cpus),
+            ("cpu_shares", self.cpu_shares),
+        ):
+            if value is not None and not 0 < value < _MOST:
+                raise InvalidArgument(f"{name}: {value} is no limit", verbatim=True)
 
 
 def size(text: int | str) -> int:
@@ -249,6 +261,8 @@ def rootless(document: Mapping[str, Any]) -> dict[str, Any]:
         for each in result["mounts"]
     ]
     result["linux"] = linux
+    # The one user there is.
+    result["process"] = {**result["process"], "user": {"uid": 0, "gid": 0}}
     return result
 
 

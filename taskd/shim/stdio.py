@@ -55,8 +55,10 @@ class Pipes:
     def open(self, own: Descriptors) -> tuple[int, int]:
         """The two ends of a new one, reader and writer, which become `own`."""
         reader, writer = map(own.keep, os.pipe())
-        for end in (reader, writer):
-            os.fchown(end, self.uid, self.gid)
+        # An ordinary user's are that user's, whom a container may take for root.
+        if os.geteuid() == 0 or (self.uid, self.gid) != (0, 0):
+            for end in (reader, writer):
+                os.fchown(end, self.uid, self.gid)
         return reader, writer
 
 

@@ -205,6 +205,10 @@ def test_some_of_them(shell: Shell, rootfs: Path) -> None:
     assert shell.ids("-f", "exited=4") == ["ended"]
     assert shell.ids("-f", "exited=5") == []
     assert "ancestor=, exited=, id=" in shell("ps", "-f", "nosuch=1", status=1).stderr
+    assert "it is one of created, exited" in shell("ps", "-f", "status=x", status=1).stderr
+    shell("run", "-d", "--name", "log", rootfs, "/bin/sleep", "1000")
+    assert "logs has what is kept" in shell("attach", "log", status=1).stderr
+    assert "made in the foreground" in shell("logs", "ended", status=1).stderr
     # What is wrong with one of them does not keep it from the others.
     done = shell("rm", "-f", "one", "nosuch", "ended", status=1)
     assert sorted(done.stdout.split()) == ["ended", "one"]
@@ -313,6 +317,13 @@ def test_a_daemon_that_is_not_there(tmp_path: Path) -> None:
 def test_a_bad_option_is_named(shell: Shell, rootfs: Path) -> None:
     for option, words in (
         (("-m", "lots"), "'lots' is no size"),
+        (("-m", "-5"), "memory: -5 is no limit"),
+        (("-m", "99999999999999999999g"), "is no limit"),
+        (("--cpus", "nan"), "cpus: nan is no limit"),
+        (("--cpus", "inf"), "cpus: inf is no limit"),
+        (("--cpus", "-1"), "cpus: -1.0 is no limit"),
+        (("-v", "/nosuch:/x"), "/nosuch"),
+        (("-d", "--rm"), "--rm with -d"),
         (("-v", "relative:/x"), "mount 'relative:/x'"),
         (("--name=-bad-",), "-bad-"),
         (("--env-file", "/nosuch"), "/nosuch"),

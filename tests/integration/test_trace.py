@@ -142,6 +142,25 @@ def test_the_daemon_ends_while_it_is_listened_to(folder: Path) -> None:
     assert err == f"taskd: no daemon at {daemon.address}\n"
 
 
+def test_the_address_of_the_environment(folder: Path) -> None:
+    with Taskd(folder / "taskd") as daemon:
+        environment = os.environ | {"TASKD_ADDRESS": str(daemon.address)}
+        for command in (["events", "--no-follow"], ["trace", "--limit", "1"]):
+            follow = subprocess.Popen(
+                [sys.executable, "-m", "taskd", *command],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            if command[0] == "trace":
+                assert follow.stderr is not None
+                assert follow.stderr.readline() == "taskd: listening\n"
+                daemon.ctr("version", namespace="default")
+            follow.communicate(timeout=30)
+            assert follow.returncode == 0
+
+
 @pytest.mark.parametrize(("given", "words"), [("soon", "--slow: 'soon' is not a duration")])
 def test_bad_options(given: str, words: str) -> None:
     done = subprocess.run(

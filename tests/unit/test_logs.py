@@ -55,7 +55,7 @@ def record(level: int, message: str, exc_info: object = None) -> logging.LogReco
     return found
 
 
-@pytest.fixture(params=[("UTC0", 0), ("A-5:30", 330), ("B3:30", -210)])
+@pytest.fixture(params=[("UTC0", 0), ("AAA-5:30", 330), ("BBB3:30", -210)])
 def zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[timezone]:
     name, minutes = request.param
     monkeypatch.setenv("TZ", name)

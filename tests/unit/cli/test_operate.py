@@ -19,6 +19,7 @@ root = "/a/root"
 state = "/a/state"
 address = "/a/socket"
 log_level = "debug"
+log_format = "json"
 shutdown_timeout = "1m0.5s"
 blockio_config_file = "/a/blockio.yaml"
 rdt_config_file = "/a/rdt.yaml"
@@ -72,10 +73,25 @@ service_name = "other"
 
 [shims]
 warm = false
+pool = 7
 shared = true
+lifetime = 77
+idle = "1.5s"
+adopt = true
+
+[runtimes]
+"io.containerd.runc.v2" = "io.taskd.oci.v1"
+
+[transfer]
+max_concurrent_downloads = 7
+max_concurrent_uploaded_layers = 8
+config_path = "/a/certs.d"
+idle_timeout = "9s"
 
 [grpc]
 engine = "h2"
+uid = 7
+gid = 8
 """
 
 
@@ -172,8 +188,9 @@ def test_other_shells_have_a_completion_too(capsys: pytest.CaptureFixture[str], 
 
 
 def test_the_doctor_finds_a_machine_that_can_run_containers(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("TASKD_ADDRESS", raising=False)
     file = tmp_path / "taskd.toml"
     file.write_text(f'root = "{tmp_path}/root"\nstate = "{tmp_path}/state"\n')
     status, out, _ = run(capsys, "doctor", "--json", "--config", str(file))
@@ -188,6 +205,12 @@ def test_the_doctor_finds_a_machine_that_can_run_containers(
     status, out, _ = run(capsys, "doctor", "--config", str(file))
     assert status == 0
     assert "-> taskd serve\n" in out
+
+
+def test_the_doctor_looks_where_clients_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TASKD_ADDRESS", str(tmp_path / "other.sock"))
+    found = [each.text for each in findings(Config(root=tmp_path, state=tmp_path))]
+    assert f"no socket {tmp_path}/other.sock" in found
 
 
 def test_the_doctor_finds_no_runtime(

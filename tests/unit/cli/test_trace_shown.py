@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -132,13 +131,28 @@ def test_what_was_written_down_is_played_back(
 ) -> None:
     file = tmp_path / "record"
     told = [of_a_shim(None), of_a_shim(5), entry(said(call=2, method=CREATE))]
-    with file.open("w") as copy:
-        live = [line for each in told for line in Shown(copy=copy).show(each)]
+    listener = Shown(record=file)
+    live = [line for each in told for line in listener.show(each)]
+    listener.close()
     play(file, Shown())
-    # A request is only known if the same listener heard it.
     assert capsys.readouterr().out.splitlines() == live
     play(file, Shown(as_json=True))
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == told
+    play(file, Shown(as_json=True), limit=2)
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    play(file, Shown(as_json=True), task="other")
+    play(file, Shown(as_json=True), namespace="other")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_recording_is_replaced_only_by_another_one(tmp_path: Path) -> None:
+    file = tmp_path / "record"
+    file.write_text("an older one")
+    listener = Shown(record=file)
+    assert file.read_text() == "an older one"
+    list(listener.show(of_a_shim(None)))
+    listener.close()
+    assert json.loads(file.read_text()) == of_a_shim(None)
 
 
 @pytest.mark.parametrize("text", ["no json", "[]", "{}", '{"call":1,"begin":"x","way":"CLIENT"}'])
@@ -146,4 +160,4 @@ def test_a_file_of_something_else(tmp_path: Path, text: str) -> None:
     file = tmp_path / "record"
     file.write_text(f"{json.dumps(of_a_shim())}\n{text}\n")
     with pytest.raises(InvalidArgument, match="line 2 is nothing that taskd trace has written"):
-        play(file, Shown(copy=io.StringIO()))
+        play(file, Shown())

@@ -1,0 +1,14 @@
+"""Numbers on a command line."""
+
+from __future__ import annotations
+
+import argparse
+
+__all__ = ["count"]
+
+
+def count(text: str) -> int:
+    """One or more; what argparse makes an error of."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number such as 10")
+    return int(text)
