@@ -23,7 +23,7 @@ __all__ = ["LATE_GC", "Containerd", "Daemon", "Taskd", "client"]
 
 START_SECONDS = 20.0 * SLOWER
 
-LATE_GC = '[gc]\nstartup_delay = "1h"\n'
+LATE_GC = '[gc]\nstartup_delay = "1h"\npause_threshold = 0.0000001\n'
 """Settings for a taskd that collects garbage when it is asked to, as `Containerd` does."""
 
 
@@ -163,7 +163,9 @@ class Containerd(Daemon):
             f'[grpc]\naddress = "{self.address}"\n'
             # What is compared must not depend on when it first collects garbage.
             '[plugins."io.containerd.gc.v1.scheduler"]\n'
-            'startup_delay = "1h"\n' + (PATIENCE if SLOWER > 1 else "")
+            'startup_delay = "1h"\n'
+            # Nor, once somebody has asked for that, on how often it does so.
+            "pause_threshold = 0.0000001\n" + (PATIENCE if SLOWER > 1 else "")
         )
         return [str(shutil.which("containerd", path=self.path)), "--config", str(config)]
 

@@ -18,6 +18,7 @@ from textual import work
 from textual.app import App, ComposeResult
 from textual.binding import BindingType
 from textual.containers import Vertical
+from textual.css.query import NoMatches
 from textual.screen import Screen
 from textual.widgets import DataTable, Footer, Input, RichLog, Static, TabbedContent, TabPane
 
@@ -99,7 +100,8 @@ class Top(App[None]):
                 self._trouble = ""
             except (TaskdError, OSError) as exc:
                 self._trouble = errors.words(exc)
-            self._show()
+            with suppress(NoMatches):  # it ends
+                self._show()
             with anyio.move_on_after(self._delay):
                 await self._due.wait()
 

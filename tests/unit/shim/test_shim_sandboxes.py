@@ -159,7 +159,7 @@ async def test_a_life(shim: Shim) -> None:
     assert nanoseconds(status.exited_at) > nanoseconds(status.created_at)
     assert not shim.tasks.stopped.is_set()
     await shim.shut_down()
-    assert shim.tasks.stopped.is_set()
+    await asyncio.wait_for(shim.tasks.stopped.wait(), 5)
     assert Room.calls == [
         ("create", "/net", {"a": "b"}), ("start",), ("stop", 5), ("delete",),
     ]  # fmt: skip
@@ -255,7 +255,7 @@ async def test_a_container_that_is_made_while_it_stops(shim: Shim) -> None:
         await making
     assert ("abandon",) in Puppet.calls
     await shim.shut_down()
-    assert shim.tasks.stopped.is_set()
+    await asyncio.wait_for(shim.tasks.stopped.wait(), 5)
 
 
 async def test_task_shutdown_leaves_a_process_that_has_a_sandbox(shim: Shim) -> None:
