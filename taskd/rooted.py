@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["open_file", "opened"]
+__all__ = ["open_at", "open_file", "opened"]
 
 _OPENAT2 = 437
 _RESOLVE_IN_ROOT = 0x10
@@ -59,14 +59,19 @@ def open_file(root: Path, path: str) -> int:
 def _open(root: Path, path: str, flags: int) -> int:
     folder = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        how = _How(flags=flags | os.O_CLOEXEC, resolve=_RESOLVE_IN_ROOT)
-        name = os.fsencode(path)
-        found: int = _libc.syscall(
-            ctypes.c_long(_OPENAT2), folder, name, ctypes.byref(how), ctypes.sizeof(how)
-        )
-        if found < 0:
-            error = ctypes.get_errno()
-            raise OSError(error, os.strerror(error), path)
-        return found
+        return open_at(folder, path, flags)
     finally:
         os.close(folder)
+
+
+def open_at(root: int, path: str | bytes, flags: int) -> int:
+    """A descriptor of `path` in the folder that `root` is open at. Raises OSError."""
+    how = _How(flags=flags | os.O_CLOEXEC, resolve=_RESOLVE_IN_ROOT)
+    name = os.fsencode(path)
+    found: int = _libc.syscall(
+        ctypes.c_long(_OPENAT2), root, name, ctypes.byref(how), ctypes.sizeof(how)
+    )
+    if found < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error), path)
+    return found

@@ -189,7 +189,7 @@ def _events(options: argparse.Namespace) -> None:
         _run(partial(_import_fleet(), _nats(options), options.filters, since, **shown))
         return
     address = find(options.address or options.daemon_address)
-    _run(partial(events, Path(address), options.filters, Start(options.after, since), **shown))
+    _run(partial(events, address, options.filters, Start(options.after, since), **shown))
 
 
 def _trace(options: argparse.Namespace) -> None:

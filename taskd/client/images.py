@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from taskd import platforms
 from taskd.client.channel import Channel, naming
 from taskd.client.cleanup import whatever_happens
 from taskd.client.stores import Content, Leases, Snapshots
@@ -37,7 +37,6 @@ _INDEXES = (
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
 )
-_MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,8 +257,7 @@ def roots(mounts: Sequence[Mount]) -> list[Path]:
 
 
 def _platform() -> str:
-    machine = platform.machine()
-    return f"linux/{_MACHINES.get(machine, machine)}"
+    return "/".join(platforms.here())
 
 
 def _for_this_machine(manifests: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import stat
 from collections.abc import Sequence
 
+from taskd import rooted
 from taskd.layers.errors import Refused, failed
 
 __all__ = ["clean", "make_folders"]
 
 _MODE = 0o755
 _LINKS = 255
-_OPENAT2, _RESOLVE_IN_ROOT = 437, 0x10
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-class _How(ctypes.Structure):
-    """``struct open_how``."""
-
-    _fields_ = (
-        ("flags", ctypes.c_uint64),
-        ("mode", ctypes.c_uint64),
-        ("resolve", ctypes.c_uint64),
-    )
 
 
 def clean(name: bytes) -> bytes:
@@ -92,15 +80,12 @@ def _resolved(path: bytes) -> list[bytes]:
 def _dress(path: bytes, parents: Sequence[int]) -> None:
     """Give a folder the owner, mode, times and attributes that it has in a parent, if in any."""
     for parent in parents:
-        how = _How(os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT)
-        found = _libc.syscall(
-            ctypes.c_long(_OPENAT2), parent, path, ctypes.byref(how), ctypes.sizeof(how)
-        )
-        if found < 0:
-            number = ctypes.get_errno()
-            if number in (errno.ENOENT, errno.ENXIO):  # what was deleted is a device
+        try:
+            found = rooted.open_at(parent, path, os.O_RDONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENXIO):  # what was deleted is a device
                 continue
-            raise OSError(number, os.strerror(number))
+            raise
         try:
             state = os.fstat(found)
             if not stat.S_ISDIR(state.st_mode):
