@@ -359,13 +359,20 @@ class Container(Process):
         if task.status in (Status.PAUSED, Status.PAUSING):
             with suppress(TaskdError):  # cgroup v1: nothing that is frozen ends
                 await self.resume()
-        with suppress(NotFound):  # it has ended meanwhile
-            try:
-                await self.kill(everything=True)
-            except NotFound:
-                raise
-            except TaskdError:
-                # A runtime without cgroups knows no others; with the first process all go.
-                await self.kill()
+        try:
+            await self._kill_all()
+        except NotFound:
+            pass  # it has ended meanwhile
+        except TaskdError:
+            return  # there is nothing yet that a signal could reach, or deletion will say so
         with suppress(TaskdError):
             await self.wait()
+
+    async def _kill_all(self) -> None:
+        try:
+            await self.kill(everything=True)
+        except NotFound:
+            raise
+        except TaskdError:
+            # A runtime without cgroups knows no others; with the first process all go.
+            await self.kill()

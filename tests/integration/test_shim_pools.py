@@ -20,7 +20,11 @@ from harness.real import BOTH_SHIMS, need
 from taskd import ttrpc
 from taskd.codec import encode
 from taskd.proto.containerd.services.containers.v1 import GetContainerRequest
-from taskd.proto.containerd.services.tasks.v1 import CreateTaskRequest, WaitRequest
+from taskd.proto.containerd.services.tasks.v1 import (
+    CreateTaskRequest,
+    ListTasksRequest,
+    WaitRequest,
+)
 from taskd.proto.containerd.task.v2 import DeleteRequest, KillRequest
 from taskd.proto.containerd.task.v2 import WaitRequest as ShimWaitRequest
 from taskd.proto.taskd.v1 import ListShimsRequest, ShimsStub
@@ -105,11 +109,15 @@ async def test_the_death_of_a_process_ends_what_is_in_it(
             found = (await ShimsStub(channel).list(ListShimsRequest())).shims
             (first,) = [each.pid for each in found if "one" in {who.id for who in each.tenants}]
             await ask.start("three", "/bin/sleep", "1000", runtime=OCI)
+            # What ended with its shim is deleted at once: who waits later finds nothing.
+            waits = [
+                asyncio.create_task(ask.tasks.wait(WaitRequest(container_id=name)))
+                for name in ("one", "two")
+            ]
+            await ask.tasks.list(ListTasksRequest())  # answered after they were heard
             os.kill(first, signal.SIGKILL)
             with anyio.fail_after(20):
-                for name in ("one", "two"):
-                    answer = await ask.tasks.wait(WaitRequest(container_id=name))
-                    assert answer.exit_status == 137
+                assert [(await each).exit_status for each in waits] == [137, 137]
             await ask.start("four", "/bin/sleep", "1000", runtime=OCI)
             for name in ("three", "four"):
                 assert await ask.end(name) == 137

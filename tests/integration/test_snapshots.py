@@ -256,14 +256,15 @@ async def test_layers_unpacked_without_their_parents(daemon: Taskd, namespace: s
             [mount] = await layers.prepare(f"{name}-key")
             options = ["rw", f"upperdir={mount.source}"]
             data = tar(*chain[name])
-            digest = await connected.content.write(data)
-            await DiffStub(connected.channel).apply(
-                ApplyRequest(
-                    diff=Descriptor(media_type=LAYER, digest=digest, size=len(data)),
-                    mounts=[Mount(type="overlay", source="overlay", options=options)],
-                ),
-                metadata=HELD,
-            )
+            async with connected.leases.hold():
+                digest = await connected.content.write(data)
+                await DiffStub(connected.channel).apply(
+                    ApplyRequest(
+                        diff=Descriptor(media_type=LAYER, digest=digest, size=len(data)),
+                        mounts=[Mount(type="overlay", source="overlay", options=options)],
+                    ),
+                    metadata=HELD,
+                )
 
         async with anyio.create_task_group() as group:
             for name in chain:
