@@ -53,6 +53,7 @@ BENCHMARKS: dict[str, Callable[[Sides], Table | list[Table]]] = {
     "exits": lambda sides: anyio.run(events.exits, sides),
     "events": lambda sides: anyio.run(events.rate, sides),
     "hundred": lambda sides: anyio.run(fleet.hundred, sides),
+    "hundred-own": lambda sides: anyio.run(shims.hundred, sides),
     "growth": lambda sides: anyio.run(events.growth, sides),
     "runc": lambda sides: anyio.run(shims.runc, sides),
     "crun": lambda sides: anyio.run(shims.crun, sides),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 import anyio
-from bench.lifecycle import RUNTIME
+from bench.lifecycle import RUNTIMES
 from bench.table import Sides, Table
 from grpclib.const import Cardinality
 from grpclib.encoding.base import CodecBase
@@ -48,16 +49,18 @@ class Raw(CodecBase):
         return data
 
 
-async def hundred(sides: Sides, rounds: int = 7) -> Table:
+async def hundred(
+    sides: Sides, rounds: int = 7, title: str = "", runtimes: Mapping[str, str] = RUNTIMES
+) -> Table:
     """`restart`: from the start of the daemon's process to its answer to the first List."""
-    table = Table(f"{TASKS} tasks", "ms")
+    table = Table(title or f"{TASKS} tasks", "ms")
     names = [f"many-{number}" for number in range(TASKS)]
-    for _, daemon, namespace in sides.alternate(1):
+    for side, daemon, namespace in sides.alternate(1):
         async with client(daemon.address, namespace) as channel:
             for name in names:
                 container = Container(
                     id=name,
-                    runtime=ContainerRuntime(name=RUNTIME),
+                    runtime=ContainerRuntime(name=runtimes[side]),
                     spec=spec(sides.rootfs, ["/bin/sleep", "10000"]),
                 )
                 await ContainersStub(channel).create(CreateContainerRequest(container=container))

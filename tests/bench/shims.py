@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import anyio
-from bench import lifecycle
+from bench import fleet, lifecycle
 from bench.table import Sides, Table
 from grpclib.client import Channel
 from harness.containers import process, spec
@@ -35,7 +35,16 @@ from taskd.proto.containerd.services.tasks.v1 import (
 )
 from taskd.proto.google.protobuf import Any
 
-__all__ = ["crun", "execs", "host_process", "memory", "runc", "shared_memory", "throughput"]
+__all__ = [
+    "crun",
+    "execs",
+    "host_process",
+    "hundred",
+    "memory",
+    "runc",
+    "shared_memory",
+    "throughput",
+]
 
 RUNTIMES = lifecycle.RUNTIMES | {"taskd": "io.taskd.oci.v1"}
 """What was before has the Go shim: the names of our own have changed."""
@@ -95,6 +104,11 @@ async def memory(sides: Sides) -> Table:
     table = Table(f"own shim: memory of each of {CONTAINERS} running containers", "MB")
     await _weigh(sides, table, CONTAINERS)
     return table
+
+
+async def hundred(sides: Sides) -> Table:
+    title = f"own shim, runc: {fleet.TASKS} tasks"
+    return await fleet.hundred(sides, title=title, runtimes=RUNTIMES)
 
 
 async def shared_memory(sides: Sides) -> Table:
