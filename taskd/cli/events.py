@@ -12,7 +12,7 @@ from pathlib import Path
 
 import anyio
 
-from taskd import config
+from taskd import durations
 from taskd.cli.plain import digits, line, plain
 from taskd.client import Event, connect
 from taskd.errors import InvalidArgument, Unavailable
@@ -77,7 +77,7 @@ def moment(text: str) -> int:
     Raises `InvalidArgument`.
     """
     try:
-        ago = timedelta(seconds=config.seconds(text))
+        ago = timedelta(seconds=durations.seconds(text))
         return int((datetime.now(UTC) - ago).timestamp() * 1e9)
     except ValueError:
         pass

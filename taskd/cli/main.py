@@ -194,7 +194,7 @@ def _events(options: argparse.Namespace) -> None:
 
 def _trace(options: argparse.Namespace) -> None:
     from taskd.cli.trace import Shown, play, trace
-    from taskd.config import seconds
+    from taskd.durations import seconds
 
     try:
         slow = int(seconds(options.slow) * 1e9) if options.slow else 0

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from taskd import config
+from taskd import config, durations
 from taskd.config import Config
 from taskd.diff.limits import Limits
 from taskd.errors import InvalidArgument
@@ -168,10 +168,10 @@ def test_a_file_that_is_not_there_is_named(file: Path) -> None:
     [("1h", 3600), ("1m30s", 90), ("1.5s", 1.5), ("250ms", 0.25), ("10us", 1e-5), ("0", 0)],
 )
 def test_durations_are_gos(text: str, expected: float) -> None:
-    assert config.seconds(text) == pytest.approx(expected)
+    assert durations.seconds(text) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("text", ["", "1", "s", "1x", "1s ", "-1s", "1s2", True, None, 1.5])
 def test_what_is_no_duration(text: object) -> None:
     with pytest.raises(ValueError, match="is not a duration"):
-        config.seconds(text)
+        durations.seconds(text)

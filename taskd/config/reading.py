@@ -1,72 +1,23 @@
-"""The daemon's configuration: a TOML file, each of whose keys is checked.
-
-root = "/var/lib/taskd"          # what outlives a reboot: records, work folders
-state = "/run/taskd"             # what does not: bundles, sockets
-address = "/run/taskd/taskd.sock"
-log_level = "info"
-log_format = "text"              # "json"
-shutdown_timeout = "10s"
-blockio_config_file = "/etc/taskd/blockio.yaml"  # goresctrl's formats, as in containerd
-rdt_config_file = "/etc/taskd/rdt.yaml"
-
-[timeouts]                       # containerd's names
-"io.containerd.timeout.shim.cleanup" = "5s"
-
-[gc]                             # containerd's names too
-startup_delay = "100ms"
-
-[diff]                           # layers
-max_size = "100GiB"              # more is refused: a bomb, most likely
-
-[events]                         # the journal
-sync = "normal"                  # "full": an event told survives a power cut, too
-max_age = "168h"
-max_size = "256MiB"
-node = "machine-7"               # among others; the host's name if none is given
-
-[events.nats]                    # where they go as well
-servers = ["nats://10.0.0.1:4222"]
-
-[grpc]
-engine = "h2"                    # instead of ngh2
-gid = 997                        # whose members may use the socket
-
-[restart]                        # of containers that are labelled so
-interval = "10s"
-
-[snapshots]                      # containerd's names
-sync_remove = true               # whoever removes one waits until its files have gone
-mount_options = ["volatile"]     # of overlays
-
-[transfer]                       # containerd's names
-max_concurrent_downloads = 3
-config_path = "/etc/taskd/certs.d"  # hosts.toml of each registry
-
-[shims]                          # those written in Python
-pool = 10                        # containers that share a process
-
-[runtimes]                       # which runtime answers in another one's stead
-"io.containerd.runc.v2" = "io.taskd.oci.v1"
-
-[metrics]                        # Prometheus
-address = "127.0.0.1:1338"
-
-[tracing]                        # OpenTelemetry, to a collector's OTLP/HTTP
-endpoint = "http://127.0.0.1:4318"
-"""
+"""From TOML to `Config`: each key is checked, and what is wrong named."""
 
 from __future__ import annotations
 
-import math
-import os
-import platform
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
+from taskd.config.settings import (
+    TIMEOUTS,
+    Config,
+    EventsConfig,
+    GrpcConfig,
+    RestartConfig,
+    ShimsConfig,
+    TracingConfig,
+)
 from taskd.diff.limits import Limits
 from taskd.durations import seconds
 from taskd.errors import InvalidArgument
@@ -74,150 +25,10 @@ from taskd.events.journal import Retention
 from taskd.gc.policy import MAX_PAUSE_THRESHOLD, Policy
 from taskd.logs import LEVELS, Format
 from taskd.nats.settings import NatsConfig, Subjects, without_credentials
-from taskd.runtime.pool import PoolLimits
 from taskd.snapshots.settings import SnapshotsConfig
 from taskd.transfer.settings import TransferConfig
 
-__all__ = ["TIMEOUTS", "Config", "EventsConfig", "TracingConfig", "load", "seconds"]
-
-TIMEOUTS: Mapping[str, float] = {
-    "io.containerd.timeout.shim.cleanup": 5.0,
-    "io.containerd.timeout.shim.load": 5.0,
-    "io.containerd.timeout.shim.shutdown": 3.0,
-    "io.containerd.timeout.task.state": 2.0,
-    "io.taskd.timeout.shim.start": 60.0,
-}
-"""Bounds on waiting for shims, with their defaults in seconds."""
-
-
-@dataclass(frozen=True, slots=True)
-class EventsConfig:
-    sync: Literal["full", "normal"] = "normal"
-    """What a published event survives: a power cut, or the end of the daemon."""
-    retention: Retention = field(default_factory=Retention)
-    node: str = field(default_factory=platform.node)
-    """This machine among those whose events are collected in one place."""
-    nats: NatsConfig | None = None
-    """Where that place is."""
-
-
-@dataclass(frozen=True, slots=True)
-class TracingConfig:
-    endpoint: str
-    """Base URL of a collector that takes OTLP over HTTP."""
-    sampling_ratio: float = 1.0
-    """Share of traces that begin here which are sent; others' go as their client says."""
-    service_name: str = "taskd"
-
-
-@dataclass(frozen=True, slots=True)
-class ShimsConfig:
-    """How shims that are written in Python are run."""
-
-    warm: bool = True
-    """They are forked from a process that has imported them, instead of being executed."""
-    pool: int = 1
-    """Containers of a runtime and a namespace that share a process."""
-    shared: bool = False
-    """All of them do, however many there are."""
-    lifetime: int = PoolLimits.lifetime
-    """Containers that a shared process is given before another one takes its place."""
-    idle: float = PoolLimits.idle
-    """Seconds for which a shared process waits for more."""
-    adopt: bool = False
-    """When one dies, another goes on with its containers, where the kernel tells enough of them."""
-
-    @property
-    def limits(self) -> PoolLimits:
-        return PoolLimits(math.inf if self.shared else self.pool, self.lifetime, self.idle)
-
-
-@dataclass(frozen=True, slots=True)
-class GrpcConfig:
-    engine: Literal["", "h2", "ngh2"] = ""
-    """What carries HTTP/2; without one, ngh2 where it is installed, and else h2."""
-    uid: int = -1
-    gid: int = -1
-    """Whose the gRPC socket is, if not this process's. Who may connect to it is as good as root."""
-
-
-@dataclass(frozen=True, slots=True)
-class RestartConfig:
-    """Of the restart monitor; the name and default are containerd's."""
-
-    interval: float = 10.0
-    """Seconds between two looks at containers whose labels say that they are to run."""
-
-
-@dataclass(frozen=True, slots=True)
-class Config:
-    root: Path = field(default_factory=lambda: _usual_root())
-    state: Path = field(default_factory=lambda: _usual_state())
-    address: Path | None = None
-    """gRPC socket; ``taskd.sock`` in the state folder if none is given."""
-    log_level: str = "info"
-    log_format: Format = "text"
-    shutdown_timeout: float = 10.0
-    """Seconds that calls in flight have to finish when the daemon is told to stop."""
-    blockio_config_file: Path | None = None
-    """Classes of block I/O, in goresctrl's YAML."""
-    rdt_config_file: Path | None = None
-    """Classes of cache and memory bandwidth, in goresctrl's YAML."""
-    resctrl_path: Path | None = None
-    """The resctrl file system; where it is mounted if none is given."""
-    timeouts: Mapping[str, float] = field(default_factory=lambda: dict(TIMEOUTS))
-    gc: Policy = field(default_factory=Policy)
-    diff: Limits = field(default_factory=Limits)
-    events: EventsConfig = field(default_factory=EventsConfig)
-    metrics: tuple[str, int] | None = None
-    """Host and port on which Prometheus is answered."""
-    tracing: TracingConfig | None = None
-    shims: ShimsConfig = field(default_factory=ShimsConfig)
-    runtimes: Mapping[str, str] = field(default_factory=dict)
-    """Names of runtimes, and of those that answer in their stead."""
-    grpc: GrpcConfig = field(default_factory=GrpcConfig)
-    restart: RestartConfig = field(default_factory=RestartConfig)
-    snapshots: SnapshotsConfig = field(default_factory=SnapshotsConfig)
-    transfer: TransferConfig = field(default_factory=TransferConfig)
-
-    @property
-    def socket(self) -> Path:
-        """Where gRPC is served."""
-        return self.address or self.state / "taskd.sock"
-
-    @property
-    def ttrpc_socket(self) -> Path:
-        """Where ttrpc is served, to shims: beside the gRPC socket, as containerd has it."""
-        return self.socket.with_name(f"{self.socket.name}.ttrpc")
-
-    @property
-    def store_socket(self) -> Path:
-        """Where shims have their descriptors kept."""
-        return self.socket.with_name(f"{self.socket.name}.store")
-
-
-def _usual_root() -> Path:
-    """``/var/lib/taskd``, and of a user that is not root ``~/.local/share/taskd`` (XDG)."""
-    if os.geteuid() == 0:
-        return Path("/var/lib/taskd")
-    return Path(os.environ.get("XDG_DATA_HOME") or Path("~/.local/share").expanduser(), "taskd")
-
-
-def _usual_state() -> Path:
-    """``/run/taskd``, and of a user that is not root ``taskd`` in the runtime folder (XDG).
-
-    Raises `InvalidArgument` if that is not known.
-    """
-    if os.geteuid() == 0:
-        return Path("/run/taskd")
-    folder = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
-    if not Path(folder).is_dir():
-        raise InvalidArgument(
-            f"user {os.geteuid()} has no runtime folder ({folder}): set XDG_RUNTIME_DIR, or name "
-            "the state folder, or the socket",
-            verbatim=True,
-        )
-    return Path(folder, "taskd")
+__all__ = ["load"]
 
 
 def load(file: Path | None, **given: Any) -> Config:
