@@ -13,9 +13,9 @@ from pathlib import Path
 import anyio
 
 from taskd import durations
-from taskd.cli.plain import digits, line, plain
 from taskd.client import Event, connect
 from taskd.errors import InvalidArgument, Unavailable
+from taskd.plain import digits, line, plain
 from taskd.printable import printable
 
 __all__ = ["Start", "events", "moment", "show"]

@@ -13,15 +13,16 @@ from typing import Any
 import anyio
 
 from taskd import procfs
-from taskd.cli.plain import digits, plain
 from taskd.cli.running import open_client
 from taskd.cli.table import ago, show, sized
 from taskd.client import Client, Container, Stats
+from taskd.client.sampling import command_of, status_of
 from taskd.errors import InvalidArgument
+from taskd.plain import digits, plain
 from taskd.proto.containerd.v1.types import Status
 from taskd.wellknown import nanoseconds
 
-__all__ = ["command_of", "images", "inspect", "logs", "ps", "stats", "status_of"]
+__all__ = ["images", "inspect", "logs", "ps", "stats"]
 
 _NS = 10**9
 _STATS_SECONDS = 1.0
@@ -62,11 +63,6 @@ def _row(container: Container, whole: bool) -> Sequence[str]:
     return container.id, image, command, f"{ago(created)} ago", words, pid, container.runtime
 
 
-def command_of(container: Container) -> str:
-    """What its own process is."""
-    return " ".join(container.spec.get("process", {}).get("args", ()))
-
-
 def _summary(container: Container) -> dict[str, Any]:
     task = container.task
     ended = task is not None and task.status == Status.STOPPED
@@ -81,21 +77,6 @@ def _summary(container: Container) -> dict[str, Any]:
         "runtime": container.runtime,
         "labels": dict(container.labels),
     }
-
-
-def status_of(container: Container) -> str:
-    """In Docker's words; a container whose task is deleted has none, and that is ``created``."""
-    match container.task.status if container.task is not None else None:
-        case Status.RUNNING:
-            return "running"
-        case Status.PAUSED | Status.PAUSING:
-            return "paused"
-        case Status.STOPPED:
-            return "exited"
-        case Status.UNKNOWN:
-            return "unknown"
-        case _:
-            return "created"
 
 
 def _words(container: Container) -> str:

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable
-from contextlib import aclosing
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
 import anyio
-from grpclib.const import Cardinality, Status
-from grpclib.exceptions import GRPCError, StreamTerminatedError
 
-from taskd import codec
-from taskd.cli.plain import digits, line, plain
-from taskd.errors import InvalidArgument, Unavailable, from_status
-from taskd.grpc.channel import Channel
+from taskd.client.channel import Channel
+from taskd.client.trace import Conversation, entry
+from taskd.errors import InvalidArgument, Unavailable
+from taskd.plain import line
 from taskd.printable import printable
-from taskd.proto.taskd.v1 import FollowRequest, FollowResponse, Payload, Way
-from taskd.wellknown import nanoseconds
+from taskd.proto.taskd.v1 import FollowRequest
 
 __all__ = ["Shown", "play", "trace"]
 
@@ -36,7 +30,6 @@ _ARROWS = {
 }
 _WAITING_SECONDS = 1.0
 """After which a call that has not ended is worth a line."""
-_FOLLOW = "/taskd.v1.Trace/Follow", Cardinality.UNARY_STREAM, FollowRequest, FollowResponse
 _SHOWN = 200
 """Characters of a message, unless all of it is to be shown."""
 
@@ -85,11 +78,11 @@ class Shown:
     def waiting(self, now: float) -> Iterable[str]:
         """A line for each call that has gone on for some time, once."""
         patience = max(_WAITING_SECONDS, self.slow / 1e9)
-        for number, entry in self._going_on.items():
-            if number not in self._waited and now - _moment(entry).timestamp() > patience:
+        for number, begun in self._going_on.items():
+            if number not in self._waited and now - _moment(begun).timestamp() > patience:
                 self._waited.add(number)
                 if not self.as_json:
-                    yield self._text(entry, "goes on", entry.get("request"))
+                    yield self._text(begun, "goes on", begun.get("request"))
 
     def _line(self, entry: dict[str, Any], text: str) -> str:
         return json.dumps(entry) if self.as_json else text
@@ -118,32 +111,21 @@ async def trace(
     Raises `Unavailable` when the daemon goes away, `Unimplemented` for one that tells nothing.
     """
     request = FollowRequest(namespace=namespace, task=task)
-    async with anyio.create_task_group() as group, aclosing(_follow(address, request)) as following:
+    async with anyio.create_task_group() as group:
         group.start_soon(_show_waiting, shown)
-        async for said in following:
-            _print(shown.show(entry(said)))
-            if limit is not None and (limit := limit - 1) <= 0:
-                break
+        try:
+            async with (
+                Channel(address, namespace=namespace, patience=0) as channel,
+                Conversation(channel, request) as conversation,
+            ):
+                print("taskd: listening", file=sys.stderr, flush=True)
+                async for said in conversation:
+                    _print(shown.show(entry(said)))
+                    if limit is not None and (limit := limit - 1) <= 0:
+                        break
+        except Unavailable as exc:
+            raise Unavailable(f"no daemon at {address}", verbatim=True) from exc
         group.cancel_scope.cancel()
-
-
-async def _follow(address: Path, request: FollowRequest) -> AsyncGenerator[FollowResponse]:
-    try:
-        async with (
-            Channel(address) as channel,
-            channel.request(*_FOLLOW) as ask,
-        ):
-            await ask.send_message(request, end=True)
-            await ask.recv_initial_metadata()
-            print("taskd: listening", file=sys.stderr, flush=True)
-            async for said in ask:
-                yield said
-    except GRPCError as exc:
-        if exc.status != Status.UNAVAILABLE:
-            raise from_status(exc.status.value, exc.message or "") from exc
-        raise Unavailable(f"no daemon at {address}", verbatim=True) from exc
-    except (StreamTerminatedError, OSError) as exc:
-        raise Unavailable(f"no daemon at {address}", verbatim=True) from exc
 
 
 async def _show_waiting(shown: Shown) -> None:
@@ -181,56 +163,3 @@ def _print(lines: Iterable[str]) -> None:
     for each in lines:
         print(each)
     sys.stdout.flush()
-
-
-def entry(said: FollowResponse) -> dict[str, Any]:
-    """The beginning or the end of a call as JSON has it, its messages decoded."""
-    way = Way(said.way).name or ""
-    found = {
-        "call": said.call,
-        "begin": digits(nanoseconds(said.begin), "T") + "Z",
-        "way": way,
-        "namespace": said.namespace,
-        "task": said.task,
-        "method": said.method,
-        "nanoseconds": said.nanoseconds,
-        "request": _decoded(said.method, said.request, 0),
-        "answer": _decoded(said.method, said.answer, 1),
-        "code": Status(said.code).name if said.nanoseconds is not None and said.code else None,
-        "error": said.error,
-        "lost": said.lost or None,
-    }
-    return {
-        key: value
-        for key, value in found.items()
-        if value not in (None, "") and (value or key in ("call", "nanoseconds"))
-    }
-
-
-def _decoded(method: str, payload: Payload | None, which: int) -> Any:
-    """A message for people: what it says, or how long it is."""
-    if payload is None or (not payload.data and payload.size):
-        return None
-    if not method.startswith("/"):
-        return payload.data.decode(errors="replace")
-    if len(payload.data) < payload.size:
-        return f"{payload.size} bytes"
-    try:
-        kind = _kinds(method)[which]
-        return plain(codec.decode(kind, payload.data), opened=True)
-    except (LookupError, codec.MalformedMessage):
-        return f"{payload.size} bytes"
-
-
-@cache
-def _kinds(method: str) -> tuple[Any, Any]:
-    """Classes of a method's request and answer. Raises LookupError for one that is not known."""
-    service = method[1:].partition("/")[0]
-    package, _, name = service.rpartition(".")
-    try:
-        module = importlib.import_module(f"taskd.proto.{package}")
-        base: Callable[[], Any] = getattr(module, f"{name}Base")
-    except (ImportError, AttributeError):
-        raise LookupError(method) from None
-    handler = base().__mapping__()[method]
-    return handler.request_type, handler.reply_type

@@ -15,7 +15,7 @@ from textual.pilot import Pilot
 from textual.widgets import DataTable, RichLog, Static, TabbedContent
 
 from taskd.cli.top.app import Details, Top
-from taskd.cli.top.sampling import Order
+from taskd.cli.top.order import Order
 from taskd.client import Client, connect
 
 BUSY = "trap 'exit 3' TERM; while true; do :; done"

@@ -23,12 +23,13 @@ from textual.screen import Screen
 from textual.widgets import DataTable, Footer, Input, RichLog, Static, TabbedContent, TabPane
 
 from taskd import errors, procfs
-from taskd.cli.plain import digits, line, plain
 from taskd.cli.running import open_client
 from taskd.cli.table import ago, sized
-from taskd.cli.top.sampling import Order, Row, Sampler, chosen
+from taskd.cli.top.order import Order, chosen
 from taskd.client import Client, Container
+from taskd.client.sampling import Row, Sampler
 from taskd.errors import TaskdError
+from taskd.plain import digits, line, plain
 from taskd.printable import printable
 from taskd.wellknown import nanoseconds
 

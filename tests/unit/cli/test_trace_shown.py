@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from taskd.cli.trace import Shown, entry, play
+from taskd.cli.trace import Shown, play
+from taskd.client.trace import entry
 from taskd.codec import encode
 from taskd.errors import InvalidArgument
 from taskd.proto.containerd.services.tasks.v1 import CreateTaskRequest

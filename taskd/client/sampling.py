@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
 
-from taskd.cli.looking import command_of, status_of
-from taskd.client import Client, Container, Stats
+from taskd.client.client import Client
+from taskd.client.container import Container
+from taskd.client.stats import Stats
 from taskd.proto.containerd.services.tasks.v1 import ListTasksRequest
+from taskd.proto.containerd.v1.types import Status
 from taskd.wellknown import nanoseconds
 
-__all__ = ["Order", "Row", "Sampler", "chosen"]
+__all__ = ["Row", "Sampler", "command_of", "status_of"]
+
+
+def command_of(container: Container) -> str:
+    """What its own process is."""
+    return " ".join(container.spec.get("process", {}).get("args", ()))
+
+
+def status_of(container: Container) -> str:
+    """In Docker's words; a container whose task is deleted has none, and that is ``created``."""
+    match container.task.status if container.task is not None else None:
+        case Status.RUNNING:
+            return "running"
+        case Status.PAUSED | Status.PAUSING:
+            return "paused"
+        case Status.STOPPED:
+            return "exited"
+        case Status.UNKNOWN:
+            return "unknown"
+        case _:
+            return "created"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,39 +59,6 @@ class Row:
     @property
     def command(self) -> str:
         return command_of(self.container)
-
-
-class Order(Enum):
-    """What comes first."""
-
-    CPU = "cpu"
-    MEMORY = "memory"
-    PIDS = "pids"
-    IO = "io"
-    AGE = "age"
-    NAME = "name"
-
-    @property
-    def next(self) -> Order:
-        orders = list(Order)
-        return orders[(orders.index(self) + 1) % len(orders)]
-
-
-def chosen(rows: Sequence[Row], order: Order, words: str = "") -> list[Row]:
-    """Those that have all `words` in what is said of them, in this order; unknown ones last."""
-    wanted = words.lower().split()
-
-    def has(row: Row) -> bool:
-        about = f"{row.id} {row.container.image} {row.command} {row.status}".lower()
-        return all(word in about for word in wanted)
-
-    def key(row: Row) -> tuple[float, str]:
-        if order is Order.NAME:
-            return 0.0, row.id
-        value = getattr(row, order.value)
-        return (-1.0 if value is None else float(value)), row.id
-
-    return sorted(filter(has, rows), key=key, reverse=order is not Order.NAME)
 
 
 class Sampler:
