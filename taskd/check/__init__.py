@@ -4,6 +4,7 @@ It plays the daemon's part, without one: see docs/shim-check.md.
 """
 
 import taskd.check.themes  # noqa: F401 - which make their checks known
+from taskd.check.programs import PROGRAMS, own_programs
 from taskd.check.registry import CHECKS, Check, Outcome, Result
 from taskd.check.runner import LEAKS, run
 from taskd.check.subject import Subject, find, runtime_options
@@ -11,11 +12,13 @@ from taskd.check.subject import Subject, find, runtime_options
 __all__ = [
     "CHECKS",
     "LEAKS",
+    "PROGRAMS",
     "Check",
     "Outcome",
     "Result",
     "Subject",
     "find",
+    "own_programs",
     "run",
     "runtime_options",
     "select",

@@ -22,6 +22,7 @@ import betterproto2
 
 from taskd import errors
 from taskd.check import container, traces
+from taskd.check.programs import SLEEP, Program
 from taskd.check.receiver import Receiver
 from taskd.check.registry import Difference, Failed, NotApplicable
 from taskd.check.shim import CALL_SECONDS, Shim, Task, default_stderr, until
@@ -141,16 +142,17 @@ class Case:
     def bundle(
         self,
         id: str = "one",  # noqa: A002
-        command: str | Sequence[str] = container.SLEEP,
+        command: Program | Sequence[str] = SLEEP,
         *,
         terminal: bool = False,
         env: Mapping[str, str] | None = None,
         **rest: Any,
     ) -> Bundle:
         """Make a bundle, with a FIFO for the shim's log; `rest` goes to `container.spec`."""
-        arguments = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
-        process = container.process(arguments, self.namespace, terminal=terminal, env=env)
-        document = container.spec(process, self._cgroup(id), **rest)
+        process = container.process(
+            self.subject.command(command), self.namespace, terminal=terminal, env=env
+        )
+        document = container.spec(process, self._cgroup(id), self.subject.root, **rest)
         bundle = Bundle.create(
             self.folder / "state", self.folder / "root", self.namespace, id, document
         )
@@ -297,7 +299,7 @@ class Case:
 
     async def created(
         self,
-        command: str | Sequence[str] = container.SLEEP,
+        command: Program | Sequence[str] = SLEEP,
         *,
         id: str = "one",  # noqa: A002
         stdin: str = "",

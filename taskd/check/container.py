@@ -15,12 +15,10 @@ from typing import Any as AnyType
 from taskd.proto.containerd.types import Mount
 from taskd.proto.google.protobuf import Any
 
-__all__ = ["MARK", "SLEEP", "process", "process_any", "resources", "rootfs_mounts", "spec"]
+__all__ = ["MARK", "process", "process_any", "resources", "rootfs_mounts", "spec"]
 
 MARK = "TASKD_CHECK"
 """Variable in the environment of every process in our containers: the namespace."""
-
-SLEEP = ("/bin/sh", "-c", "exec sleep 1000")
 
 _TYPE = "types.containerd.io/opencontainers/runtime-spec/1/"
 
@@ -57,17 +55,18 @@ def resources(document: AnyType) -> Any:
 def spec(
     container_process: Mapping[str, AnyType],
     cgroup: str,
+    root: str,
     *,
     limits: Mapping[str, AnyType] | None = None,
     annotations: Mapping[str, str] | None = None,
     hooks: Mapping[str, AnyType] | None = None,
 ) -> bytes:
-    """``config.json`` of a bundle whose root filesystem is mounted on its ``rootfs``."""
+    """``config.json`` of a bundle with that root filesystem."""
     namespaces = ["pid", "ipc", "uts", "mount", "network"]
     document = {
         "ociVersion": "1.0.2",
         "process": container_process,
-        "root": {"path": "rootfs", "readonly": True},
+        "root": {"path": root, "readonly": True},
         "hostname": "check",
         "mounts": [
             {"destination": "/proc", "type": "proc", "source": "proc"},

@@ -12,6 +12,7 @@ import anyio
 import betterproto2
 
 from taskd.check import container, traces
+from taskd.check.programs import SLEEP, Program
 from taskd.check.registry import Difference, Failed, Missing
 from taskd.codec import MalformedMessage, decode, encode
 from taskd.errors import Code, DeadlineExceeded, TaskdError, Unimplemented
@@ -267,7 +268,7 @@ class Task:
     async def exec(
         self,
         exec_id: str,
-        command: str | Sequence[str] = container.SLEEP,
+        command: Program | Sequence[str] = SLEEP,
         *,
         env: Mapping[str, str] | None = None,
         cwd: str = "/",
@@ -276,10 +277,13 @@ class Task:
         stdout: str = "",
         stderr: str = "",
     ) -> None:
-        """Add an exec; `command` is a shell's, or a list of arguments."""
-        arguments = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
+        """Add an exec."""
         document = container.process(
-            arguments, self.case.namespace, terminal=terminal, env=env, cwd=cwd
+            self.case.subject.command(command),
+            self.case.namespace,
+            terminal=terminal,
+            env=env,
+            cwd=cwd,
         )
         await self.call(
             "Exec",

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from taskd.check import container
+from taskd.check.programs import SLEEP, SPAWN, Own, Program
 from taskd.codec import encode
 from taskd.errors import InvalidArgument, Unknown
 from taskd.proto.containerd.runc.v1 import Options
@@ -32,13 +34,29 @@ class Subject:
     options: Options | None = field(default_factory=Options)
     """The runtime's options, of containerd's type; None for a shim that takes others."""
     rootfs: Path = Path("/")
-    """Root filesystem of the containers, which get it read-only; not used without root."""
+    """Root filesystem of the containers, which get it read-only."""
+    programs: Own | None = None
+    """What its containers run in place of ``/bin/sh``."""
     debug: bool = False
     """Whether shims are to log more."""
     timeout: float = 30.0
     """Seconds that one check may take."""
     forms: Forms = field(default_factory=Forms, compare=False)
     """What it has shown that it reads when it is started."""
+
+    @property
+    def root(self) -> str:
+        """The root filesystem in a specification: its mount in the bundle, if there is one."""
+        return "rootfs" if container.rootfs_mounts(self.rootfs) else str(self.rootfs)
+
+    def command(self, wanted: Program | Sequence[str]) -> list[str]:
+        """What a container is to run. Raises `NotApplicable` for a program that there is not."""
+        return wanted.command(self.programs) if isinstance(wanted, Program) else list(wanted)
+
+    def several(self, processes: int) -> Program:
+        """What has so many processes beside its own, where that can be had."""
+        alone = self.programs is not None and SPAWN.name not in self.programs
+        return SLEEP if alone else SPAWN(processes)
 
     @property
     def any_options(self) -> Any | None:

@@ -68,6 +68,14 @@ def _add_check(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         help="root filesystem of the containers, with /bin/sh and coreutils; the host's by default",
     )
     check.add_argument(
+        "--program",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="file in the root filesystem that does what this program does (see docs/shim-check.md)"
+        ", for a runtime that cannot run /bin/sh",
+    )
+    check.add_argument(
         "--option",
         action="append",
         default=[],
@@ -105,6 +113,7 @@ def _check(options: argparse.Namespace) -> int:
             path=check.find(options.binary),
             options=None if options.no_options else check.runtime_options(options.option),
             rootfs=options.rootfs.absolute(),
+            programs=check.own_programs(options.program),
             debug=options.debug,
             timeout=options.timeout,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sysconfig
@@ -20,6 +21,7 @@ from taskd.check import Outcome, Subject
 from taskd.check.differences import NO_CGROUP
 
 TASKD = Path(sysconfig.get_path("scripts"), "taskd")
+WASM_PROGRAMS = Path(__file__).parents[2] / "shims/wasm/programs"
 OWN = ("io.taskd.oci.v1", "io.taskd.process.v1")
 
 # On a machine that has a lot else to do; some 50 s alone.
@@ -56,6 +58,21 @@ def test_our_shims_pass_without_known_differences(runtime: str) -> None:
     need("runc")
     shown = run_kit(runtime, "--timeout", "120")
     assert shown.splitlines()[-1].endswith(f"{len(check.CHECKS) + 1} passed, 0 failed")
+
+
+def test_a_runtime_without_a_shell_passes_with_programs_of_its_own() -> None:
+    programs = {each.stem: f"/{each.name}" for each in WASM_PROGRAMS.glob("*.wat")}
+    assert programs.keys() < check.PROGRAMS.keys()
+    given = [f"--program={name}={path}" for name, path in programs.items()]
+    shown = run_kit("io.taskd.wasm.v1", "--rootfs", WASM_PROGRAMS, *given, "--timeout", "120")
+    assert " 0 failed" in shown.splitlines()[-1]
+    reasons = set(re.findall(r"^  n/a  .*  \((.*)\)$", shown, re.MULTILINE))
+    lacking = {f"no program {name} is given" for name in check.PROGRAMS.keys() - programs.keys()}
+    assert reasons == lacking | {
+        "there is no process before Start",
+        "Pids is not implemented",
+        "sandboxes is not implemented",
+    }
 
 
 @pytest.fixture
@@ -143,6 +160,7 @@ def test_bad_command_lines() -> None:
         ["no-such-shim"],
         [str(plugins.executable(OWN[1])), "no such check"],
         [str(plugins.executable(OWN[1])), "--option", "NoSuch=1"],
+        [str(plugins.executable(OWN[1])), "--program", "slep=/sleep"],
     ):
         done = subprocess.run(
             [str(TASKD), "shim", "check", *arguments], capture_output=True, text=True

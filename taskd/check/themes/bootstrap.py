@@ -11,6 +11,7 @@ from pathlib import Path
 
 from taskd.check import differences
 from taskd.check.case import Case
+from taskd.check.programs import EXIT
 from taskd.check.registry import Difference, Failed, Missing, Theme
 from taskd.check.shim import Task
 from taskd.codec import MalformedMessage, decode
@@ -24,7 +25,7 @@ _NO_OLD = differences.NO_OLD_DAEMONS
 
 
 async def _starts(case: Case, max_version: str, newest: int) -> None:
-    bundle = case.bundle(command="exit 3")
+    bundle = case.bundle(command=EXIT(3))
     shim = await case.start_shim(bundle, max_version=max_version, form=Form.OPTIONS)
     if shim.bootstrap.version > newest:
         case.true(

@@ -10,6 +10,7 @@ import anyio
 from taskd.check import differences
 from taskd.check.case import Case
 from taskd.check.container import rootfs_mounts
+from taskd.check.programs import EXIT
 from taskd.check.registry import Theme, running
 from taskd.errors import Code, TaskdError, Unknown
 from taskd.proto.containerd.v1.types import Status
@@ -19,7 +20,7 @@ theme = Theme("concurrency")
 
 @theme.check("20 Waits before Start, during the run, and after the end say the same")
 async def _(case: Case) -> None:
-    task = await case.created("sleep 0.5; exit 6")
+    task = await case.created(EXIT(6, 0.5))
     waits = [asyncio.ensure_future(task.wait()) for _ in range(20)]
     await anyio.sleep(0.1)
     await task.start()

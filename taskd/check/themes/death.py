@@ -10,6 +10,7 @@ import time
 import anyio
 
 from taskd.check.case import Case
+from taskd.check.programs import EXIT
 from taskd.check.registry import NotApplicable, Theme
 from taskd.check.shim import Task, until
 from taskd.check.traces import alive
@@ -39,7 +40,7 @@ async def _kill_and_delete(case: Case, task: Task, *pids: int) -> None:
 
 @theme.check("kill -9 of the shim, and delete: a container that runs")
 async def _(case: Case) -> None:
-    task = await case.running("sleep 1000 & sleep 1000 & wait")
+    task = await case.running(case.subject.several(2))
     await _kill_and_delete(case, task)
     others = await until(lambda: not case.processes())
     case.true(others, "delete", "no process left", str(case.processes()))
@@ -106,7 +107,7 @@ async def _(case: Case) -> None:
 
 @theme.check("an end that nobody was there for is known when the daemon is back")
 async def _(case: Case) -> None:
-    task = await case.running("sleep 0.3; exit 8")
+    task = await case.running(EXIT(8, 0.3))
     await task.shim.connection.aclose()
     case.true(await until(lambda: not alive(task.pid)), "exit", "its end", "none")
     task.shim.connection = await case.connect(task.shim.bootstrap)

@@ -11,6 +11,7 @@ import anyio
 
 from taskd.check import differences
 from taskd.check.case import Case
+from taskd.check.programs import ALLOCATE, EXIT
 from taskd.check.receiver import Received
 from taskd.check.registry import Missing, NotApplicable, Theme
 from taskd.check.shim import Task
@@ -42,8 +43,8 @@ async def _in_order(case: Case, expected: list[str]) -> list[Received]:
     return found
 
 
-async def _life(case: Case, command: str = "exit 42") -> Task:
-    task = await case.running(command)
+async def _life(case: Case) -> Task:
+    task = await case.running(EXIT(42))
     await task.wait()
     await task.delete()
     return task
@@ -59,7 +60,7 @@ async def _(case: Case) -> None:
 async def _(case: Case) -> None:
     out = case.output()
     before = time.time_ns() - 2 * 10**9
-    task = await case.created("exit 42", stdout=str(out.path))
+    task = await case.created(EXIT(42), stdout=str(out.path))
     created = task.pid
     await task.start()
     waited = await task.call("Wait")
@@ -103,7 +104,7 @@ async def _(case: Case) -> None:
 @theme.check("execs: exec-added, exec-started, exit, and the container's exit after")
 async def _(case: Case) -> None:
     task = await case.running()
-    await task.exec("two", "exit 7")
+    await task.exec("two", EXIT(7))
     pid = await task.start("two")
     await task.wait("two")
     await task.delete("two")
@@ -147,7 +148,7 @@ async def _(case: Case) -> None:
     names = [f"e{number}" for number in range(8)]
 
     async def one(name: str) -> None:
-        await task.exec(name, ["/bin/true"])
+        await task.exec(name, EXIT(0))
         await task.start(name)
         await task.wait(name)
 
@@ -188,7 +189,7 @@ async def _(case: Case) -> None:
 
 @theme.check("nothing is lost, or told twice, while the daemon is away for 2 s")
 async def _(case: Case) -> None:
-    task = await case.running("sleep 1; exit 5")
+    task = await case.running(EXIT(5, 1))
     await case.receiver.until(lambda found: len(found) >= 2, _SECONDS)
     await case.receiver.stop()
     case.equal("Wait", 5, await task.wait())
@@ -203,7 +204,7 @@ async def _(case: Case) -> None:
 @theme.check("memory that runs out is told (oom)", about="the event oom")
 async def _(case: Case) -> None:
     limits = {"memory": {"limit": 32 << 20, "swap": 32 << 20}}
-    task = await case.running("head -c 300m /dev/zero | tail -c 200m", limits=limits)
+    task = await case.running(ALLOCATE(200), limits=limits)
     status = await task.wait(timeout=20)
     if status == 0:
         raise NotApplicable("memory is not limited here")

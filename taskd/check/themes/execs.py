@@ -8,6 +8,7 @@ import anyio
 
 from taskd.check import container, differences
 from taskd.check.case import Case
+from taskd.check.programs import EXIT, PWD, RAISE, SLEEP, WORDS, Program
 from taskd.check.registry import Failed, Theme, running
 from taskd.check.traces import alive
 from taskd.errors import Code, TaskdError
@@ -19,7 +20,7 @@ theme = Theme("execs")
 @theme.check("added, running, stopped, deleted", about="Exec", scene=running)
 async def _(case: Case) -> None:
     task = case.container
-    await task.exec("two", "exit 7")
+    await task.exec("two", EXIT(7))
     state = await task.state("two")
     case.equal("State after Exec", (Status.CREATED, 0), (state.status, state.pid))
     pid = await task.start("two")
@@ -35,26 +36,43 @@ async def _(case: Case) -> None:
 
 @theme.check("exit statuses", about="Exec", scene=running)
 async def _(case: Case) -> None:
-    task = case.container
-    ends = {"exit 0": 0, "exit 1": 1, "exit 255": 255, "kill -TERM $$": 143, "kill -KILL $$": 137}
-    for number, (command, expected) in enumerate(ends.items()):
-        name = f"e{number}"
-        await task.exec(name, command)
-        await task.start(name)
-        case.equal(f"Wait for {command}", expected, await task.wait(name))
-        await task.delete(name)
+    for status in (0, 1, 255):
+        await _ends(case, EXIT(status), status)
 
 
-@theme.check(
-    "arguments, environment and folder are its specification's", about="Exec", scene=running
-)
+@theme.check("exit statuses of signals that it sends itself", about="Exec", scene=running)
+async def _(case: Case) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        await _ends(case, RAISE(int(number)), 128 + number)
+
+
+async def _ends(case: Case, command: Program, status: int) -> None:
+    """See how an exec ends."""
+    task, name = case.container, str(command).replace(" ", "-")
+    await task.exec(name, command)
+    await task.start(name)
+    case.equal(f"Wait for {command}", status, await task.wait(name))
+    await task.delete(name)
+
+
+@theme.check("arguments and environment are its specification's", about="Exec", scene=running)
 async def _(case: Case) -> None:
     task, out = case.container, case.output()
-    command = ["/bin/sh", "-c", 'echo "$0,$A,$(pwd)"', "zero"]
-    await task.exec("two", command, env={"A": "a b"}, cwd="/proc", stdout=str(out.path))
+    await task.exec("two", WORDS("one two"), env={"A": "a b"}, stdout=str(out.path))
     await task.start("two")
     await task.wait("two")
-    case.true(await out.until(b"zero,a b,/proc\n", 5), "its output", "all", str(out.data))
+    came = await out.until(b"one two,a b\n", 5)
+    case.true(came, "its output", "one two,a b", str(out.data))
+    await task.delete("two")
+
+
+@theme.check("its working folder is its specification's", about="Exec", scene=running)
+async def _(case: Case) -> None:
+    task, out = case.container, case.output()
+    await task.exec("two", PWD, cwd="/proc", stdout=str(out.path))
+    await task.start("two")
+    await task.wait("two")
+    case.true(await out.until(b"/proc\n", 5), "its output", "/proc", str(out.data))
     await task.delete("two")
 
 
@@ -62,7 +80,7 @@ async def _(case: Case) -> None:
 async def _(case: Case) -> None:
     task = case.container
     for status in (3, 4):
-        await task.exec("two", f"exit {status}")
+        await task.exec("two", EXIT(status))
         await task.start("two")
         case.equal("Wait", status, await task.wait("two"))
         await task.delete("two")
@@ -132,7 +150,7 @@ async def _(case: Case) -> None:
 
     async def one(number: int) -> None:
         name = f"e{number}"
-        await task.exec(name, f"exit {number}")
+        await task.exec(name, EXIT(number))
         await task.start(name)
         case.equal(f"Wait for exit {number}", number, await task.wait(name))
         await task.delete(name)
@@ -145,7 +163,8 @@ async def _(case: Case) -> None:
 @theme.check("Exec of one id, several at once: one succeeds", about="Exec", scene=running)
 async def _(case: Case) -> None:
     task = case.container
-    spec = container.process_any(container.process(container.SLEEP, case.namespace))
+    command = case.subject.command(SLEEP)
+    spec = container.process_any(container.process(command, case.namespace))
     answers = await task.at_once("Exec", 5, exec_id="two", spec=spec)
     expected = sorted([Code.OK, *[Code.ALREADY_EXISTS] * 4])
     case.equal("Exec, 5 times at once", expected, answers)

@@ -8,6 +8,7 @@ from pathlib import Path
 from taskd import procfs
 from taskd.check import differences
 from taskd.check.case import Case
+from taskd.check.programs import ECHO, SPAWN
 from taskd.check.registry import NotApplicable, Theme, running
 from taskd.check.shim import Task, until
 
@@ -32,7 +33,7 @@ async def _settled(pid: int, count: int) -> list[str]:
 
 async def _one_exec(task: Task, case: Case, name: str) -> None:
     out = case.output(f"out-{name}")
-    await task.exec(name, "echo hello", stdout=str(out.path))
+    await task.exec(name, ECHO("hello"), stdout=str(out.path))
     await task.start(name)
     await task.wait(name)
     await task.delete(name)
@@ -79,7 +80,7 @@ async def _(case: Case) -> None:
 
 @theme.check("zombies: none is left of a container's processes")
 async def _(case: Case) -> None:
-    task = await case.running("sleep 1000 & sleep 1000 & wait")
+    task = await case.running(SPAWN(2))
     await task.kill(all=True)
     await task.wait()
     gone = await until(lambda: not _zombies(task.shim.pid), 5)
@@ -93,7 +94,7 @@ def _zombies(parent: int) -> list[int]:
 @theme.check("a whole life: no process, mount, socket, file or cgroup is left")
 async def _(case: Case) -> None:
     out = case.output()
-    task = await case.running("sleep 1000 & echo x; wait", stdout=str(out.path))
+    task = await case.running(case.subject.several(1), stdout=str(out.path))
     await task.end()
     await task.shim.shut_down()
     await task.shim.ends()
@@ -103,7 +104,7 @@ async def _(case: Case) -> None:
 
 @theme.check("a life that ends by kill -9: no process, mount, file or cgroup is left")
 async def _(case: Case) -> None:
-    task = await case.running("sleep 1000 & wait")
+    task = await case.running(case.subject.several(1))
     await task.shim.kill()
     await case.clean_up(task.bundle)
     case.equal("what is left", [], await case.left())

@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from taskd.check import container, differences
 from taskd.check.case import Case
+from taskd.check.programs import EXIT, PWD, SPAWN, TICK, TRAP, WORDS
 from taskd.check.registry import Theme, running
 from taskd.check.shim import Task, until
 from taskd.check.traces import alive
@@ -24,7 +25,7 @@ SLACK = 2 * 10**9
 
 @theme.check("created, running, stopped, deleted")
 async def _(case: Case) -> None:
-    task = await case.task("one", "exit 42")
+    task = await case.task("one", EXIT(42))
     created = await task.create()
     case.true(not created or alive(created), "Create", "the pid of a process", str(created))
     case.equal("State after Create", Status.CREATED, (await task.state()).status)
@@ -61,7 +62,7 @@ async def _(case: Case) -> None:
 @theme.check("times are those of the end, the same in Wait, State and Delete")
 async def _(case: Case) -> None:
     before = time.time_ns() - SLACK
-    task = await case.running("exit 0")
+    task = await case.running(EXIT(0))
     waited = nanoseconds((await task.call("Wait")).exited_at)
     after = time.time_ns() + SLACK
     case.true(before < waited < after, "Wait", "a time just now", f"{waited / 1e9:.3f}")
@@ -82,8 +83,7 @@ async def _(case: Case) -> None:
 @theme.check("a signal reaches the process")
 async def _(case: Case) -> None:
     out = case.output()
-    command = "trap 'exit 7' USR1; echo ready; while :; do sleep 0.05; done"
-    task = await case.running(command, stdout=str(out.path))
+    task = await case.running(TRAP, stdout=str(out.path))
     case.true(await out.until(b"ready", 15), "Start", "output", "none")
     await task.kill(signal.SIGUSR1)
     case.equal("Wait after SIGUSR1", 7, await task.wait())
@@ -91,7 +91,7 @@ async def _(case: Case) -> None:
 
 @theme.check("Kill with all reaches every process")
 async def _(case: Case) -> None:
-    task = await case.running("sleep 1000 & sleep 1000 & wait")
+    task = await case.running(SPAWN(2))
     await until(lambda: len(_others(case, task)) >= 2)
     await task.kill(all=True)
     await task.wait()
@@ -101,7 +101,7 @@ async def _(case: Case) -> None:
 
 @theme.check("the end of its own process is the end of the container's others")
 async def _(case: Case) -> None:
-    task = await case.running("sleep 1000 & sleep 1000 & exec sleep 1000")
+    task = await case.running(SPAWN(2))
     await until(lambda: len(_others(case, task)) >= 2)
     await task.kill()
     await task.wait()
@@ -158,13 +158,22 @@ async def _(case: Case) -> None:
     config.write_bytes(kept)
 
 
-@theme.check("arguments, environment and folder are the specification's")
+@theme.check("arguments and environment are the specification's")
 async def _(case: Case) -> None:
     out = case.output()
-    command = ["/bin/sh", "-c", 'echo "$0,$1,$A,$(pwd)"', "zero", "one two"]
+    command = WORDS("one two", "", "three")
     task = await case.running(command, env={"A": "a b"}, stdout=str(out.path))
     await task.wait()
-    case.true(await out.until(b"zero,one two,a b,/\n", 5), "its output", "all", str(out.data))
+    came = await out.until(b"one two,,three,a b\n", 5)
+    case.true(came, "its output", "one two,,three,a b", str(out.data))
+
+
+@theme.check("its working folder is the specification's")
+async def _(case: Case) -> None:
+    out = case.output()
+    task = await case.running(PWD, stdout=str(out.path))
+    await task.wait()
+    case.true(await out.until(b"/\n", 5), "its output", "/", str(out.data))
 
 
 @theme.check("Connect tells the pids", scene=running)
@@ -176,7 +185,7 @@ async def _(case: Case) -> None:
 
 @theme.check("Pids tells the processes of the container", about="Pids")
 async def _(case: Case) -> None:
-    task = await case.running("sleep 1000 & wait")
+    task = await case.running(SPAWN(1))
     await until(lambda: len(_others(case, task)) >= 1)
     answer = await task.call("Pids")
     pids = {each.pid for each in answer.processes}
@@ -223,8 +232,7 @@ async def _(case: Case) -> None:
 @theme.check("Pause stops it, and Resume lets it go on", about="Pause")
 async def _(case: Case) -> None:
     out = case.output()
-    command = "while :; do echo x; sleep 0.02; done"
-    task = await case.running(command, stdout=str(out.path))
+    task = await case.running(TICK, stdout=str(out.path))
     await out.until(b"x\nx\n", 10)
     await task.call("Pause")
     case.equal("State", Status.PAUSED, (await task.state()).status)

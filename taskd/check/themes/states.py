@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 from taskd.check import container, differences
 from taskd.check.case import Case
+from taskd.check.programs import EXIT
 from taskd.check.registry import CHECKS, Check, Difference, Failed, Play, running
 from taskd.check.shim import CALL_SECONDS, OPTIONAL, Task
 from taskd.errors import Code
@@ -56,7 +57,6 @@ def _in(**expected: Expected) -> Mapping[str, Expected]:
     return {state.replace("_", " "): each for state, each in expected.items()}
 
 
-_EXEC = {"spec": container.process_any(container.process(["/bin/true"], "none"))}
 _RESOURCES = {"resources": container.resources({"pids": {"limit": 100}})}
 _NO_PROCESS = {Code.FAILED_PRECONDITION: differences.NO_PROCESS_YET}
 _TO_THE_RUNTIME = {Code.UNKNOWN: differences.TWICE}
@@ -160,7 +160,7 @@ TASK_ROWS = (
             stopped=WRONG_STATE,
             deleted=NO_SUCH,
         ),
-        {"exec_id": "two", **_EXEC},
+        {"exec_id": "two"},
     ),
     Row(
         "Pause",
@@ -253,7 +253,6 @@ EXEC_ROWS = (
             stopped=(Code.ALREADY_EXISTS,),
             deleted=YES,
         ),
-        _EXEC,
     ),
     Row(
         "Start",
@@ -387,6 +386,8 @@ async def _call(row: Row, state: str, case: Case) -> None:
         fields["bundle"] = str(case.container.bundle.path)
         fields["rootfs"] = container.rootfs_mounts(case.subject.rootfs)
         fields["options"] = case.subject.any_options
+    elif row.method == "Exec":
+        fields |= _process(case)
     await _expect(case.container, row, state, fields)
 
 
@@ -396,9 +397,17 @@ async def _call_exec(row: Row, state: str, case: Case) -> None:
     reach = EXEC_STATES[state]
     if reach is not None:
         await reach(case.container, exec_id)
-    await _expect(case.container, row, state, {**row.fields, "exec_id": exec_id})
+    fields = {**row.fields, "exec_id": exec_id}
+    if row.method == "Exec":
+        fields |= _process(case)
+    await _expect(case.container, row, state, fields)
     if state in row.fatal:
         await case.container.shim.kill()
+
+
+def _process(case: Case) -> dict[str, Any]:
+    document = container.process(case.subject.command(EXIT(0)), case.namespace)
+    return {"spec": container.process_any(document)}
 
 
 async def _expect(task: Task, row: Row, state: str, fields: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree
 
-from taskd.check import CHECKS
+from taskd.check import CHECKS, PROGRAMS
 from taskd.check.differences import DIFFERENCES
 from taskd.check.registry import Check, Difference, Failed, Outcome, Result
 from taskd.check.report import listing, table, write_junit
@@ -140,3 +140,9 @@ def test_the_documentation_names_each_theme() -> None:
     text = (Path(__file__).parents[3] / "docs/shim-check.md").read_text()
     for theme in {check.theme for check in CHECKS}:
         assert f"\n| {theme} | " in text
+
+
+def test_the_documentation_names_each_program() -> None:
+    text = (Path(__file__).parents[3] / "docs/shim-check.md").read_text()
+    for each in PROGRAMS.values():
+        assert f"| `{each.usage}` | {each.does} |\n" in text
