@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self, cast
+from typing import Any, Final, Self, cast
 
 import grpclib.client
 import grpclib.protocol
@@ -17,6 +17,10 @@ from taskd.grpc.codecs import Messages
 from taskd.grpc.connection import Protocol
 
 __all__ = ["Channel"]
+
+
+_MOST_SECONDS: Final = 99_999_999.0
+"""A timeout has eight digits (gRPC over HTTP/2, "Requests"); grpclib writes more, and Go refuses it."""
 
 
 class Channel(grpclib.client.Channel):
@@ -42,6 +46,12 @@ class Channel(grpclib.client.Channel):
                 event.metadata[NAMESPACE_HEADER] = namespace
 
             listen(self, SendRequest, in_namespace)
+
+    def request(self, *arguments: Any, timeout: float | None = None, **options: Any) -> Any:
+        """grpclib's; no `timeout` is too long."""
+        if timeout is not None:
+            timeout = min(timeout, _MOST_SECONDS)
+        return super().request(*arguments, timeout=timeout, **options)
 
     def _protocol_factory(self) -> Protocol:
         return Protocol(grpclib.client.Handler(), self._config, self._h2_config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -103,6 +104,14 @@ async def test_errors(path: Path, service: Service) -> None:
         with pytest.raises((TimeoutError, GRPCError)):
             await call(channel, "Wait", Timestamp(), timeout=0.05)
         assert await call(channel, "Echo") == HELLO
+
+
+@pytest.mark.parametrize("seconds", [99_999_999, 1e8, 1e9, 1e300, math.inf])
+async def test_a_timeout_that_is_as_good_as_none(
+    path: Path, service: Service, seconds: float
+) -> None:
+    async with Channel(path) as channel:
+        assert await call(channel, "Echo", timeout=seconds) == HELLO
 
 
 async def test_many_at_once_and_given_up(path: Path, service: Service) -> None:
