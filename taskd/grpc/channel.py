@@ -20,7 +20,7 @@ __all__ = ["Channel"]
 
 
 _MOST_SECONDS: Final = 99_999_999.0
-"""A timeout has eight digits (gRPC over HTTP/2, "Requests"); grpclib writes more, and Go refuses it."""
+"""A timeout has eight digits (gRPC over HTTP2, "Requests"); grpclib writes more. Go refuses it."""
 
 
 class Channel(grpclib.client.Channel):
