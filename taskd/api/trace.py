@@ -16,7 +16,7 @@ class Trace(TraceBase):
         self._recorder = recorder
 
     async def follow(self, message: FollowRequest) -> AsyncIterator[FollowResponse]:
-        listener = Listener(message.namespace, message.task, message.limit)
+        listener = Listener(message.namespace, message.task, message.limit, message.ignored)
         with self._recorder.listening(listener):
             # Tells a client that nothing said from now on escapes it.
             await request.current.get().send_initial_metadata()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import anyio
+
+from taskd.client.channel import RETRY_SECONDS
 from taskd.client.client import Client
 from taskd.client.container import Container
 from taskd.client.stats import Stats
+from taskd.errors import TaskdError
 from taskd.proto.containerd.services.tasks.v1 import ListTasksRequest
 from taskd.proto.containerd.v1.types import Status
 from taskd.wellknown import nanoseconds
@@ -34,6 +39,10 @@ def status_of(container: Container) -> str:
             return "unknown"
         case _:
             return "created"
+
+
+_LIST_SECONDS = 10.0
+"""Of what does not happen but is so, as that a shim is silent, a listener hears after this time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,26 +71,59 @@ class Row:
 
 
 class Sampler:
-    """Asks the daemon in two calls, however many tasks there are."""
+    """Asks the daemon in one call each time, or two, however many tasks there are."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._known: dict[str, Container] = {}
+        self._containers: list[Container] = []
+        """Those that have tasks."""
         self._before: Mapping[str, Stats] = {}
+        self._listens = False
+        self._listed = -math.inf
+        """When they were listed; never, if something has happened since."""
+
+    async def listen(self) -> None:
+        """Hear what happens, for ever: tasks are listed when there is a change, not each time."""
+        while True:
+            try:
+                async with self._client.events('topic~="^/tasks/"') as events:
+                    self._changed()
+                    self._listens = True
+                    async for _ in events:
+                        self._changed()
+            except TaskdError:
+                pass  # who samples is told
+            finally:
+                self._listens = False
+            await anyio.sleep(RETRY_SECONDS)
+
+    def _changed(self) -> None:
+        self._listed = -math.inf
 
     async def sample(self) -> list[Row]:
-        tasks = (await self._client.tasks.list(ListTasksRequest())).tasks
-        if any(task.id not in self._known for task in tasks):
-            self._known = {each.id: each for each in await self._client.list()}
-        found = {each.id: each for each in await self._client.stats()}
-        rows = []
-        for task in tasks:
-            if (container := self._known.get(task.id)) is not None:
-                container.found(task)
-                rows.append(self._row(container, found.get(task.id)))
+        """All tasks now. Raises `Unavailable` without a daemon, and what it has to say."""
+        now = time.monotonic()
+        try:
+            if not self._listens or now - self._listed > _LIST_SECONDS:
+                self._listed = now
+                await self._list()
+            found = {each.id: each for each in await self._client.stats()}
+        except BaseException:
+            self._changed()
+            raise
+        rows = [self._row(each, found.get(each.id)) for each in self._containers]
         self._before = found
-        self._known = {row.id: row.container for row in rows}
         return rows
+
+    async def _list(self) -> None:
+        tasks = (await self._client.tasks.list(ListTasksRequest())).tasks
+        known = {each.id: each for each in self._containers}
+        if any(task.id not in known for task in tasks):
+            known = {each.id: each for each in await self._client.list()}
+        for task in tasks:
+            if task.id in known:
+                known[task.id].found(task)
+        self._containers = [known[task.id] for task in tasks if task.id in known]
 
     def _row(self, container: Container, now: Stats | None) -> Row:
         before = self._before.get(container.id)

@@ -40,8 +40,12 @@ _OWN = "/taskd.v1.Trace/"
 class Listener:
     """One who listens: to `namespace` and `task`, or to all if they are empty."""
 
-    def __init__(self, namespace: str = "", task: str = "", limit: int = 0) -> None:
+    def __init__(
+        self, namespace: str = "", task: str = "", limit: int = 0, ignored: Iterable[str] = ()
+    ) -> None:
         self._namespace, self._task = namespace, task
+        self.ignored = frozenset(ignored)
+        """Methods that are not for it."""
         self._limit = limit or _LIMIT
         self._heard: deque[FollowResponse] = deque()
         self._lost = 0
@@ -49,6 +53,8 @@ class Listener:
 
     def tell(self, said: FollowResponse) -> None:
         if self._namespace not in ("", said.namespace) or self._task not in ("", said.task):
+            return
+        if said.method in self.ignored:
             return
         if len(self._heard) >= _WAITING:
             self._lost += 1
@@ -88,12 +94,16 @@ class Recorder:
         finally:
             self.listeners.discard(listener)
 
+    def wants(self, method: str) -> bool:
+        """Whether somebody listens to it."""
+        return any(method not in listener.ignored for listener in self.listeners)
+
     def incoming(self, path: str, cardinality: Cardinality, handler: Handler) -> Handler:
         if path.startswith(_OWN):
             return handler
 
         def heard(stream: Any) -> Awaitable[None]:
-            return self._incoming(path, handler, stream) if self.listeners else handler(stream)
+            return self._incoming(path, handler, stream) if self.wants(path) else handler(stream)
 
         return heard
 
@@ -114,10 +124,10 @@ class Recorder:
                 return handler
 
             async def heard(context: ttrpc.CallContext, payload: bytes) -> bytes:
-                if not self.listeners:
+                method = f"/{service.name}/{name}"
+                if not self.wants(method):
                     return await handler(context, payload)
                 namespace, task = _subject(payload)
-                method = f"/{service.name}/{name}"
                 with _Call(self, Way.FROM_SHIM, namespace, task, method) as call:
                     call.asked(payload)
                     answer = await handler(context, payload)
@@ -248,9 +258,9 @@ class _Overhearing:
         metadata: ttrpc.Metadata | None = None,
     ) -> Any:
         answer = self._connection.call(service, method, payload, timeout=timeout, metadata=metadata)
-        if not self._recorder.listeners:
+        if not self._recorder.listeners or not self._recorder.wants(path := f"/{service}/{method}"):
             return answer
-        return self._overhear(f"/{service}/{method}", payload, answer)
+        return self._overhear(path, payload, answer)
 
     async def _overhear(self, method: str, payload: bytes, answer: Awaitable[bytes]) -> bytes:
         bundle = self._bundle

@@ -161,8 +161,9 @@ class TaskClient:
         )
         await self._command("Update", request)
 
-    async def stats(self) -> TypedValue | None:
-        answer = await self._call("Stats", api.StatsRequest(id=self._id), api.StatsResponse)
+    async def stats(self, *, timeout: float) -> TypedValue | None:
+        request = api.StatsRequest(id=self._id)
+        answer = await self._call("Stats", request, api.StatsResponse, timeout=timeout)
         return from_any(answer.stats)
 
     async def checkpoint(self, path: str, options: TypedValue | None) -> None:

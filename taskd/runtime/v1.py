@@ -257,8 +257,11 @@ class LinuxTaskClient:
     async def update(self, resources: TypedValue | None, annotations: Mapping[str, str]) -> None:
         await self._call("Update", api.UpdateTaskRequest(resources=to_any(resources)), Empty)
 
-    async def stats(self) -> TypedValue | None:
-        """Usage of the cgroup, which here the daemon reads itself. Raises `NotFound`."""
+    async def stats(self, *, timeout: float) -> TypedValue | None:
+        """Usage of the cgroup, which here the daemon reads itself, whatever the time it takes.
+
+        Raises `NotFound`.
+        """
         try:
             return pack((await to_thread.run_sync(cgroups.of, self._pid)).stats())
         except OSError:

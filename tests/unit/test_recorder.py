@@ -194,3 +194,18 @@ async def test_tracing_is_not_traced() -> None:
 
     method = "/taskd.v1.Trace/Follow"
     assert Recorder().incoming(method, Cardinality.UNARY_STREAM, follow) is follow
+
+
+async def test_what_a_listener_ignores() -> None:
+    """It is not told that, and what nobody wants costs nothing."""
+    recorder = Recorder()
+    deaf, listener = Listener(ignored=["/S/Stats"]), Listener()
+    connection = recorder.outgoing(Connection(), BUNDLE)
+    with recorder.listening(deaf):
+        assert (call := connection.call("S", "Stats", b"ab")).cr_code is Connection.call.__code__
+        assert await call == b"ba"
+        with recorder.listening(listener):
+            await connection.call("S", "Stats", b"ab")
+            await connection.call("S", "State", b"ab")
+    assert [each.method for each in await heard(deaf, 2)] == ["/S/State"] * 2
+    assert [each.method for each in await heard(listener, 4)] == ["/S/Stats"] * 2 + ["/S/State"] * 2

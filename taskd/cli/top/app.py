@@ -91,6 +91,11 @@ class Top(App[None]):
 
     def on_mount(self) -> None:
         self._measure()
+        self._listen()
+
+    @work
+    async def _listen(self) -> None:
+        await self._sampler.listen()
 
     @work
     async def _measure(self) -> None:

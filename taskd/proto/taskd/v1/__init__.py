@@ -95,6 +95,11 @@ class FollowRequest(Message):
     Bytes of each message that are told; 0 for 64 KiB.
     """
 
+    ignored: "list[str]" = betterproto2.field(4, betterproto2.TYPE_STRING, repeated=True)
+    """
+    Methods of which nothing is told, as in "/containerd.task.v2.Task/State".
+    """
+
 
 default_message_pool.register_message("taskd.v1", "FollowRequest", FollowRequest)
 

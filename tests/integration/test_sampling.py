@@ -1,0 +1,70 @@
+"""What views of all tasks ask the daemon for."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import anyio
+import pytest
+from harness.daemons import Taskd
+
+from taskd.client import connect, sampling
+from taskd.client.sampling import Row, Sampler
+from taskd.client.trace import Conversation
+from taskd.proto.taskd.v1 import FollowRequest
+
+LIST = "/containerd.services.tasks.v1.Tasks/List"
+
+
+async def test_tasks_are_listed_when_something_has_happened(
+    daemon: Taskd, namespace: str, rootfs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "_LIST_SECONDS", math.inf)
+    asked = 0
+
+    async def count(conversation: Conversation) -> None:
+        nonlocal asked
+        async for said in conversation:
+            asked += said.method == LIST and said.nanoseconds is None
+
+    async def until(status: str) -> Row:
+        with anyio.fail_after(60):
+            while True:
+                rows = await sampler.sample()
+                if [row.status for row in rows] == [status]:
+                    return rows[0]
+                await anyio.sleep(0.02)
+
+    async with connect(daemon.address, namespace) as client, anyio.create_task_group() as group:
+        request = FollowRequest(namespace=namespace)
+        async with (
+            Conversation(client.channel, request) as conversation,
+            client.run(rootfs, ["/bin/sleep", "1000"]) as container,
+        ):
+            group.start_soon(count, conversation)
+            sampler = Sampler(client)
+            group.start_soon(sampler.listen)
+            await until("running")
+            with anyio.fail_after(60):
+                while not sampler._listens:
+                    await anyio.sleep(0.02)
+            await until("running")
+            before = asked
+            for _ in range(20):
+                row = await until("running")
+            assert row.memory is not None
+            assert row.cpu is not None
+            assert asked - before <= 2  # what has happened just now may be told late
+            await container.pause()
+            await until("paused")
+            await container.resume()
+            await until("running")
+            await container.kill()
+            await until("exited")
+            assert asked - before <= 10
+            await container.delete_task()
+            with anyio.fail_after(60):
+                while await sampler.sample():
+                    await anyio.sleep(0.02)
+            group.cancel_scope.cancel()
