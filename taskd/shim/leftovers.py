@@ -87,7 +87,8 @@ def _kill(leaders: Mapping[int, int]) -> None:
     killed: set[int] = set()
     # Whoever is killed forks no more, but may have done so since the members were looked up.
     while leaders and (found := {each.pid for each in _members(leaders)} - killed):
-        for pid in found:
+        # Leaders first: a shell whose child is killed before it ends in a way of its own.
+        for pid in sorted(found, key=lambda each: each not in leaders):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         killed |= found

@@ -36,8 +36,6 @@ async def registry() -> AsyncIterator[FakeRegistry]:
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not as long as in earnest."""
-    monkeypatch.setattr(http, "ANSWER_SECONDS", 1.0)
-    monkeypatch.setattr(http, "CONNECT_SECONDS", 1.0)
     monkeypatch.setattr(http, "PAUSE", 0.001)
     monkeypatch.setattr(http, "MAX_WAIT", 0.01)
     monkeypatch.setattr(fetching, "_WORTH_IT", 1 << 18)
@@ -58,10 +56,23 @@ async def pulled(parts: Parts, registry: FakeRegistry) -> None:
     assert len(parts.files()) == 4
 
 
-async def fails(parts: Parts, registry: FakeRegistry, kind: type[TaskdError], words: str) -> None:
-    """The pull fails, leaves nothing, and succeeds once the registry is in order."""
-    with anyio.fail_after(20), pytest.raises(kind, match=words):
-        await parts.pull(registry.name())
+async def fails(
+    parts: Parts,
+    registry: FakeRegistry,
+    kind: type[TaskdError],
+    words: str,
+    *,
+    seconds: float = http.ANSWER_SECONDS,
+) -> None:
+    """The pull fails, leaves nothing, and succeeds once the registry is in order.
+
+    An answer is waited for as long as `seconds`, while it fails.
+    """
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(http, "ANSWER_SECONDS", seconds)
+        patched.setattr(http, "CONNECT_SECONDS", seconds)
+        with anyio.fail_after(60), pytest.raises(kind, match=words):
+            await parts.pull(registry.name())
     with pytest.raises(NotFound):
         parts.images.get(NAMESPACE, registry.name())
     assert await parts.left() == []
@@ -184,7 +195,8 @@ async def test_silence_in_the_middle(parts: Parts, registry: FakeRegistry, sent:
         return False
 
     registry.handlers.append(silent)
-    await fails(parts, registry, Unknown, "nothing came for too long|unexpected EOF|too long")
+    words = "nothing came for too long|unexpected EOF|too long"
+    await fails(parts, registry, Unknown, words, seconds=1.0)
 
 
 async def test_silence_instead_of_an_answer(parts: Parts, registry: FakeRegistry) -> None:
@@ -194,7 +206,8 @@ async def test_silence_instead_of_an_answer(parts: Parts, registry: FakeRegistry
         return False
 
     registry.handlers.append(silent)
-    await fails(parts, registry, Unknown, "failed to resolve image: failed to do request: Head")
+    words = "failed to resolve image: failed to do request: Head"
+    await fails(parts, registry, Unknown, words, seconds=1.0)
 
 
 async def test_nobody_there(parts: Parts, registry: FakeRegistry) -> None:
