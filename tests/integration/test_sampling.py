@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import anyio
@@ -20,7 +19,7 @@ LIST = "/containerd.services.tasks.v1.Tasks/List"
 async def test_tasks_are_listed_when_something_has_happened(
     daemon: Taskd, namespace: str, rootfs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sampling, "_LIST_SECONDS", math.inf)
+    monkeypatch.setattr(sampling, "_LIST_SECONDS", 1e9)
     asked = 0
 
     async def count(conversation: Conversation) -> None:
@@ -36,11 +35,12 @@ async def test_tasks_are_listed_when_something_has_happened(
                     return rows[0]
                 await anyio.sleep(0.02)
 
-    async with connect(daemon.address, namespace) as client, anyio.create_task_group() as group:
+    async with connect(daemon.address, namespace) as client:
         request = FollowRequest(namespace=namespace)
         async with (
             Conversation(client.channel, request) as conversation,
             client.run(rootfs, ["/bin/sleep", "1000"]) as container,
+            anyio.create_task_group() as group,
         ):
             group.start_soon(count, conversation)
             sampler = Sampler(client)
