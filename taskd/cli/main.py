@@ -124,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     trace.add_argument("task", nargs="?", default="", metavar="TASK", help="only what is about it")
 
     containers.add(commands, _run)
-    shim.add(commands)
+    shim.add(commands, _run)
     operate.add(commands)
 
     demo = commands.add_parser("demo", help="run one container in a daemon of its own")

@@ -22,11 +22,15 @@ if TYPE_CHECKING:
 __all__ = ["add"]
 
 
-def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``shim`` and what can be done with one."""
+def add(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    run: Callable[..., object],
+) -> None:
+    """Add ``shim`` and what can be done with one; `run` runs a coroutine."""
     shim = commands.add_parser("shim", help="for people who write shims")
     actions = shim.add_subparsers(required=True, metavar="ACTION")
     _add_new(actions)
+    _add_dev(actions, run)
     _add_check(actions)
 
 
@@ -41,6 +45,31 @@ def _new(options: argparse.Namespace) -> None:
     from taskd.cli.plugin import new
 
     print(f"written: {new(options.name, options.folder)}")
+
+
+def _add_dev(
+    actions: argparse._SubParsersAction[argparse.ArgumentParser], run: Callable[..., object]
+) -> None:
+    dev = actions.add_parser(
+        "dev",
+        help="try a shim while it is written",
+        description="Run a daemon in a folder of its own that has the shim in DIR, and show what "
+        "it is asked and what it writes. After a change new containers have the new code, and "
+        "those that run go on. With Ctrl-C all ends that runs in the daemon.",
+    )
+
+    def _dev(options: argparse.Namespace) -> None:
+        from taskd.cli.dev import dev
+
+        run(dev, options.folder.absolute())
+
+    dev.set_defaults(command=_dev)
+    dev.add_argument(
+        "folder",
+        type=Path,
+        metavar="DIR",
+        help="with the shim's pyproject.toml, or an executable containerd-shim-NAME-vN",
+    )
 
 
 def _add_check(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

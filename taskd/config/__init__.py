@@ -56,6 +56,6 @@ endpoint = "http://127.0.0.1:4318"
 """
 
 from taskd.config.reading import load
-from taskd.config.settings import TIMEOUTS, Config, EventsConfig, TracingConfig
+from taskd.config.settings import TIMEOUTS, Config, EventsConfig, ShimsConfig, TracingConfig
 
-__all__ = ["TIMEOUTS", "Config", "EventsConfig", "TracingConfig", "load"]
+__all__ = ["TIMEOUTS", "Config", "EventsConfig", "ShimsConfig", "TracingConfig", "load"]

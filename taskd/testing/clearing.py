@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,18 +18,29 @@ from taskd.proto.containerd.services.containers.v1 import (
     CreateContainerRequest,
 )
 from taskd.proto.containerd.services.tasks.v1 import ListTasksRequest
+from taskd.proto.taskd.v1 import ListShimsRequest, ShimsStub
 
 __all__ = ["clear"]
 
 SECONDS = 20.0
-"""For all to end; a shim that does not answer until then is left to itself."""
+"""For all to end; a shim that has not done what it was told until then is killed."""
 
 
 async def clear(socket: Path, namespace: str = "") -> None:
     """Kill and delete all containers of the daemon at `socket`, or a namespace with its containers.
 
-    Raises TimeoutError if one stays.
+    A taskd's shims that refuse, or do not answer, are killed: it cleans up after them. Raises
+    TimeoutError if something stays.
     """
+    try:
+        await _clear(socket, namespace)
+    except Exception:
+        if not await _kill_shims(socket, namespace):
+            raise
+        await _clear(socket, namespace)
+
+
+async def _clear(socket: Path, namespace: str) -> None:
     with anyio.fail_after(SECONDS):
         async with connect(socket) as client:
             names = [each.name for each in await client.namespaces.list()]
@@ -39,6 +52,19 @@ async def clear(socket: Path, namespace: str = "") -> None:
             async with connect(socket) as client:
                 with suppress(TaskdError):  # there is none, or something else in it
                     await client.namespaces.delete(namespace)
+
+
+async def _kill_shims(socket: Path, namespace: str) -> bool:
+    """Kill those of all containers that there are still, if the daemon tells which they are."""
+    async with connect(socket) as client:
+        if not await client.is_taskd():
+            return False
+        found = (await ShimsStub(client.channel).list(ListShimsRequest())).shims
+    for shim in found:
+        if shim.pid and any(namespace in ("", each.namespace) for each in shim.tenants):
+            with suppress(ProcessLookupError):
+                os.kill(shim.pid, signal.SIGKILL)
+    return True
 
 
 async def _clear_namespace(socket: Path, namespace: str) -> None:

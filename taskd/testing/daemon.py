@@ -18,7 +18,7 @@ from taskd.proto.google.protobuf import Any as AnyMessage
 from taskd.testing.clearing import clear
 from taskd.testing.reaper import reaper
 
-__all__ = ["Daemon", "daemon"]
+__all__ = ["Daemon", "daemon", "served"]
 
 
 @asynccontextmanager
@@ -34,12 +34,12 @@ async def daemon(namespace: str | None = None) -> AsyncIterator[Daemon]:
     with tempfile.TemporaryDirectory(prefix="taskd-") as name, reaper(Path(name)):
         folder = Path(name)
         config = Config(root=folder / "root", state=folder / "state")
-        async with _served(config), connect(config.socket, namespace) as client:
+        async with served(config), connect(config.socket, namespace) as client:
             yield Daemon(folder, config.socket, client)
 
 
 @asynccontextmanager
-async def _served(config: Config) -> AsyncIterator[None]:
+async def served(config: Config) -> AsyncIterator[None]:
     """A daemon in a task of its own, so that it does not end with a scope of the caller's.
 
     What the caller has left running can be asked of it until the end.

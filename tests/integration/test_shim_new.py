@@ -25,18 +25,37 @@ def plugin(folder: Path) -> Path:
     return programs
 
 
-def test_its_own_tests(folder: Path, plugin: Path) -> None:
+def run_tests(folder: Path, plugin: Path, *options: str, **env: str) -> tuple[int, str]:
     done = subprocess.run(
-        [str(plugin / "python"), "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        [str(plugin / "python"), "-m", "pytest", "-q", "-p", "no:cacheprovider", *options],
         cwd=folder / "plugin",
-        env=venv.environment(plugin),
+        env=venv.environment(plugin) | env,
         capture_output=True,
         text=True,
         timeout=100,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "5 passed" in done.stdout
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_its_own_tests(folder: Path, plugin: Path) -> None:
+    status, said = run_tests(folder, plugin)
+    assert status == 0, said
+    assert "5 passed" in said
+    # A root filesystem that is not there is missed.
+    status, said = run_tests(folder, plugin, "-k", "output", ROOTFS="/no/such/rootfs")
+    assert status == 1, said
+    assert "/no/such/rootfs" in said
+
+
+def test_a_shim_that_hangs_does_not_hang_its_tests(folder: Path, plugin: Path) -> None:
+    module = folder / "plugin/shim_two_words/__init__.py"
+    waiting = "import asyncio\n\n        await asyncio.sleep(1000)\n        "
+    before = "return await self.exec(init)"
+    module.write_text(module.read_text().replace(before, waiting + before))
+    status, said = run_tests(folder, plugin, "-k", "output", SECONDS="2")
+    assert status == 1, said
+    assert "TimeoutError" in said
 
 
 def test_under_containerd(folder: Path, plugin: Path, namespace: str) -> None:
