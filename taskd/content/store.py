@@ -27,6 +27,7 @@ from taskd.metadata import labels as labels_
 from taskd.metadata import leases
 from taskd.metadata.database import Database
 from taskd.metadata.namespaces import ensure
+from taskd.printable import quoted
 
 __all__ = ["ContentStore", "Info"]
 
@@ -88,17 +89,8 @@ class ContentStore:
             if row is None:
                 raise NotFound(f"content digest {info.digest}")
             current = records.info(row)
-            labels = dict(current.labels)
-            for path in fieldpaths or ("labels",):
-                if path == "labels":
-                    labels = dict(info.labels)
-                elif path.startswith("labels."):
-                    key = path.removeprefix("labels.")
-                    labels[key] = info.labels.get(key, "")
-                else:
-                    raise InvalidArgument(
-                        f'cannot update "{path}" field on content info "{info.digest}"'
-                    )
+            owner = f"content info {quoted(info.digest)}"
+            labels = labels_.updated(current.labels, info.labels, fieldpaths, owner)
             try:
                 labels_.validate(labels)
             except TaskdError as error:

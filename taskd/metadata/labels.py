@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from taskd import filters
 from taskd.errors import DataLoss, InvalidArgument, Unknown
+from taskd.printable import quoted
 
-__all__ = ["dump", "load", "lookup", "prepare_filters", "validate"]
+__all__ = ["dump", "load", "lookup", "prepare_filters", "updated", "validate"]
 
 _MAX_SIZE = 4096
 
@@ -47,6 +48,26 @@ def load(stored: str) -> dict[str, str]:
     except (AttributeError, TypeError, ValueError):
         pass
     raise DataLoss(f"the metadata database is damaged: labels {stored!r}", verbatim=True)
+
+
+def updated(
+    current: Mapping[str, str], given: Mapping[str, str], fieldpaths: Sequence[str], owner: str
+) -> dict[str, str]:
+    """`current` with what `fieldpaths` name, ``labels`` or ``labels.<key>``, as it is in `given`.
+
+    No path is all labels. Raises `InvalidArgument` for another field of their `owner`, which is
+    named so.
+    """
+    labels = dict(current)
+    for path in fieldpaths or ("labels",):
+        if path == "labels":
+            labels = dict(given)
+        elif path.startswith("labels."):
+            key = path.removeprefix("labels.")
+            labels[key] = given.get(key, "")
+        else:
+            raise InvalidArgument(f"cannot update {quoted(path)} field on {owner}")
+    return labels
 
 
 def lookup(labels: Mapping[str, str], fieldpath: Sequence[str]) -> tuple[str, bool]:

@@ -197,17 +197,8 @@ class Snapshotter:
 
         def update(connection: sqlite3.Connection) -> Info:
             record = self._find(connection.execute, namespace, info.name)
-            labels = dict(record.info.labels)
-            for path in fieldpaths or ("labels",):
-                if path == "labels":
-                    labels = dict(info.labels)
-                elif path.startswith("labels."):
-                    key = path.removeprefix("labels.")
-                    labels[key] = info.labels.get(key, "")
-                else:
-                    raise InvalidArgument(
-                        f"cannot update {quoted(path)} field on snapshot {quoted(info.name)}"
-                    )
+            owner = f"snapshot {quoted(info.name)}"
+            labels = labels_.updated(record.info.labels, info.labels, fieldpaths, owner)
             _validate(labels)
             try:
                 stored = labels_.dump(labels)
