@@ -365,7 +365,7 @@ def _transfer_services(
         ImageStore(database),
         LeaseStore(database),
         bus,
-        Layers(snapshotters, differ.apply),
+        Layers(snapshotters, differ),
         config.transfer,
     )
     return [Streaming(streams), Transfer(transfers, streams)]

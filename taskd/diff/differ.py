@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import anyio
 
@@ -47,6 +48,31 @@ class Differ:
         `ResourceExhausted` for a layer that goes beyond the limits, and `Unknown`; then a part of
         it has been unpacked.
         """
+        done = await self._apply(namespace, layer, mounts, sync=sync)
+        return Descriptor(media.LAYER, done["digest"], done["size"])
+
+    async def apply_ahead(
+        self, namespace: str, layer: Descriptor, mounts: Iterable[Mount]
+    ) -> Descriptor | None:
+        """Unpack a layer into a folder that will be the upper one of an overlay.
+
+        `mounts` bind that folder. It is as if it had been applied to that overlay; None if it
+        depends on what will be below. Otherwise as `apply`.
+        """
+        (folder,) = mounts
+        upper = Mount("overlay", "overlay", options=(f"upperdir={folder.source}",))
+        done = await self._apply(namespace, layer, [upper], ahead=True)
+        return done["digest"] and Descriptor(media.LAYER, done["digest"], done["size"])
+
+    async def _apply(
+        self,
+        namespace: str,
+        layer: Descriptor,
+        mounts: Iterable[Mount],
+        *,
+        sync: bool = False,
+        ahead: bool = False,
+    ) -> Mapping[str, Any]:
         with ExitStack() as stack:
             try:
                 blob = stack.enter_context(self._content.opened(namespace, layer.digest))
@@ -54,6 +80,7 @@ class Differ:
                 raise error.within("failed to get reader from content store") from None
             order = {
                 "mounts": child.ordered(mounts),
+                "ahead": ahead,
                 "place": str(self._place),
                 "sniff": media.is_compressed(layer.media_type),
                 "sync": sync or self._limits.sync_fs,
@@ -61,8 +88,7 @@ class Differ:
                 "max_entries": self._limits.max_entries,
             }
             async with self._turns:
-                done = await child.run("apply", order, stdin=blob)
-        return Descriptor(media.LAYER, done["digest"], done["size"])
+                return await child.run("apply", order, stdin=blob)
 
     async def diff(
         self,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from taskd.layers import confinement
-from taskd.layers.errors import Exhausted, Refused, failed
+from taskd.layers.errors import Exhausted, ParentsWanted, Refused, failed
 
 _MEMORY = 1 << 30
 """Bytes of address space: names have to be remembered."""
@@ -44,7 +44,10 @@ def main() -> None:
 
 
 def _apply(order: dict[str, Any]) -> dict[str, Any]:
-    """Unpack the blob that is standard input onto mounts."""
+    """Unpack the blob that is standard input onto mounts; there is no digest if it cannot yet be.
+
+    That is if it is told to be `ahead` of the layers below, and depends on them.
+    """
     from taskd.layers.apply import Layer
     from taskd.layers.streams import Source
 
@@ -64,17 +67,21 @@ def _apply(order: dict[str, Any]) -> dict[str, Any]:
         confinement.mount(given, place)
     root = _folder(place)
     parents = [_folder(Path(each)) for each in lower] if upper else []
+    ahead = bool(upper) and order["ahead"]
     confinement.enter(root)
     layer = Layer(
         overlay=bool(upper),
-        parents=parents,
+        parents=None if ahead else parents,
         devices=not (mapped or rootless),
         owners=not rootless,
         max_size=order["max_size"],
         max_entries=order["max_entries"],
     )
     source = Source(0, sniff=order["sniff"], limit=order["max_size"])
-    layer.unpack(source)
+    try:
+        layer.unpack(source)
+    except ParentsWanted:
+        return {"digest": None}
     digest = source.finish()
     is_one_folder = upper or [each["type"] for each in given] == ["bind"]
     if order["sync"] and is_one_folder and _libc.syncfs(root) != 0:

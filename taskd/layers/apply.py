@@ -36,7 +36,7 @@ class Layer:
         self,
         *,
         overlay: bool,
-        parents: Sequence[int],
+        parents: Sequence[int] | None,
         devices: bool,
         owners: bool,
         max_size: int,
@@ -44,8 +44,9 @@ class Layer:
     ) -> None:
         """`overlay`: the root is an upper directory, in which what was deleted is written down.
 
-        `parents` are descriptors of the lower ones, whose folders are gone by. Without `devices`
-        these are left out, without `owners` it does not matter if one cannot be set.
+        `parents` are descriptors of the lower ones, whose folders are gone by; None if they are
+        not there yet. Without `devices` these are left out, without `owners` it does not matter if
+        one cannot be set.
         """
         self._overlay = overlay
         self._parents = parents
@@ -68,7 +69,7 @@ class Layer:
         }
 
     def unpack(self, source: Source) -> None:
-        """Raises `Refused`, after which a part has been unpacked."""
+        """Raises `Refused`, and `ParentsWanted`, after which a part has been unpacked."""
         for entry in entries(source):
             self._entries_left -= 1
             if self._entries_left < 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["UNEXPECTED_EOF", "Exhausted", "Refused", "failed"]
+__all__ = ["UNEXPECTED_EOF", "Exhausted", "ParentsWanted", "Refused", "failed"]
 
 _LONGEST = 1000
 """Characters of a message: a name may have a megabyte."""
@@ -23,6 +23,10 @@ class Refused(Exception):
 
 class Exhausted(Refused):
     """It goes beyond a limit."""
+
+
+class ParentsWanted(Exception):
+    """The layer names no folder of its own for what is in it: it is as in the layers below."""
 
 
 def failed(doing: str, error: OSError) -> Refused:

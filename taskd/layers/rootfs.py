@@ -8,7 +8,7 @@ import stat
 from collections.abc import Sequence
 
 from taskd import rooted
-from taskd.layers.errors import Refused, failed
+from taskd.layers.errors import ParentsWanted, Refused, failed
 
 __all__ = ["clean", "make_folders"]
 
@@ -27,16 +27,18 @@ def clean(name: bytes) -> bytes:
     return b"/" + b"/".join(parts)
 
 
-def make_folders(path: bytes, parents: Sequence[int]) -> None:
+def make_folders(path: bytes, parents: Sequence[int] | None) -> None:
     """Make the folder `path` and those on its way, where they are not there.
 
-    Whatever of them is in one of `parents`, the first that has it, looks as it does there.
-    Raises `Refused`.
+    Whatever of them is in one of `parents`, the first that has it, looks as it does there; if
+    it is not known yet what there will be, `ParentsWanted` is raised. Raises `Refused`.
     """
     found = b""
     try:
         if os.path.isdir(path or b"/"):
             return
+        if parents is None:
+            raise ParentsWanted
         for part in _resolved(path):
             found += b"/" + part
             try:

@@ -9,9 +9,8 @@ import hashlib
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from typing import Any, Protocol
 
 import anyio
@@ -26,7 +25,7 @@ from taskd.together import together
 from taskd.transfer.store import Unpack
 from taskd.transfer.writing import Contents
 
-__all__ = ["Apply", "Layers", "Snapshots", "Unpacker"]
+__all__ = ["Applier", "Layers", "Snapshots", "Unpacker"]
 
 _log = logging.getLogger(__name__)
 
@@ -37,17 +36,30 @@ _INHERITED = "containerd.io/snapshot/"
 _DIFF_ID = "containerd.io/snapshot/diff-id"
 _PARENT = "containerd.io/snapshot/parent-chain-id"
 _UNCOMPRESSED = "containerd.io/uncompressed"
+_REBASE = "rebase"
+"""What a snapshotter says of which a layer may be unpacked before the one below is there."""
 _TRIES = 3
-
-Apply = Callable[[str, Target, Sequence[Any]], Awaitable[Target]]
-"""Unpacks a layer of a namespace's content onto mounts; answers what it was uncompressed."""
 
 Fetch = Callable[[Descriptor], Coroutine[Any, Any, None]]
 """Has a layer's content, which may be there."""
 
 
+class Applier(Protocol):
+    """Unpacks layers of a namespace's content onto mounts; answers what they were uncompressed."""
+
+    async def apply(self, namespace: str, layer: Target, mounts: Sequence[Any], /) -> Target: ...
+
+    async def apply_ahead(
+        self, namespace: str, layer: Target, mounts: Sequence[Any], /
+    ) -> Target | None:
+        """Before those below are there; None if it depends on them."""
+
+
 class Snapshots(Protocol):
     """A snapshotter, as far as it is used here."""
+
+    @property
+    def capabilities(self) -> Sequence[str]: ...
 
     async def prepare(
         self,
@@ -76,9 +88,9 @@ class Snapshots(Protocol):
 class Layers:
     """What makes layers into snapshots, for all transfers: each only once at a time."""
 
-    def __init__(self, snapshotters: Mapping[str, Snapshots], apply: Apply) -> None:
+    def __init__(self, snapshotters: Mapping[str, Snapshots], applier: Applier) -> None:
         self.snapshotters = snapshotters
-        self.apply = apply
+        self.applier = applier
         self._locks: dict[tuple[str, str, str], tuple[anyio.Lock, int]] = {}
 
     @asynccontextmanager
@@ -136,24 +148,13 @@ class Unpacker:
         chain = _chain(diff_ids)
         making = _Making(self._layers, self._contents, self._images, snapshotter)
         async with together() as group:
-            ready: list[anyio.Event] = []
-
-            async def content(number: int) -> None:
-                # Those below the first one that is asked for are unpacked, and need not be fetched.
-                if not ready:
-                    ready.extend(anyio.Event() for _ in layers)
-                    for later in range(number, len(layers)):
-                        group.start_soon(_fetch_one, layers[later], fetch, ready[later])
-                await ready[number].wait()
-
+            below = anyio.Event()
+            below.set()
             for number, layer in enumerate(layers):
-                await making.make(
-                    layer,
-                    diff_ids[number],
-                    chain[number],
-                    chain[number - 1] if number else "",
-                    partial(content, number),
-                )
+                parent = chain[number - 1] if number else ""
+                made = _Layer(layer, diff_ids[number], chain[number], parent, below, fetch)
+                group.start_soon(making.make, made)
+                below = made.done
         if chain:
             label = f"containerd.io/gc.ref.snapshot.{snapshotter}"
             await self._images.set_labels(config.digest, {label: chain[-1]})
@@ -162,6 +163,45 @@ class Unpacker:
         if kind not in ("", "layers"):
             return None
         return self._systems.get(normalized(platform).os)
+
+
+class _Layer:
+    """One layer of an image on its way to be a snapshot."""
+
+    def __init__(
+        self,
+        descriptor: Descriptor,
+        diff_id: str,
+        name: str,
+        parent: str,
+        below: anyio.Event,
+        fetch: Fetch,
+    ) -> None:
+        """`below` is set once there is the snapshot `parent`, if that is not empty."""
+        self.descriptor = descriptor
+        self.diff_id = diff_id
+        self.name = name
+        self.parent = parent
+        self.below = below
+        self.done = anyio.Event()
+        self._fetch = fetch
+        self._is_here = False
+
+    @property
+    def labels(self) -> dict[str, str]:
+        found = {
+            key: value
+            for key, value in self.descriptor.annotations.items()
+            if key.startswith(_INHERITED)
+        }
+        found |= {_REF: self.name, _DIFF_ID: self.diff_id}
+        return found | ({_PARENT: self.parent} if self.parent else {})
+
+    async def content(self) -> None:
+        """Have its content."""
+        if not self._is_here:
+            await self._fetch(self.descriptor)
+            self._is_here = True
 
 
 class _Making:
@@ -176,39 +216,52 @@ class _Making:
         self._name = snapshotter
         self._snapshots = layers.snapshotters[snapshotter]
 
-    async def make(
-        self,
-        layer: Descriptor,
-        diff_id: str,
-        name: str,
-        parent: str,
-        content: Callable[[], Awaitable[None]],
-    ) -> None:
-        """Make the snapshot `name`, unless there is one, once `content` has the layer's."""
+    async def make(self, layer: _Layer) -> None:
+        """Make the snapshot of a layer, unless there is one.
+
+        Content comes, and layers are unpacked, in any order, and committed from the lowest on.
+        What needs the layers below, as few layers do, is unpacked anew once they are there.
+        """
+        async with self._layers.alone(self._contents.namespace, self._name, layer.name):
+            ahead = bool(layer.parent) and _REBASE in self._snapshots.capabilities
+            if not (ahead and await self._make(layer, ahead=True)):
+                if not self._is_there(layer.name):
+                    await layer.content()
+                await layer.below.wait()
+                await self._make(layer, ahead=False)
+        layer.done.set()
+
+    async def _make(self, layer: _Layer, *, ahead: bool) -> bool:
+        """Returns whether there is the snapshot now, which there always is if not `ahead`."""
         namespace, lease = self._contents.namespace, self._contents.lease
-        labels = {
-            key: value for key, value in layer.annotations.items() if key.startswith(_INHERITED)
-        }
-        labels |= {_REF: name, _DIFF_ID: diff_id}
-        if parent:
-            labels[_PARENT] = parent
-        async with self._layers.alone(namespace, self._name, name):
-            prepared = await self._prepare(name, parent, labels)
-            if prepared is None:
-                return
-            key, mounts = prepared
+        labels = layer.labels
+        prepared = await self._prepare(layer.name, "" if ahead else layer.parent, labels)
+        if prepared is None:
+            return True
+        key, mounts = prepared
+        try:
+            await layer.content()
+            if not await self._fill(layer, key, mounts, ahead=ahead):
+                await self._discard(key)
+                return False
+            await layer.below.wait()
+            parent = layer.parent if ahead else ""
             try:
-                await content()
-                await self._fill(layer, diff_id, key, mounts)
-                try:
-                    await self._snapshots.commit(namespace, name, key, "", labels, lease)
-                except AlreadyExists:
-                    await self._snapshots.remove(namespace, key, lease)
-            except BaseException:
-                with anyio.CancelScope(shield=True):
-                    await self._discard(key)
-                raise
-        await self._images.set_labels(layer.digest, {_UNCOMPRESSED: diff_id})
+                await self._snapshots.commit(namespace, layer.name, key, parent, labels, lease)
+            except AlreadyExists:
+                await self._snapshots.remove(namespace, key, lease)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self._discard(key)
+            raise
+        await self._images.set_labels(layer.descriptor.digest, {_UNCOMPRESSED: layer.diff_id})
+        return True
+
+    def _is_there(self, name: str) -> bool:
+        with suppress(NotFound):
+            self._snapshots.stat(self._contents.namespace, name)
+            return True
+        return False
 
     async def _prepare(
         self, name: str, parent: str, labels: Mapping[str, str]
@@ -223,25 +276,30 @@ class _Making:
             try:
                 return key, await self._snapshots.prepare(namespace, key, parent, labels, lease)
             except AlreadyExists:
-                with suppress(NotFound):
-                    self._snapshots.stat(namespace, name)
+                if self._is_there(name):
                     return None
             except TaskdError as exc:
                 words = f'failed to prepare extraction snapshot "{key}"'
                 raise exc.within(words) from exc
         raise UnknownError(f"unable to prepare extraction snapshot for {name}")
 
-    async def _fill(self, layer: Descriptor, diff_id: str, key: str, mounts: Sequence[Any]) -> None:
+    async def _fill(self, layer: _Layer, key: str, mounts: Sequence[Any], *, ahead: bool) -> bool:
+        """Unpack it; returns whether that can be."""
+        applier, descriptor = self._layers.applier, layer.descriptor
+        apply = applier.apply_ahead if ahead else applier.apply
         try:
-            found = await self._layers.apply(self._contents.namespace, layer, mounts)
+            found = await apply(self._contents.namespace, descriptor, mounts)
         except TaskdError as exc:
             raise exc.within(
-                f"failed to extract layer ({layer.media_type} {layer.digest}) to {self._name} as "
-                f'"{key}"'
+                f"failed to extract layer ({descriptor.media_type} {descriptor.digest}) to "
+                f'{self._name} as "{key}"'
             ) from exc
-        if found.digest != diff_id:
-            words = f'wrong diff id "{found.digest}" calculated on extraction "{diff_id}"'
-            raise FailedPrecondition(f"{words}, desc {layer.digest}", verbatim=True)
+        if found is None:
+            return False
+        if found.digest != layer.diff_id:
+            words = f'wrong diff id "{found.digest}" calculated on extraction "{layer.diff_id}"'
+            raise FailedPrecondition(f"{words}, desc {descriptor.digest}", verbatim=True)
+        return True
 
     async def _discard(self, key: str) -> None:
         try:
@@ -260,11 +318,6 @@ def _chain(diff_ids: Sequence[str]) -> list[str]:
         else:
             chain.append(diff_id)
     return chain
-
-
-async def _fetch_one(layer: Descriptor, fetch: Fetch, ready: anyio.Event) -> None:
-    await fetch(layer)
-    ready.set()
 
 
 async def _fetch_all(layers: Sequence[Descriptor], fetch: Fetch) -> None:

@@ -43,6 +43,8 @@ class Parts:
         self.applied: list[str] = []
         self.diff_ids: dict[str, str] = {}
         """What layers turn out to be, by their digests."""
+        self.want_parents: set[str] = set()
+        """What cannot be unpacked ahead."""
         self.fails: TaskdError | None = None
         self.applies_for = 0.0
         self.bus = bus
@@ -58,11 +60,18 @@ class Parts:
             self.images,
             self.leases,
             self.bus,
-            Layers(self.snapshotters, self._apply),
+            Layers(self.snapshotters, self),
             TransferConfig(**{"idle_timeout": 0.3, **settings}),
         )
 
-    async def _apply(self, namespace: str, layer: Descriptor, mounts: Sequence[Any]) -> Descriptor:
+    async def apply_ahead(
+        self, namespace: str, layer: Descriptor, mounts: Sequence[Any]
+    ) -> Descriptor | None:
+        if layer.digest in self.want_parents:
+            return None
+        return await self.apply(namespace, layer, mounts)
+
+    async def apply(self, namespace: str, layer: Descriptor, mounts: Sequence[Any]) -> Descriptor:
         self.content.info(namespace, layer.digest)
         self.applied.append(layer.digest)
         if self.fails:

@@ -271,3 +271,30 @@ def test_media_types(media_type: str, compressed: bool) -> None:
 def test_media_types_of_no_layer(media_type: str) -> None:
     with pytest.raises(Unknown, match="no processor for media-type$"):
         is_compressed(media_type)
+
+
+async def test_ahead_of_what_is_below(
+    tmp_path: Path, content: ContentStore, differ: Differ
+) -> None:
+    """A layer that names its folders is the same without those below; any other one waits."""
+    lower, upper, work = (tmp_path / each for each in ("lower", "upper", "work"))
+    bottom = tar(folder("d", mode=0o700, uid=5), file("d/gone"), folder("e"), file("e/gone"))
+    await differ.apply(NAMESPACE, await put(content, bottom), bound(lower))
+    whole = [folder("d", mode=0o750, uid=7), file("d/a", b"a"), file("d/.wh.gone")]
+    whole += [file(".wh.e"), folder("f"), file("f/.wh..wh..opq"), link("f/b", "d/a")]
+    for each in (upper, work):
+        each.mkdir()
+    options = (f"upperdir={upper}", f"lowerdir={lower}", f"workdir={work}")
+    overlay = [Mount("overlay", "overlay", options=options)]
+    layer = await put(content, tar(*whole))
+    expected = await differ.apply(NAMESPACE, layer, overlay)
+    assert await differ.apply_ahead(NAMESPACE, layer, bound(tmp_path / "ahead")) == expected
+    assert tree(tmp_path / "ahead")[1:] == tree(upper)[1:]
+    wanting = [file("e/b"), file("e/.wh.gone"), file("e/.wh..wh..opq"), link("e/c", "d/a")]
+    for number, member in enumerate(wanting):
+        one = await put(content, tar(*whole[:2], member))
+        folder_ = tmp_path / f"wanting{number}"
+        assert await differ.apply_ahead(NAMESPACE, one, bound(folder_)) is None
+    broken = await put(content, tar(*whole)[:700])
+    with pytest.raises(Unknown, match="unexpected EOF"):
+        await differ.apply_ahead(NAMESPACE, broken, bound(tmp_path / "broken"))

@@ -20,6 +20,7 @@ def apply(tmp_path: Path) -> Apply:
         layer: bytes,
         *mounts: Mount,
         sniff: bool = True,
+        ahead: bool = False,
         max_size: int = 1 << 30,
         max_entries: int = 1000,
     ) -> Mapping[str, Any]:
@@ -31,6 +32,7 @@ def apply(tmp_path: Path) -> Apply:
         source = os.open(blob, os.O_RDONLY)
         order = {
             "mounts": child.ordered(mounts or [Mount("bind", str(root), options=("rbind", "rw"))]),
+            "ahead": ahead,
             "place": str(tmp_path / "place"),
             "sniff": sniff,
             "sync": False,

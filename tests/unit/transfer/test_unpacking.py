@@ -53,11 +53,25 @@ async def snapshots(parts: Parts) -> dict[str, str]:
     return found
 
 
-async def test_each_on_the_one_below(parts: Parts, registry: FakeRegistry) -> None:
+@pytest.mark.parametrize(
+    ("capabilities", "wanting"),
+    [((), ()), (("rebase",), ()), (("rebase",), (2, 4))],
+    ids=["in order", "in any order", "some in order"],
+)
+async def test_each_on_the_one_below(
+    parts: Parts, registry: FakeRegistry, capabilities: tuple[str, ...], wanting: tuple[int, ...]
+) -> None:
+    parts.snapshotters["overlayfs"].capabilities = capabilities
+    parts.want_parents = {IMAGE.blobs[number].digest for number in wanting}
     await parts.pull(registry.name(), store(registry))
     names = chain(IMAGE)
     assert await snapshots(parts) == dict(zip(names, ["", *names], strict=False))
-    assert parts.applied == [blob.digest for blob in IMAGE.blobs[1:]]
+    expected = [blob.digest for blob in IMAGE.blobs[1:]]
+    assert sorted(parts.applied) == sorted(expected)
+    if not capabilities:
+        assert parts.applied == expected
+    for number in wanting:
+        assert parts.applied.index(expected[number - 1]) > parts.applied.index(expected[0])
     assert await parts.left() == []
     assert len(await snapshots(parts)) == 4  # the image holds them
     await parts.images.delete(NAMESPACE, registry.name())
