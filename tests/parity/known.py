@@ -567,6 +567,14 @@ KNOWN: tuple[Known, ...] = (
         "transfer: ",
     ),
     Known(
+        r"^event /snapshot/prepare \{'key': 'extract-KEY .*",
+        "",
+        "2.3 and newer unpack layers at once, in no order and without a parent until they are "
+        "committed; so does taskd",
+        ("2",),
+        "transfer: ",
+    ),
+    Known(
         r"(?s)^(progress|event /images/create) .*'name': '(three|pre)@sha256:(c4689|0812).*|"
         r"\{'name': '(three|pre)@sha256:(c4689|0812)[^}]*\}[^}]*\}, ",
         "",
