@@ -42,7 +42,7 @@ bench: $(VENV)/.installed-dev
 # The long form of the kill loops.
 soak: $(VENV)/.installed-dev
 	@.ci/need $(SHIM) nats-server:nats-server
-	TASKD_SOAK_CONTAINERS=$${TASKD_SOAK_CONTAINERS:-5000} $(BIN)/pytest -s tests/faults/test_kill_loop.py tests/faults/test_pool_kill_loop.py tests/faults/test_layers.py
+	TASKD_SOAK_CONTAINERS=$${TASKD_SOAK_CONTAINERS:-5000} $(BIN)/pytest -s tests/faults/test_kill_loop.py tests/faults/test_pool_kill_loop.py tests/faults/test_layers.py tests/faults/test_pulls.py
 	TASKD_SOAK_SURVIVORS=$${TASKD_SOAK_SURVIVORS:-200} $(BIN)/pytest -s tests/faults/test_survival.py
 
 # Bad input for whatever reads other people's bytes, for two minutes each.
