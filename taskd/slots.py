@@ -4,7 +4,8 @@ JSON objects over a seqpacket socket. A shim begins with ``namespace``, ``pid`` 
 Then it sends, for one process (``container``, ``process``: an exec's id, or empty) of its own, the
 names of slots to fill (``put``, with as many descriptors) and of slots to empty (``drop``); with
 ``anew`` there is nothing in others. It asks for what was kept of containers (``recover``), and is
-sent it in the same form, and ``done``.
+sent it in the same form, and ``done``. Asked to ``leave``, it ends where another one can go on, or
+says why it ``stays``.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ what was kept before all that has been sent is read.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
@@ -38,6 +39,8 @@ class Keeping:
     """What it runs."""
     gone: anyio.Event = field(default_factory=anyio.Event)
     """All that it has sent has been read, and it has hung up."""
+    dismissal: asyncio.Future[str] | None = None
+    """Of one that was asked to leave: why it stays, or empty when it has left."""
 
 
 class DescriptorStore:
@@ -57,6 +60,19 @@ class DescriptorStore:
     def has(self, key: Key) -> bool:
         """Whether anything is kept of a container."""
         return key in self._kept
+
+    def of(self, pid: int) -> Keeping | None:
+        """The process of that pid, if it has its descriptors kept."""
+        return next((shim for shim in self._shims if shim.pid == pid), None)
+
+    async def dismiss(self, shim: Keeping) -> str:
+        """Ask a process to leave what it has to another; why it stays, or empty when it has left.
+
+        Raises OSError if it has gone before.
+        """
+        shim.dismissal = asyncio.get_running_loop().create_future()
+        await _send(shim.connection, {"leave": True})
+        return await shim.dismissal
 
     async def left(self, key: Key) -> None:
         """Wait until all has been read that a process has sent of a container, which is dead."""
@@ -111,6 +127,7 @@ class DescriptorStore:
             self._shims.discard(shim)
             shim.connection.close()
             shim.gone.set()
+            _answer(shim, "")
 
     async def _take(
         self, shim: Keeping, message: dict[str, object], descriptors: list[int]
@@ -119,6 +136,8 @@ class DescriptorStore:
         match message:
             case {"pid": int(pid), "namespace": str(namespace), "version": str(version)}:
                 shim.pid, shim.namespace, shim.version = pid, namespace, version
+            case {"stays": str(reason)}:
+                _answer(shim, reason or "it does not say why")
             case {"recover": list(containers)}:
                 for container in containers:
                     await self._give(shim, str(container))
@@ -151,6 +170,11 @@ class DescriptorStore:
         for process, slots in list(self._kept.get(Key(shim.namespace, container), {}).items()):
             message = {"container": container, "process": process, "put": list(slots)}
             await _send(shim.connection, message, list(slots.values()))
+
+
+def _answer(shim: Keeping, reason: str) -> None:
+    if shim.dismissal is not None and not shim.dismissal.done():
+        shim.dismissal.set_result(reason)
 
 
 async def _send(

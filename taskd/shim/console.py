@@ -14,7 +14,7 @@ import socket
 import struct
 import tempfile
 import termios
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 
@@ -90,16 +90,20 @@ class Console:
         self._streams = streams
         # When nobody has the terminal any more, nobody reads what is typed.
         self._output = Copy(*pairs[0], "a terminal's output", self._ended, self._tell)
+        self._output.put(streams.rests.pop(1, b""))
         self._output.start()
         if streams.has_input:
             # Without anybody left who could write, the terminal hangs up.
             self._input = Copy(*pairs[1], "a terminal's input", self.hang_up, self._tell)
+            self._input.put(streams.rests.pop(0, b""))
             self._input.start()
         streams.handed()
 
     @property
-    def copies(self) -> bool:
-        return True
+    def copies(self) -> Mapping[int, Copy]:
+        """As of `Streams`."""
+        both = {0: self._input, 1: self._output}
+        return {number: copy for number, copy in both.items() if copy is not None}
 
     def kept(self) -> Slots:
         """All that is open, for another shim: what it makes of it is a terminal like this one."""

@@ -172,14 +172,19 @@ class Container:
         `init` and `execs` are as they were: each with its pid, if it had one, and with what had
         been kept (`Process.take`). Where `Process.doing` is "start", it is not known whether it was
         started: if it was, this is to say so (`Process.begun`, with its pid). What is raised says
-        why the container cannot be gone on with: it is cleaned up after, as by default if it has
-        processes of its own kind (`end`), or was about to be started.
+        why the container cannot be gone on with: it is cleaned up after, as by default if it was
+        about to be started.
         """
-        if type(self).end is not Container.end:
-            raise Unimplemented("adopt")
         if self.init.doing == "start":
             raise Unknown("it was being started")
         leftovers.kill_strangers(self.bundle, {process.pid for process in (self.init, *execs)})
+
+    @classmethod
+    def survives(cls) -> bool:
+        """Whether its containers may go on in another process: if they are processes, or `adopt`
+        is overridden.
+        """
+        return cls.end is Container.end or cls.adopt is not Container.adopt
 
     @classmethod
     def clean_up(cls, id: str, namespace: str, bundle: Path) -> None:  # noqa: A002

@@ -70,6 +70,7 @@ class Copy:
         self._at_end = at_end
         self._changed = changed
         self._state = _State.NEW
+        self._frozen = False
         self._rest = bytearray()
         self._pipes = all(stat.S_ISFIFO(os.fstat(each).st_mode) for each in (source, target))
         # There is something in the source pipe, and no room in the target.
@@ -118,6 +119,20 @@ class Copy:
             os.set_blocking(self._target, False)
         self._state = state
         self._go_on()
+
+    def put(self, data: bytes) -> None:
+        """Before anything is read: there is something still to be written."""
+        self._rest += data
+
+    def freeze(self) -> bytes:
+        """Move nothing until `thaw`; what has been read, and not been written."""
+        self._frozen = True
+        self._watch()
+        return bytes(self._rest)
+
+    def thaw(self) -> None:
+        self._frozen = False
+        self._watch()
 
     def finish(self) -> None:
         """Nobody is left who could write what matters: what the source has now is the last."""
@@ -255,8 +270,9 @@ class Copy:
 
     def _watch(self) -> None:
         """Wait for whatever is to be ready next."""
-        to_write = self._full or (bool(self._rest) and self.started)
-        to_read = self._source >= 0 and not to_write
+        moves = not self._frozen and self._state not in (_State.NEW, _State.DONE)
+        to_write = moves and (self._full or (bool(self._rest) and self.started))
+        to_read = moves and self._source >= 0 and not to_write
         if to_write != self._writing:
             self._writing = to_write
             if to_write:
@@ -276,6 +292,9 @@ class Copy:
         at_once = not self._pollable or self._state is _State.LAST
         if to_read and at_once and self._soon is None:
             self._soon = self._loop.call_soon(self._go_on)
+        elif self._soon is not None and not moves:
+            self._soon.cancel()
+            self._soon = None
 
     def _left(self) -> int:
         """Bytes that have been written by others, and not by us."""

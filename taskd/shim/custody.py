@@ -14,6 +14,7 @@ from functools import partial
 
 from taskd import procfs, slots
 from taskd.shim import record
+from taskd.shim.container import Container
 from taskd.shim.keeper import Keeper
 from taskd.shim.process import Process
 from taskd.shim.record import ProcessRecord, Record
@@ -59,9 +60,9 @@ class Custody:
             process.let_go()
         self.keeper.forget(task.container.id)
 
-    async def settled(self) -> None:
-        """Wait until all that has been done can be gone on with. What could not is in the log."""
-        await self.keeper.settled()
+    async def settled(self) -> bool:
+        """Wait until all that has been done can be gone on with; what could not is in the log."""
+        return await self.keeper.settled()
 
     def _follow(self, task: Task, process: Process) -> None:
         process.regard(partial(self._write, task), partial(self._keep, task, process))
@@ -88,7 +89,14 @@ class Custody:
             record.forget(container.bundle)
 
 
-def custody(environment: Mapping[str, str], namespace: str) -> Custody | None:
-    """None if there is no daemon that keeps anything."""
+def custody(
+    kind: type[Container], environment: Mapping[str, str], namespace: str
+) -> Custody | None:
+    """None if there is no daemon that keeps anything, or containers of `kind` end with their shim.
+
+    Those have processes of their own kind, of which nobody has said how to go on with them.
+    """
     address = environment.get(slots.ADDRESS)
-    return Custody(Keeper(address, namespace)) if address else None
+    if not address or not kind.survives():
+        return None
+    return Custody(Keeper(address, namespace))

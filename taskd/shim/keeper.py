@@ -46,6 +46,8 @@ class Keeper:
         self._settled = asyncio.Event()
         self._settled.set()
         self._writing = False
+        self.dismissed = asyncio.Event()
+        """The daemon wants another process to go on; it is told that it will not be by `stay`."""
 
     def connect(self) -> bool:
         """Whether there is a daemon, which is given everything then."""
@@ -100,10 +102,17 @@ class Keeper:
             failures = 0
             assert self._socket is not None
             with suppress(OSError):
-                # Nothing comes but the end.
+                # Nothing else comes, but the end.
                 while await asyncio.get_running_loop().sock_recv(self._socket, MAX_MESSAGE):
-                    pass
+                    self.dismissed.set()
             self._disconnect()
+
+    def stay(self, reason: str) -> None:
+        """Tell why this process goes on; if nobody takes it, the daemon sees it all the same."""
+        self.dismissed.clear()
+        if self._socket is not None:
+            with suppress(OSError):
+                send(self._socket, {"stays": reason})
 
     def keep(self, container: str, process: str, slots: Mapping[str, int]) -> None:
         """From now on this is what a process has open, and nothing else."""
@@ -120,15 +129,17 @@ class Keeper:
         for key in [key for key in {**self._wanted, **self._given} if key[0] == container]:
             self.keep(*key, {})
 
-    async def settled(self) -> None:
-        """Wait until the daemon has what it should, if there is one."""
+    async def settled(self) -> bool:
+        """Wait until the daemon has what it should, if there is one; whether it has."""
         if self._socket is None:
-            return
+            return False
         try:
             async with asyncio.timeout(_SETTLE_SECONDS):
                 await self._settled.wait()
         except TimeoutError:
             log.warning("the daemon does not take what it should keep")
+            return False
+        return not self._due and self._socket is not None
 
     def close(self) -> None:
         self._disconnect()

@@ -74,6 +74,8 @@ class Process:
         self.recovered: Slots = {}
         """What another shim had kept with `keep`: to be taken with `take`."""
         self._more: Slots = {}
+        # What has been read of its streams, and not been written, as long as it is frozen.
+        self._rests: Slots = {}
         # Who writes down what becomes of it, and who keeps what it has open.
         self.noted: Callable[[], None] = _nothing
         self._opened: Callable[[], None] = _nothing
@@ -188,7 +190,26 @@ class Process:
     @property
     def copied(self) -> bool:
         """Its streams, or some of them, go through this process."""
-        return self.stdio.terminal or (self._io is not None and self._io.copies)
+        return self.stdio.terminal or (self._io is not None and bool(self._io.copies))
+
+    def freeze(self) -> None:
+        """Let nothing go through this process, and have kept what is in it, until `thaw`."""
+        from taskd.shim.stdio import keep_rest
+
+        if self._io is not None:
+            for number, copy in self._io.copies.items():
+                if rest := copy.freeze():
+                    self._rests |= keep_rest(number, rest)
+            self._opened()
+
+    def thaw(self) -> None:
+        rests, self._rests = self._rests, {}
+        for descriptor in rests.values():
+            os.close(descriptor)
+        if self._io is not None:
+            self._opened()
+            for copy in self._io.copies.values():
+                copy.thaw()
 
     def keep(self, name: str, descriptor: int) -> None:
         """Have a descriptor kept for another shim, for as long as it is open here."""
@@ -225,7 +246,7 @@ class Process:
             found["pid"] = self.pidfd
         if self._io is not None:
             found |= self._io.kept()
-        return found
+        return found | self._rests
 
     def recover(self, slots: Slots, streams: Streams | None) -> None:
         """Have what another shim had kept of it."""

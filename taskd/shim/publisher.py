@@ -103,11 +103,15 @@ class Publisher:
             self._changed.clear()
             await self._changed.wait()
 
+    async def sent(self) -> None:
+        """Wait until all is sent, however long that takes."""
+        await self._empty.wait()
+
     async def drained(self, timeout: float) -> None:
         """Wait until all is sent, for at most `timeout` seconds."""
         try:
             async with asyncio.timeout(timeout):
-                await self._empty.wait()
+                await self.sent()
         except TimeoutError:
             log.error("%d events are lost: no daemon took them", len(self._queue))
 

@@ -13,8 +13,8 @@ import json
 import logging
 import os
 import signal
-from collections.abc import Coroutine
-from contextlib import aclosing, suppress
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ from taskd.errors import (
     FailedPrecondition,
     NotFound,
     TaskdError,
+    Unavailable,
     Unimplemented,
     Unknown,
 )
@@ -474,6 +475,27 @@ class TaskService:
     def _stop_if_idle(self) -> None:
         if self._ending and not (self._tasks or self._creating or self.sandboxes):
             self.stopped.set()
+
+    @asynccontextmanager
+    async def standstill(self) -> AsyncIterator[list[Process]]:
+        """All processes, of which none changes as long as this is open.
+
+        What is under way has come to its end. Raises `Unavailable` if a container is being made.
+        """
+        async with AsyncExitStack() as held:
+            processes: list[Process] = []
+            while more := [each for each in self._processes() if each not in processes]:
+                for process in more:
+                    await held.enter_async_context(process.lock)
+                processes += more
+            if self._creating:
+                words = f"container {', '.join(self._creating)} is being made"
+                raise Unavailable(words, verbatim=True)
+            yield processes
+
+    def _processes(self) -> Iterator[Process]:
+        for task in self._tasks.values():
+            yield from (task.init, *task.execs.values())
 
     # --- sandboxes ------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from taskd import stacks, ttrpc
 from taskd.shim.adoption import Adopter
 from taskd.shim.container import Container
 from taskd.shim.custody import custody
+from taskd.shim.departure import depart
 from taskd.shim.publisher import Publisher
 from taskd.shim.reaper import Reaper
 from taskd.shim.sandboxes import SandboxService
@@ -58,7 +59,7 @@ async def _serving(
     reaper.install()
     address = os.environ.get("TTRPC_ADDRESS") or f"{options.address}.ttrpc"
     publisher = Publisher(address, options.namespace)
-    kept = custody(os.environ, options.namespace)
+    kept = custody(kind, os.environ, options.namespace)
     service = TaskService(kind, options.namespace, reaper, publisher, kept)
     socket_path = listener.getsockname()
     for handler in logging.getLogger().handlers:
@@ -71,6 +72,8 @@ async def _serving(
             adopter = Adopter(kind, options.namespace, reaper, kept.keeper, publisher.publish)
             await adopter.adopt(bundles, service.take_over)
         background.append(asyncio.get_running_loop().create_task(kept.keeper.run()))
+        departing = depart(kept.keeper, service, publisher)
+        background.append(asyncio.get_running_loop().create_task(departing))
     services = service.services()
     if kind.sandboxes is not None:
         sandboxes = SandboxService(kind.sandboxes, options.namespace, reaper, service)

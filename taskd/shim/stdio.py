@@ -13,7 +13,7 @@ import asyncio
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +26,11 @@ from taskd.shim.logger import Logger
 from taskd.shim.reaper import Reaper
 from taskd.slots import Slots
 
-__all__ = ["Pipes", "Stdio", "Streams"]
+__all__ = ["Pipes", "Stdio", "Streams", "keep_rest"]
 
 _NAMES = ("standard input", "standard output", "standard error")
 # Of slots in which what is open is kept; there are "stdin" and "logger" besides, and numbers.
-_END, _SOURCE, _TARGET = "end.", ".source", ".target"
+_END, _SOURCE, _TARGET, _REST = "end.", ".source", ".target", ".rest"
 _AT_ONCE = os.O_NONBLOCK | os.O_NOCTTY
 """Opening does not wait, and a terminal does not become that of the shim."""
 
@@ -82,6 +82,8 @@ class Streams:
         # From the client into a pipe, and the other way, if the process has pipes: by the number
         # that the process has for it.
         self._copies: dict[int, Copy] = {}
+        self.rests: dict[int, bytes] = {}
+        """What another shim had read for a terminal, and not written."""
 
     @classmethod
     async def open(
@@ -156,7 +158,7 @@ class Streams:
         reaper: Reaper,
         changed: Callable[[], None],
     ) -> Streams:
-        """Those of a shim that has died, from what was `kept`, which is taken out of `slots`.
+        """Those of another shim, from what was `kept`, which is taken out of `slots`.
 
         What was copied is read, and written when `handed` is called.
         """
@@ -173,10 +175,12 @@ class Streams:
             streams._logger = Logger.recovered(slots.pop("logger"), reaper)
         for name in [name for name in slots if name.startswith(_END)]:
             own.keep(slots.pop(name))
+        streams.rests = dict(_rests(slots))
         for number in range(len(_NAMES)):
             source, target = (slots.pop(f"{number}{each}", -1) for each in (_SOURCE, _TARGET))
             if source >= 0 and target >= 0:
                 copy = streams._copy(number, source, target, f"{id}: {_NAMES[number]}")
+                copy.put(streams.rests.pop(number, b""))
                 if number:
                     copy.hold()
             elif max(source, target) >= 0:  # the end of the other one had been read
@@ -184,9 +188,9 @@ class Streams:
         return streams
 
     @property
-    def copies(self) -> bool:
-        """Whether anything goes through this process."""
-        return bool(self._copies)
+    def copies(self) -> Mapping[int, Copy]:
+        """What goes through this process, by the number that the container's has for it."""
+        return self._copies
 
     def kept(self) -> Slots:
         """All that is open, for another shim."""
@@ -250,6 +254,32 @@ class Streams:
         self.descriptors = (-1, -1, -1)
         if self._logger is not None:
             await self._logger.finish()
+
+
+def keep_rest(number: int, rest: bytes) -> Slots:
+    """The slot for what has been read of a stream, and not written."""
+    descriptor = os.memfd_create("rest")
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(rest)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return {f"{number}{_REST}": descriptor}
+
+
+def _rests(slots: Slots) -> Iterator[tuple[int, bytes]]:
+    """What those slots had, which are taken out."""
+    for name in [name for name in slots if name.endswith(_REST)]:
+        descriptor = slots.pop(name)
+        try:
+            yield int(name.removesuffix(_REST)), os.pread(descriptor, _size(descriptor), 0)
+        finally:
+            os.close(descriptor)
+
+
+def _size(descriptor: int) -> int:
+    return os.fstat(descriptor).st_size
 
 
 @contextmanager

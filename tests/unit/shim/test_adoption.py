@@ -83,6 +83,16 @@ class Shim:
         os.kill(pid, signal.SIGKILL)
         await self.store.left(Key("testing", "one"))
 
+    async def leave(self) -> str:
+        """Have it leave; why it stays, if it does."""
+        pid = (await self.ask("Connect", kind=api.ConnectResponse)).shim_pid
+        keeping = self.store.of(pid)
+        assert keeping is not None
+        reason = await asyncio.wait_for(self.store.dismiss(keeping), 20)
+        if not reason:
+            await self.store.left(Key("testing", "one"))
+        return reason
+
     async def ask(self, method: str, kind: Any = Empty, **fields: Any) -> Any:
         client = await ttrpc.Client.connect((self.bundle / "address").read_text())
         request = getattr(api, _REQUESTS.get(method, f"{method}Request"))(**{"id": "one"} | fields)
@@ -270,3 +280,47 @@ async def test_one_that_is_in_a_sandbox(shim: Shim) -> None:
     await shim.adopt()
     with pytest.raises(Exception, match="not found"):
         await shim.ask("State")
+
+
+@pytest.fixture
+async def told(folder: Path) -> AsyncIterator[list[bytes]]:
+    """A daemon that takes events."""
+    told: list[bytes] = []
+
+    async def forward(context: ttrpc.CallContext, request: bytes) -> bytes:
+        told.append(request)
+        return b""
+
+    service = ttrpc.Service("containerd.services.events.ttrpc.v1.Events", {"Forward": forward})
+    async with ttrpc.Server([service]) as server:
+        await server.start(str(folder / "sock.ttrpc"))
+        yield told
+
+
+async def test_one_that_leaves_what_its_client_has_not_read(shim: Shim, told: list[bytes]) -> None:
+    """Of a terminal's output more is under way than the client's FIFO takes."""
+    count = 30_000
+    await shim.create(f"seq {count}; exec sleep 1000", terminal=True)
+    await shim.ask("Start")
+    found = await shim.read(b"1\r\n")
+    # By then the FIFO is full, as a rule, and more has been read for it.
+    await asyncio.sleep(0.5)
+    for _ in range(2):
+        assert not await shim.leave()
+        await shim.adopt()
+    assert any(b"TaskStart" in each for each in told)
+    found += await shim.read(b"\n%d\r\n" % count)
+    assert found.split() == [b"%d" % number for number in range(1, count + 1)]
+
+
+async def test_one_that_cannot_leave_goes_on(shim: Shim) -> None:
+    """Nobody takes its events."""
+    pid = await shim.create("stty -echo; echo begun; cat", terminal=True)
+    await shim.ask("Start")
+    await shim.read(b"begun\r\n")
+    assert "has not ended in" in await shim.leave()
+    terminal = os.open(f"/proc/{pid}/fd/0", os.O_RDWR | os.O_NOCTTY)
+    os.write(terminal, b"there\n")
+    os.close(terminal)
+    assert await shim.read(b"there\r\n") == b"there\r\n"
+    assert (await shim.ask("State")).status == Status.RUNNING

@@ -324,3 +324,44 @@ async def test_between_pipes_nothing_is_on_its_way(pipes: tuple[Pipe, Pipe]) -> 
     taken = target.read()
     assert text == taken + source.read()
     assert len(taken) >= 65536 // 2
+
+
+async def test_what_is_frozen_waits_for_another(pipes: tuple[Pipe, Pipe], tmp_path: Path) -> None:
+    """What has been read and not written goes to whoever copies on, and no more is read."""
+    _, target = pipes
+    file = tmp_path / "file"
+    file.write_bytes(b"x" * MUCH)
+    # Not between two pipes, where nothing is in this process.
+    with file.open("rb") as opened:
+        copy = Copy(os.dup(opened.fileno()), os.dup(target.writer), "it")
+        copy.start()
+        async with asyncio.timeout(SECONDS):
+            while not (before := target.read()):
+                await asyncio.sleep(0)
+        rest = copy.freeze()
+        where = os.lseek(opened.fileno(), 0, os.SEEK_CUR)
+        for _ in range(5):
+            before += target.read()
+            await asyncio.sleep(0)
+        assert os.lseek(opened.fileno(), 0, os.SEEK_CUR) == where < MUCH
+        assert len(before) + len(rest) == where
+        other = Copy(os.dup(opened.fileno()), os.dup(target.writer), "it")
+        other.put(rest)
+        other.start()
+        assert await read(target, MUCH - len(before)) == b"x" * (MUCH - len(before))
+        copy.stop()
+        await asyncio.wait_for(other.done.wait(), SECONDS)
+
+
+async def test_what_is_thawed_goes_on(pipes: tuple[Pipe, Pipe]) -> None:
+    source, target = pipes
+    copy = copying(source, target)
+    copy.start()
+    assert copy.freeze() == b""
+    await write(source, b"later")
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert target.read() == b""
+    copy.thaw()
+    assert await read(target, 5) == b"later"
+    copy.stop()
