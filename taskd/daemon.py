@@ -67,6 +67,7 @@ from taskd.runtime import client
 from taskd.runtime.binary import Daemon
 from taskd.runtime.generation import V1_RUNTIME, Generation, later
 from taskd.runtime.manager import TaskManager
+from taskd.runtime.renewal import Renewals
 from taskd.runtime.settings import Place, Settings, Timeouts
 from taskd.runtime.shims import Shims
 from taskd.runtime.store import DescriptorStore
@@ -184,12 +185,13 @@ async def running(config: Config) -> AsyncIterator[None]:
             snapshotters = snapshots.load(database, bus, config.root, config.snapshots)
             monitor = Monitor(bus, journal, group)
             survival = _survival(config, group)
-            if survival is not None:
+            if isinstance(survival, Survival):
                 group.start_soon(survival.store.serve, store_listener)
             if warm is not None:
                 group.start_soon(warm.keep)
             shims = _shims(config, group, bus, watch, warm, survival)
             managers = {name: TaskManager(each, group, monitor) for name, each in shims.items()}
+            renewals = Renewals(shims.values(), survival, group)
             scheduler = Scheduler(
                 Collector(database, content, snapshotters, mounts, clock), config.gc
             )
@@ -213,7 +215,7 @@ async def running(config: Config) -> AsyncIterator[None]:
                 Controllers(SandboxStore(database), {"shim": sandboxes}),
                 JournalService(journal, bus, config.events.node),
                 Trace(watch.recorder),
-                ShimProcesses(shims.values()),
+                ShimProcesses(shims.values(), renewals),
             ]
             api = ApiServer(services, watch.instruments)
             # Who connects meanwhile waits: clients must not see a list of tasks that is not whole,
@@ -227,6 +229,8 @@ async def running(config: Config) -> AsyncIterator[None]:
             await shim_events.start(shim_listener)
             await api.start(listener)
             group.start_soon(_forget, bus)
+            if config.shims.renew:
+                renewals.renew_outdated()
             restarts = RestartMonitor(
                 ContainerStore(database), tasks, snapshotters, bus, config.restart.interval
             )
@@ -239,6 +243,7 @@ async def running(config: Config) -> AsyncIterator[None]:
                 with anyio.CancelScope(shield=True):
                     await api.drain(config.shutdown_timeout)
                     await api.close()
+                    await renewals.close()
                     for each in shims.values():
                         await each.close()
                     await shim_events.aclose(grace=1.0)
@@ -251,7 +256,7 @@ def _shims(
     bus: Bus,
     watch: Observed,
     warm: Warm | None,
-    survival: Survival | None,
+    survival: Survival | str,
 ) -> dict[str, Shims]:
     """The shims of both runtimes, by the names that containerd has for them."""
     timeouts = config.timeouts
@@ -267,7 +272,7 @@ def _shims(
         ttrpc_address=str(config.ttrpc_socket),
         publish_binary=_own_executable(),
         debug=config.log_level in ("trace", "debug"),
-        store="" if survival is None else str(config.store_socket),
+        store=str(config.store_socket) if isinstance(survival, Survival) else "",
     )
 
     def v1() -> Generation:
@@ -284,19 +289,20 @@ def _shims(
             Settings(config.root / name, config.state / name, bounds, config.shims.limits),
             watch.generation(generation),
             group,
-            survival,
+            survival if isinstance(survival, Survival) else None,
         )
         for name, generation in generations.items()
     }
 
 
-def _survival(config: Config, group: TaskGroup) -> Survival | None:
-    """None if containers end with their shim."""
+def _survival(config: Config, group: TaskGroup) -> Survival | str:
+    """Or why containers end with their shim."""
     if not config.shims.adopt:
-        return None
+        return "[shims] adopt is off"
     if not pidfd.tells_exits():
-        log.info("containers end with their shim: this kernel does not tell others of exits")
-        return None
+        why = "this kernel does not tell others of exits"
+        log.info("containers end with their shim: %s", why)
+        return why
     return Survival(DescriptorStore(group))
 
 

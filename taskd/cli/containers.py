@@ -23,6 +23,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], run: Run)
         parser.add_argument("--address", metavar="SOCKET", help="the daemon's gRPC socket")
         parser.add_argument("--namespace", metavar="NAME", help="CONTAINERD_NAMESPACE, or default")
 
+        runs(parser, name, room, function)
+        return parser
+
+    def runs(parser: argparse.ArgumentParser, name: str, room: str, function: str) -> None:
         def start(options: argparse.Namespace) -> int:
             try:
                 module = import_module(f"taskd.cli.{room}")
@@ -31,7 +35,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], run: Run)
             return run(getattr(module, function), options)
 
         parser.set_defaults(command=start)
-        return parser
 
     _add_run(command("run", "running", "run", "make a container and start it"))
     execute = command("exec", "running", "execute", "run one more process in a container")
@@ -53,6 +56,20 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], run: Run)
     shims = command("shims", "processes", "shims", "list the processes of shims")
     shims.add_argument("--no-trunc", action="store_true", help="do not shorten")
     shims.add_argument("--json", action="store_true", help="print a JSON object for each")
+    renew = shims.add_subparsers(metavar="ACTION").add_parser(
+        "renew",
+        help="have fresh processes go on",
+        description="Have fresh processes go on with the containers, one after the other, without "
+        "stopping any.",
+        argument_default=argparse.SUPPRESS,  # what stands before it counts as well
+    )
+    renew.add_argument("--address", metavar="SOCKET", help="the daemon's gRPC socket")
+    renew.add_argument("--namespace", metavar="NAME", help="CONTAINERD_NAMESPACE, or default")
+    renew.add_argument("--json", action="store_true", help="print a JSON object for each")
+    renew.add_argument(
+        "shims", nargs="*", metavar="PID|TASK", help="as taskd shims has them; all if none is named"
+    )
+    runs(renew, "shims renew", "processes", "renew")
     kill_shim = command("kill-shim", "processes", "kill", "kill processes of shims")
     kill_shim.add_argument("pids", nargs="+", type=int, metavar="PID", help="as taskd shims has it")
     top = command("top", "top.app", "top", "watch tasks, and act on them")

@@ -1,4 +1,4 @@
-"""``taskd shims``: the processes of shims, what they hold, and what they cost."""
+"""``taskd shims``: the processes of shims, what they hold and cost; and fresh ones instead."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from argparse import Namespace
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,17 @@ from taskd.cli.running import open_client
 from taskd.cli.table import ago, show, sized
 from taskd.client import Client
 from taskd.errors import FailedPrecondition, NotFound
-from taskd.proto.taskd.v1 import ListShimsRequest, Shim, ShimsStub, State
+from taskd.printable import printable
+from taskd.proto.taskd.v1 import (
+    ListShimsRequest,
+    RenewShimsRequest,
+    RenewShimsResponse,
+    Shim,
+    ShimsStub,
+    State,
+)
 
-__all__ = ["kill", "shims"]
+__all__ = ["kill", "renew", "shims"]
 
 _TENANTS = 3
 """Names that are shown, unless all of them are to be."""
@@ -43,11 +52,65 @@ async def shims(options: Namespace) -> int:
                 about["state"] + (" (pool)" if each.pooled else ""),
                 "--" if about["memory"] is None else sized(about["memory"]),
                 "--" if about["age"] is None else ago(about["age"]),
+                each.version or "--",
                 " ".join([*shown, *more]),
             )
         )
-    show(("PID", "SHIM", "STATE", "MEMORY", "AGE", "TENANTS"), rows, whole=options.no_trunc)
+    headings = ("PID", "SHIM", "STATE", "MEMORY", "AGE", "VERSION", "TENANTS")
+    show(headings, rows, whole=options.no_trunc)
     return 0
+
+
+async def renew(options: Namespace) -> int:
+    """Tell of each when it is done; 1 if one that was named has been left as it was."""
+    async with open_client(options) as client:
+        known = await _list(client)
+        namespace = client.namespace
+        named = [_named(each, known, namespace) for each in getattr(options, "shims", ())]
+        request = RenewShimsRequest(addresses=[each.address for each in named])
+        failed = 0
+        async for answer in ShimsStub(client.channel).renew(request):
+            assert answer.shim is not None
+            if options.json:
+                print(json.dumps(_outcome(answer)), flush=True)
+            else:
+                print(_words(answer), flush=True)
+            failed |= bool(answer.reason) and bool(named)
+    return failed
+
+
+def _named(name: str, known: Sequence[Shim], namespace: str) -> Shim:
+    """The process of that pid, or in which that task lives."""
+    for shim in known:
+        if shim.pid and str(shim.pid) == name:
+            return shim
+    whole = name if "/" in name else f"{namespace}/{name}"
+    for shim in known:
+        if any(f"{each.namespace}/{each.id}" == whole for each in shim.tenants):
+            return shim
+    raise NotFound(f"shim with pid {name}" if name.isdecimal() else f"shim of task {name}")
+
+
+def _outcome(answer: RenewShimsResponse) -> dict[str, Any]:
+    shim = answer.shim
+    assert shim is not None
+    return {
+        "pid": shim.pid,
+        "renewed": not answer.reason,
+        "reason": answer.reason,
+        "new_pid": answer.pid,
+        "tenants": _tenants(shim),
+    }
+
+
+def _words(answer: RenewShimsResponse) -> str:
+    shim = answer.shim
+    assert shim is not None
+    names = " ".join(_tenants(shim))
+    name = printable(f"{shim.pid or '?'} {names}".rstrip())
+    if answer.reason:
+        return f"{name}: left as it is: {printable(answer.reason)}"
+    return f"{name}: {answer.pid} goes on" if answer.pid else f"{name}: ended, as it was empty"
 
 
 async def kill(options: Namespace) -> int:
@@ -100,8 +163,13 @@ def _summary(shim: Shim) -> dict[str, Any]:
         "memory": memory,
         "age": age,
         "address": shim.address,
-        "tenants": [f"{each.namespace}/{each.id}" for each in shim.tenants],
+        "version": shim.version,
+        "tenants": _tenants(shim),
     }
+
+
+def _tenants(shim: Shim) -> list[str]:
+    return [f"{each.namespace}/{each.id}" for each in shim.tenants]
 
 
 def _memory(pid: int) -> int | None:

@@ -217,6 +217,7 @@ def _shims(value: object) -> ShimsConfig:
         "lifetime": _positive,
         "idle": seconds,
         "adopt": _switch,
+        "renew": _switch,
     }
     return ShimsConfig(**_table(value, parsers))
 

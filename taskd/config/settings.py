@@ -76,6 +76,8 @@ class ShimsConfig:
     """Seconds for which a shared process waits for more."""
     adopt: bool = False
     """When one dies, another goes on with its containers, where the kernel tells enough of them."""
+    renew: bool = True
+    """Those of an older version than what is installed are, when the daemon starts."""
 
     @property
     def limits(self) -> PoolLimits:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import taskd
 from taskd import plugins, shim_sockets, slots
 from taskd.codec import MalformedMessage, decode
 from taskd.errors import TaskdError, Unimplemented, Unknown
@@ -23,7 +24,7 @@ from taskd.proto.containerd.runtime.bootstrap.v1 import BootstrapResult
 from taskd.proto.containerd.task.v2 import DeleteResponse
 from taskd.runtime import info, spawn
 from taskd.runtime.bundle import Bundle
-from taskd.runtime.request import Form, Forms, StartRequest, is_message
+from taskd.runtime.request import Form, Forms, StartRequest, is_message, is_own
 from taskd.runtime.types import CreateOptions, Exit
 from taskd.runtime.warm import Warm
 from taskd.types import TypedValue
@@ -38,6 +39,7 @@ __all__ = [
     "resolve",
     "resolve_program",
     "usual_socket",
+    "version",
 ]
 
 NEWEST_VERSION = 3
@@ -104,6 +106,27 @@ def is_address(text: str) -> bool:
     """
     name = text.removeprefix("unix://").removeprefix("\0")
     return not any(unicodedata.category(each) in ("Cc", "Cs") for each in name)
+
+
+async def version(path: Path) -> str:
+    """Version of taskd that a shim on its SDK is of; empty if it does not tell.
+
+    Raises `Unknown` if it cannot be run.
+    """
+    if is_own(path):
+        return taskd.__version__
+    try:
+        done = await spawn.run([str(path), "-v"], cwd=Path("/"), env=os.environ)
+    except OSError as exc:
+        raise Unknown(f"fork/exec {path}: {(exc.strerror or str(exc)).lower()}") from exc
+    if done.returncode:
+        words = done.stderr.decode(errors="replace").strip()
+        raise Unknown(f"{path} -v: {words}: {info.exit_text(done.returncode)}")
+    for line in done.stdout.decode(errors="replace").splitlines():
+        name, _, text = line.strip().partition(":")
+        if name == "Version":
+            return text.strip()
+    return ""
 
 
 def usual_socket(daemon_address: str, bundle: Bundle) -> Path:

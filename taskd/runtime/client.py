@@ -45,6 +45,7 @@ def generation(daemon: Daemon, warm: Warm | None) -> Generation:
         ),
         socket=lambda bundle: binary.usual_socket(daemon.address, bundle),
         pools=is_own,
+        version=binary.version,
     )
 
 

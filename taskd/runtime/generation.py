@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -104,6 +104,10 @@ class TaskApi(Protocol):
         """End the shim, unless it has other containers."""
 
 
+async def _no_version(path: Path) -> str:
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class Generation:
     """How shims of one generation are found, called, and spoken to."""
@@ -116,6 +120,8 @@ class Generation:
     """Where a shim may have listened that was killed before it could say where."""
     pools: Callable[[Path], bool] = lambda _: False
     """Whether an executable's process holds many containers, and goes on without any."""
+    version: Callable[[Path], Awaitable[str]] = _no_version
+    """Version of taskd that an executable is of; empty if it does not tell. Raises `Unknown`."""
 
 
 def later(load: Callable[[], Generation]) -> Generation:
@@ -127,4 +133,5 @@ def later(load: Callable[[], Generation]) -> Generation:
         task=lambda connection, bundle, bootstrap: loaded().task(connection, bundle, bootstrap),
         socket=lambda bundle: loaded().socket(bundle),
         pools=lambda path: loaded().pools(path),
+        version=lambda path: loaded().version(path),
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from taskd import ttrpc
 from taskd.errors import DeadlineExceeded
@@ -14,6 +16,8 @@ _REPEATABLE = frozenset(
     ("CloseIO", "Connect", "Delete", "Pids", "ResizePty", "State", "Stats", "Update", "Wait")
 )
 """What can be asked for again if nobody knows whether it was done."""
+_LASTING = frozenset(("Wait", "WaitSandbox"))
+"""What may be under way for as long as a container lives."""
 
 
 class Line:
@@ -29,6 +33,10 @@ class Line:
         self._changed = asyncio.Event()
         self._up = connection is not None
         self._closed = False
+        # Calls wait, though there is a process.
+        self._held = False
+        # Calls under way that are soon answered.
+        self._brief = 0
 
     async def call(
         self,
@@ -42,23 +50,50 @@ class Line:
         try:
             async with asyncio.timeout(timeout):
                 while True:
+                    while self._held and method not in _LASTING:
+                        await self._changed.wait()
                     connection = self.connection
                     sent = self._up
                     try:
                         if connection is None:
                             raise ttrpc.ConnectionClosed
-                        return await connection.call(
-                            service, method, payload, timeout=timeout, metadata=metadata
-                        )
+                        with self._under_way(method):
+                            return await connection.call(
+                                service, method, payload, timeout=timeout, metadata=metadata
+                            )
                     except ttrpc.ConnectionClosed:
                         if sent and method not in _REPEATABLE:
                             raise
-                        if not await self._goes_on(connection):
+                        if not await self.goes_on(connection):
                             raise
         except TimeoutError:
             raise DeadlineExceeded from None
 
-    async def _goes_on(self, after: Connection | None) -> bool:
+    @contextmanager
+    def _under_way(self, method: str) -> Iterator[None]:
+        brief = method not in _LASTING
+        self._brief += brief
+        try:
+            yield
+        finally:
+            self._brief -= brief
+            if self._held and not self._brief:
+                self._tell()
+
+    async def hold(self) -> None:
+        """Have calls wait from now on, and wait until those under way have been answered.
+
+        They go on with `release`, or when there is another process.
+        """
+        self._held = True
+        while self._brief and not self._closed:
+            await self._changed.wait()
+
+    def release(self) -> None:
+        self._held = False
+        self._tell()
+
+    async def goes_on(self, after: Connection | None) -> bool:
         """Wait for the next process; whether there is one."""
         while not self._closed and self.connection is after:
             await self._changed.wait()
@@ -79,6 +114,7 @@ class Line:
         """There is another process."""
         self.connection = connection
         self._up = True
+        self._held = False
         self._tell()
 
     def _tell(self) -> None:
@@ -87,6 +123,7 @@ class Line:
 
     async def aclose(self) -> None:
         self._closed = True
+        self._held = False
         self._tell()
         if self.connection is not None:
             await self.connection.aclose()

@@ -34,6 +34,8 @@ class Member:
         """It does not answer."""
         self.retired = False
         """It is to get no more containers."""
+        self.shut = False
+        """Nor is it, for now."""
         self.idle_since = 0.0
 
 
@@ -52,6 +54,7 @@ class Pool(Generic[M]):
         return (
             not member.silent
             and not member.retired
+            and not member.shut
             and member.taken < self.limits.size
             and member.given < self.limits.lifetime
         )

@@ -235,6 +235,19 @@ class Pools:
             pool, process = self._processes.pop(shim)
             pool.remove(process)
 
+    def shut(self, shim: Shim) -> None:
+        """Put nothing into it any more, and end it if nothing is in it."""
+        if shim in self._processes:
+            pool, process = self._processes[shim]
+            process.shut = True
+            self._sweep(pool)
+
+    def reopen(self, shim: Shim) -> None:
+        """Put more into it again."""
+        if shim in self._processes:
+            _, process = self._processes[shim]
+            process.shut = False
+
     def _sweep(self, pool: Pool[Process]) -> None:
         for process in pool.ending(time.monotonic()):
             self._group.start_soon(self._end, process)

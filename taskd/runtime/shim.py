@@ -41,6 +41,12 @@ class Landlord(Protocol):
 
     def died(self, shim: Shim) -> None: ...
 
+    def shut(self, shim: Shim) -> None:
+        """Put nothing into it any more, and end it if nothing is in it."""
+
+    def reopen(self, shim: Shim) -> None:
+        """Put more into it again."""
+
 
 class Tenant:
     """What lives in a shim's process, such as a task: all that is known here is its bundle."""
@@ -93,8 +99,12 @@ class Shim:
         self.gone = anyio.Event()
         self.killing = anyio.Lock()
         self.killed = False
+        # It was asked to leave what lives in it to another process.
+        self.dismissed = False
         # Its process, once it has told its pid.
         self._held: HeldProcess | None = None
+        # That is so, or it never will be.
+        self._told = anyio.Event()
 
     @property
     def name(self) -> str:
@@ -129,7 +139,7 @@ class Shim:
         """Another process goes on where this one has died; it writes to the log of that tenant."""
         assert self.connection is not None
         self.bootstrap = bootstrap
-        self.killed = False
+        self.killed = self.dismissed = False
         if self.home is None:
             if self.log and all(each.log is not self.log for each in self.tenants.values()):
                 self.log.close()
@@ -144,12 +154,19 @@ class Shim:
                 held.release()
             else:
                 self._held = held
+                self._told.set()
+
+    async def told_pid(self) -> int:
+        """Wait until it has told its pid; 0 if it has gone."""
+        await self._told.wait()
+        return self.pid
 
     async def kill(self, seconds: float) -> bool:
         """Kill its process, if it has told which; False if it has not. Raises OSError."""
         held, self._held = self._held, None
         if held is None:
             return False
+        self._told = anyio.Event()
         try:
             await held.kill(seconds)
         finally:
@@ -178,4 +195,5 @@ class Shim:
         if self._held is not None:
             self._held.release()
             self._held = None
+        self._told.set()
         self.gone.set()

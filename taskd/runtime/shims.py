@@ -13,6 +13,7 @@ import anyio
 from anyio import to_thread
 from anyio.abc import TaskGroup
 
+import taskd
 from taskd import ttrpc
 from taskd.errors import TaskdError, Unavailable, Unimplemented, Unknown
 from taskd.runtime import remains
@@ -39,8 +40,10 @@ log = logging.getLogger(__name__)
 
 _STARTS = 3
 """Times that `start` is run if each finds a process that ends just then."""
-_HEIRS = 3
-"""Processes that are tried one after the other, to go on where one has died."""
+_HEIRS = 10
+"""Processes that are tried one after the other, to go on where one has died: they may be killed
+as well.
+"""
 _DEATH_SECONDS = (0.02, 0.1, 0.5)
 """Pauses between looks at whether a shim that was killed has let go of its socket."""
 _SWEEP_SECONDS = (0.2, 1.0, 5.0)
@@ -85,6 +88,16 @@ class Shims:
         assert shim.connection is not None
         assert shim.bootstrap is not None
         return self._generation.task(shim.connection, bundle, shim.bootstrap)
+
+    async def installed(self, shim: Shim) -> str:
+        """Version of taskd that a fresh process in its stead would run; empty if it is not told.
+
+        Raises `Unknown` if its executable cannot be run.
+        """
+        for tenant in shim.tenants.values():
+            if tenant.binary is not None:
+                return await self._generation.version(tenant.binary.path)
+        return taskd.__version__ if shim.home is not None else ""
 
     async def close(self) -> None:
         """Close all connections; the processes and what lives in them go on."""
@@ -261,13 +274,14 @@ class Shims:
         while True:
             await shim.connection.wait_lost()
             if shim.state is State.ENDING:
+                await shim.connection.aclose()  # nobody goes on: who waits for it need not
                 return
             if (heir := await self._heir(shim)) is None:
                 break
             if shim.ends:
                 await self._disinherit(shim, heir)
                 return
-            _lose(heir.lost)
+            _lose([*heir.lost, *self._mortal(shim)])
             shim.go_on(heir.bootstrap, heir.connection, heir.first)
             self._hold(shim)
         if not shim.ends:
@@ -283,11 +297,18 @@ class Shims:
     def _survivors(self, shim: Shim) -> list[Tenant]:
         return [] if self._survival is None else self._survival.of(shim.tenants.values())
 
+    def _mortal(self, shim: Shim) -> list[Tenant]:
+        """Those of one that is dead with whom nobody can go on; not those that are being made."""
+        return [each for each in shim.tenants.values() if each not in self._survivors(shim)]
+
     async def _heir(self, shim: Shim) -> Heir | None:
         """Another process that goes on where this one has died, if any of its tenants survives."""
         if self._survival is None or not (tenants := self._survivors(shim)):
             return None
-        log.warning("shim %s disconnected; another goes on where it has been", shim.name)
+        if shim.dismissed:
+            log.info("shim %s has left; another goes on where it has been", shim.name)
+        else:
+            log.warning("shim %s disconnected; another goes on where it has been", shim.name)
         for _ in range(_HEIRS):
             await remains.kill(shim, self.timeouts.shutdown)
             shim.killed = False

@@ -9,10 +9,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness.daemons import Containerd, Daemon, Taskd
 from harness.real import need
+
+from taskd import pidfd
 
 OURS, GO = "io.taskd.oci.v1", "io.containerd.runc.v2"
 
@@ -47,7 +50,7 @@ def pooled(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture
 def run(folder: Path, namespace: str, pooled: bool) -> Iterator[Run]:
     need("containerd-shim-runc-v2", "runc")
-    settings = "[shims]\npool = 5\n" if pooled else ""
+    settings = f"[shims]\nadopt = false\npool = {5 if pooled else 1}\n"
     with Taskd(folder / "taskd", settings=settings) as daemon:
         run = shell(daemon, namespace)
         yield run
@@ -85,6 +88,73 @@ def test_processes_and_who_lives_in_them(
     while "go" in run("ps", "-q").stdout.split():
         assert time.monotonic() < end
     assert sorted(run("ps", "-q").stdout.split()) == ["one", "two"]
+
+
+@pytest.fixture(params=[1, 5], ids=["alone", "pool"])
+def surviving(folder: Path, namespace: str, request: pytest.FixtureRequest) -> Iterator[Run]:
+    """Containers survive their shim."""
+    need("containerd-shim-runc-v2", "runc")
+    settings = f"[shims]\nadopt = true\npool = {request.param}\n"
+    with Taskd(folder / "taskd", settings=settings) as daemon:
+        run = shell(daemon, namespace)
+        yield run
+        run("rm", "-f", *run("ps", "-aq").stdout.split(), status=0)
+    print(daemon.log.read_text())
+
+
+def objects(lines: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in lines.splitlines()]
+
+
+@pytest.mark.skipif(
+    not pidfd.tells_exits(), reason="needs Linux 6.15: containers end with their shim"
+)
+def test_fresh_processes(surviving: Run, namespace: str, rootfs: Path) -> None:
+    run = surviving
+    for name, runtime in (("go", GO), ("one", OURS), ("two", OURS)):
+        run("run", "-d", "--name", name, "--runtime", runtime, rootfs, "/bin/sleep", "1000")
+    pids = json.loads(run("inspect", "one").stdout)
+
+    def processes() -> dict[str, int]:
+        return {
+            tenant.partition("/")[2]: each["pid"]
+            for each in objects(run("shims", "--json").stdout)
+            for tenant in each["tenants"]
+        }
+
+    before = processes()
+    # All that can be are renewed, and nobody is to blame for one that cannot.
+    told = run("shims", "renew").stdout
+    after = processes()
+    for name in ("one", "two"):
+        assert after[name] != before[name]
+        assert f"{before[name]} " in told
+        assert f": {after[name]} goes on\n" in told
+    assert after["go"] == before["go"]
+    assert f"{before['go']} {namespace}/go: left as it is: it is no shim on taskd.shim" in told
+    assert json.loads(run("inspect", "one").stdout) == pids
+
+    # By what lives in it, or by its pid.
+    (told_of,) = objects(run("shims", "renew", "one", "--json").stdout)
+    assert told_of["pid"] == after["one"]
+    assert told_of["renewed"]
+    assert told_of["new_pid"] == processes()["one"] != after["one"]
+    assert f"{namespace}/one" in told_of["tenants"]
+    assert run("shims", "renew", told_of["new_pid"]).stdout.endswith(" goes on\n")
+    assert run("exec", "two", "/bin/echo", "there").stdout == "there\n"
+
+    # Whoever names one wants just that.
+    (left,) = objects(run("shims", "--json", "renew", f"{namespace}/go", status=1).stdout)
+    assert not left["renewed"]
+    assert "no shim on taskd.shim" in left["reason"]
+    assert "shim of task three: not found" in run("shims", "renew", "three", status=1).stderr
+    assert "shim with pid 1: not found" in run("shims", "renew", "1", status=1).stderr
+
+
+def test_no_fresh_processes(run: Run, rootfs: Path) -> None:
+    run("run", "-d", "--name", "one", "--runtime", OURS, rootfs, "/bin/sleep", "1000")
+    told = run("shims", "renew", "one", status=1).stdout
+    assert told.endswith("/one: left as it is: [shims] adopt is off\n")
 
 
 def test_a_containerd_does_not_show_them(folder: Path, namespace: str) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from typing import TypeVar
 
 import pytest
 
 from taskd import ttrpc
 from taskd.errors import DeadlineExceeded
 from taskd.runtime.line import Line
+
+Result = TypeVar("Result")
 
 
 class Connection:
@@ -54,7 +57,7 @@ async def lines() -> Lines:
     return Lines()
 
 
-async def soon(work: Awaitable[bytes]) -> asyncio.Future[bytes]:
+async def soon(work: Awaitable[Result]) -> asyncio.Future[Result]:
     future = asyncio.ensure_future(work)
     await asyncio.sleep(0.01)
     assert not future.done()
@@ -102,3 +105,39 @@ async def test_a_deadline_while_nobody_is_there(lines: Lines) -> None:
     await lines.lose()
     with pytest.raises(DeadlineExceeded):
         await lines.line.call("", "State", b"", timeout=0.05)
+
+
+async def test_calls_wait_while_it_is_held(lines: Lines) -> None:
+    first = asyncio.ensure_future(lines.line.call("s", "Kill", b""))
+    waiting = asyncio.ensure_future(lines.line.call("s", "Wait", b""))
+    holding = await soon(lines.line.hold())
+    later = await soon(lines.line.call("s", "Kill", b""))
+    lines.first.answered.set()
+    # What lasts is not waited for, but what does not is.
+    await asyncio.wait_for(holding, 5)
+    assert await first == b"answer"
+    assert lines.first.calls == ["Kill", "Wait"]
+    await lines.lose()
+    lines.line.go_on(lines.second)
+    assert await asyncio.wait_for(later, 5) == b"answer"
+    assert await waiting == b"answer"
+    assert lines.second.calls == ["Kill"]
+
+
+async def test_what_was_held_goes_on_with_the_same(lines: Lines) -> None:
+    lines.first.answered.set()
+    await lines.line.hold()
+    later = await soon(lines.line.call("s", "Create", b""))
+    lines.line.release()
+    assert await asyncio.wait_for(later, 5) == b"answer"
+    assert lines.first.calls == ["Create"]
+
+
+async def test_what_was_held_has_a_deadline_and_an_end(lines: Lines) -> None:
+    await lines.line.hold()
+    with pytest.raises(DeadlineExceeded):
+        await lines.line.call("s", "State", b"", timeout=0.01)
+    later = await soon(lines.line.call("s", "Kill", b""))
+    await lines.line.aclose()
+    with pytest.raises(ttrpc.ConnectionClosed):
+        await later

@@ -15,6 +15,8 @@ __all__ = (
     "Payload",
     "ReadRequest",
     "ReadResponse",
+    "RenewShimsRequest",
+    "RenewShimsResponse",
     "Shim",
     "ShimsBase",
     "ShimsStub",
@@ -286,6 +288,36 @@ class ReadResponse(Message):
 default_message_pool.register_message("taskd.v1", "ReadResponse", ReadResponse)
 
 
+class RenewShimsRequest(Message):
+    addresses: "list[str]" = betterproto2.field(1, betterproto2.TYPE_STRING, repeated=True)
+    """
+    Of `Shim`; all that there are, if there is none.
+    """
+
+
+default_message_pool.register_message("taskd.v1", "RenewShimsRequest", RenewShimsRequest)
+
+
+class RenewShimsResponse(Message):
+    shim: "Shim | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
+    """
+    As it was before.
+    """
+
+    pid: "int" = betterproto2.field(2, betterproto2.TYPE_UINT32)
+    """
+    Of the process that goes on; 0 if nothing lived in it, and it was ended.
+    """
+
+    reason: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+    """
+    Why it was left as it is; empty if it was renewed.
+    """
+
+
+default_message_pool.register_message("taskd.v1", "RenewShimsResponse", RenewShimsResponse)
+
+
 class Shim(Message):
     address: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
     """
@@ -310,6 +342,11 @@ class Shim(Message):
     """
 
     tenants: "list[Tenant]" = betterproto2.field(6, betterproto2.TYPE_MESSAGE, repeated=True)
+
+    version: "str" = betterproto2.field(7, betterproto2.TYPE_STRING)
+    """
+    Of taskd, that it runs; empty if it does not tell.
+    """
 
 
 default_message_pool.register_message("taskd.v1", "Shim", Shim)
@@ -414,6 +451,29 @@ class ShimsStub(ServiceStub):
             metadata=metadata,
         )
 
+    async def renew(
+        self,
+        message: "RenewShimsRequest",
+        *,
+        timeout: "float | None" = None,
+        deadline: "Deadline | None" = None,
+        metadata: "MetadataLike | None" = None,
+    ) -> "AsyncIterator[RenewShimsResponse]":
+        """
+        Has what lives in processes handed over to fresh ones, one process at a time, without stopping
+        it. Each is told of when it is done, or left as it is.
+        """
+
+        async for response in self._unary_stream(
+            "/taskd.v1.Shims/Renew",
+            message,
+            RenewShimsResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        ):
+            yield response
+
 
 class TraceStub(ServiceStub):
     """
@@ -516,6 +576,15 @@ class ShimsBase(ServiceBase):
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
+    async def renew(self, message: "RenewShimsRequest") -> "AsyncIterator[RenewShimsResponse]":
+        """
+        Has what lives in processes handed over to fresh ones, one process at a time, without stopping
+        it. Each is told of when it is done, or left as it is.
+        """
+
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+        yield RenewShimsResponse()
+
     async def __rpc_list(
         self, stream: "grpclib.server.Stream[ListShimsRequest, ListShimsResponse]"
     ) -> None:
@@ -524,6 +593,17 @@ class ShimsBase(ServiceBase):
         response = await self.list(request)
         await stream.send_message(response)
 
+    async def __rpc_renew(
+        self, stream: "grpclib.server.Stream[RenewShimsRequest, RenewShimsResponse]"
+    ) -> None:
+        request = await stream.recv_message()
+        assert request is not None
+        await self._call_rpc_handler_server_stream(
+            self.renew,
+            stream,
+            request,
+        )
+
     def __mapping__(self) -> "dict[str, grpclib.const.Handler]":
         return {
             "/taskd.v1.Shims/List": grpclib.const.Handler(
@@ -531,6 +611,12 @@ class ShimsBase(ServiceBase):
                 grpclib.const.Cardinality.UNARY_UNARY,
                 ListShimsRequest,
                 ListShimsResponse,
+            ),
+            "/taskd.v1.Shims/Renew": grpclib.const.Handler(
+                self.__rpc_renew,
+                grpclib.const.Cardinality.UNARY_STREAM,
+                RenewShimsRequest,
+                RenewShimsResponse,
             ),
         }
 
