@@ -15,6 +15,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY taskd taskd
 COPY shims shims
 COPY systemd systemd
+COPY man man
 COPY protos protos
 RUN /opt/taskd/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
 ENV PATH=/opt/taskd/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin

@@ -11,7 +11,7 @@ MACHINE := qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap mke2fs:e2fsp
 # Daemons are started by the dozen: what is compiled once is kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint types tests parity bench soak fuzz compose vm docs protos lock clean
+.PHONY: demo test lint types tests parity bench soak fuzz compose vm docs man protos lock clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/taskd demo
@@ -60,6 +60,11 @@ vm: $(VENV)/.installed-dev
 # The documentation as a site, in site/.
 docs: $(VENV)/.installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# The manual page anew, from the parser of the command line.
+man: $(VENV)/.installed
+	@python3 -m venv $(VENV)/.man && $(VENV)/.man/bin/pip install --quiet argparse-manpage
+	PYTHONPATH=$$(echo $(VENV)/.man/lib/python3*/site-packages) $(BIN)/python man/generate.py man/taskd.1
 
 protos: $(VENV)/.installed-dev
 	$(BIN)/python protos/generate.py

@@ -39,12 +39,14 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], run: Run)
     _add_run(command("run", "running", "run", "make a container and start it"))
     execute = command("exec", "running", "execute", "run one more process in a container")
     _add_process(execute)
-    execute.add_argument("container", metavar="CONTAINER")
-    execute.add_argument("args", nargs=argparse.REMAINDER, metavar="COMMAND")
+    execute.add_argument("container", metavar="CONTAINER", help="one that runs")
+    execute.add_argument(
+        "args", nargs=argparse.REMAINDER, metavar="COMMAND", help="with its arguments"
+    )
     _add_names(command("start", "running", "start", "start what was made and not started"))
     attach = command("attach", "running", "attach", "read and write a container's streams")
     attach.add_argument("--no-stdin", action="store_true", help="only read")
-    attach.add_argument("container", metavar="CONTAINER")
+    attach.add_argument("container", metavar="CONTAINER", help="one that runs")
 
     _add_ps(command("ps", "looking", "ps", "list containers"))
     _add_names(command("inspect", "looking", "inspect", "print all that is known, as JSON"))
@@ -52,7 +54,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], run: Run)
     stats = command("stats", "looking", "stats", "show what containers use")
     stats.add_argument("--no-stream", action="store_true", help="once")
     stats.add_argument("--json", action="store_true", help="print a JSON object for each")
-    stats.add_argument("containers", nargs="*", metavar="CONTAINER")
+    stats.add_argument(
+        "containers", nargs="*", metavar="CONTAINER", help="all that run, by default"
+    )
     shims = command("shims", "processes", "shims", "list the processes of shims")
     shims.add_argument("--no-trunc", action="store_true", help="do not shorten")
     shims.add_argument("--json", action="store_true", help="print a JSON object for each")
@@ -95,25 +99,27 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], run: Run)
     _add_names(command("wait", "acting", "wait", "wait until containers end; print how"))
     pull = command("pull", "moving", "pull", "fetch images from their registries")
     _add_registry(pull)
-    pull.add_argument("images", nargs="+", metavar="IMAGE")
+    pull.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="such as registry.example/team/image:1"
+    )
     push = command("push", "moving", "push", "give a registry an image")
     _add_registry(push)
-    push.add_argument("image", metavar="IMAGE")
+    push.add_argument("image", metavar="IMAGE", help="one that is there")
     push.add_argument("reference", nargs="?", metavar="REFERENCE", help="where; its name")
     load = command("load", "moving", "load", "take images from an archive")
-    load.add_argument("-i", "--input", type=Path, required=True, metavar="FILE")
+    load.add_argument("-i", "--input", type=Path, required=True, metavar="FILE", help="a tar")
     load.add_argument("--name", default="", metavar="NAME", help="instead of the one in it")
     save = command("save", "moving", "save", "write images to an archive")
-    save.add_argument("-o", "--output", type=Path, required=True, metavar="FILE")
-    save.add_argument("images", nargs="+", metavar="IMAGE")
+    save.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="a tar")
+    save.add_argument("images", nargs="+", metavar="IMAGE", help="those that are to be in it")
     tag = command("tag", "moving", "tag", "give an image one more name")
-    tag.add_argument("source", metavar="IMAGE")
-    tag.add_argument("target", metavar="NAME")
+    tag.add_argument("source", metavar="IMAGE", help="its name")
+    tag.add_argument("target", metavar="NAME", help="the new one")
     copy = command("cp", "moving", "cp", "copy files into a container, or out of it")
     copy.add_argument("source", metavar="SOURCE", help="PATH, or CONTAINER:PATH")
     copy.add_argument("target", metavar="TARGET", help="the other of the two")
     rmi = command("rmi", "acting", "rmi", "remove images")
-    rmi.add_argument("images", nargs="+", metavar="IMAGE")
+    rmi.add_argument("images", nargs="+", metavar="IMAGE", help="their names")
 
 
 def _add_registry(parser: argparse.ArgumentParser) -> None:
@@ -126,7 +132,7 @@ def _add_registry(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_names(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("containers", nargs="+", metavar="CONTAINER")
+    parser.add_argument("containers", nargs="+", metavar="CONTAINER", help="their names")
 
 
 def _add_process(parser: argparse.ArgumentParser) -> None:
@@ -150,22 +156,26 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     _add_many(parser, ("--tmpfs",), "DEST[:OPTIONS]", "a tmpfs in it")
     _add_many(parser, ("-l", "--label"), "NAME=VALUE", "of the container")
     _add_many(parser, ("--annotation",), "NAME=VALUE", "of its specification")
-    parser.add_argument("--network", choices=("none", "host"), default="none")
-    parser.add_argument("--hostname", metavar="NAME")
+    parser.add_argument("--network", choices=("none", "host"), default="none", help="(none)")
+    parser.add_argument("--hostname", metavar="NAME", help="its name for itself")
     parser.add_argument("--read-only", action="store_true", help="its root filesystem is")
     parser.add_argument("-m", "--memory", metavar="SIZE", help="as in 64m")
     parser.add_argument("--memory-swap", metavar="SIZE", help="memory and swap together")
     parser.add_argument("--cpus", type=float, metavar="N", help="as in 0.5")
-    parser.add_argument("-c", "--cpu-shares", type=int, metavar="N")
+    parser.add_argument(
+        "-c", "--cpu-shares", type=int, metavar="N", help="weight among others, 1024"
+    )
     parser.add_argument("--cpuset-cpus", metavar="LIST", help="as in 0-2,4")
-    parser.add_argument("--pids-limit", type=int, metavar="N")
+    parser.add_argument("--pids-limit", type=int, metavar="N", help="processes at most")
     parser.add_argument(
         "--pull", choices=("always", "missing", "never"), default="missing", help="(missing)"
     )
     parser.add_argument("--runtime", metavar="NAME", help="as in io.containerd.runc.v2")
     parser.add_argument("--snapshotter", metavar="NAME", help="overlayfs by default")
     parser.add_argument("source", metavar="IMAGE|DIR", help="an image, or a root filesystem")
-    parser.add_argument("args", nargs=argparse.REMAINDER, metavar="COMMAND")
+    parser.add_argument(
+        "args", nargs=argparse.REMAINDER, metavar="COMMAND", help="instead of the image's"
+    )
 
 
 def _add_ps(parser: argparse.ArgumentParser) -> None:
@@ -181,7 +191,7 @@ def _add_logs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-n", "--tail", type=count, metavar="N", help="only the last lines")
     parser.add_argument("--since", metavar="WHEN", help="a time (RFC 3339), or so long ago")
     parser.add_argument("-t", "--timestamps", action="store_true", help="when it was written")
-    parser.add_argument("container", metavar="CONTAINER")
+    parser.add_argument("container", metavar="CONTAINER", help="its name")
 
 
 def _add_many(

@@ -27,14 +27,14 @@ from taskd.printable import printable
 if TYPE_CHECKING:
     from taskd.nats.settings import NatsConfig
 
-__all__ = ["main"]
+__all__ = ["command_line", "main"]
 
 T = TypeVar("T")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 for a failure, 2 for a bad command line."""
-    options = _parser().parse_args(arguments)
+    options = command_line().parse_args(arguments)
     try:
         return options.command(options) or 0
     except BrokenPipeError:
@@ -60,7 +60,8 @@ class _Parser(argparse.ArgumentParser):
         super().error(message)
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
+    """All commands, with their arguments: what completion and the manual page are made of."""
     parser: argparse.ArgumentParser = _Parser(prog="taskd", description=taskd.__doc__)
     parser.set_defaults(parser=parser)
     parser.add_argument("--version", action="version", version=f"taskd {taskd.__version__}")
@@ -74,15 +75,19 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--root", type=Path, metavar="DIR", help="what outlives a reboot")
     serve.add_argument("--state", type=Path, metavar="DIR", help="what does not")
     serve.add_argument("--address", type=Path, metavar="SOCKET", help="where gRPC is served")
-    serve.add_argument("--log-level", choices=logs.LEVELS, metavar="LEVEL")
-    serve.add_argument("--log-format", choices=("text", "json"), metavar="FORMAT")
+    serve.add_argument(
+        "--log-level", choices=logs.LEVELS, metavar="LEVEL", help=", ".join(logs.LEVELS)
+    )
+    serve.add_argument(
+        "--log-format", choices=("text", "json"), metavar="FORMAT", help="text, json"
+    )
     serve.add_argument("--group", metavar="NAME", help="whose members may use the socket")
 
     publish = commands.add_parser("publish", help="publish the event on standard input")
     publish.set_defaults(command=_publish)
     publish.add_argument("--address", help="the daemon's gRPC socket")
-    publish.add_argument("--namespace", default="default")
-    publish.add_argument("--topic", required=True)
+    publish.add_argument("--namespace", default="default", help="of the event (default)")
+    publish.add_argument("--topic", required=True, help="as in /tasks/exit")
 
     events = commands.add_parser("events", help="print what happens, and what has happened")
     events.set_defaults(command=_events)

@@ -21,7 +21,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     actions = config.add_subparsers(required=True, metavar="ACTION")
     check = actions.add_parser("check", help="say what is wrong with a file")
     check.set_defaults(command=_check)
-    check.add_argument("file", type=Path, metavar="FILE")
+    check.add_argument("file", type=Path, metavar="FILE", help="TOML configuration")
     dump = actions.add_parser("dump", help="print all settings as TOML, with their defaults")
     dump.set_defaults(command=_dump)
     dump.add_argument("--config", type=Path, metavar="FILE", help="TOML configuration")

@@ -101,8 +101,8 @@ def _add_check(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         action="append",
         default=[],
         metavar="NAME=PATH",
-        help="file in the root filesystem that does what this program does (see docs/shim-check.md)"
-        ", for a runtime that cannot run /bin/sh",
+        help="file in the root filesystem that does what the program of this name does, for a "
+        "runtime that cannot run /bin/sh",
     )
     check.add_argument(
         "--option",
