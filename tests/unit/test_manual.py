@@ -33,7 +33,7 @@ def test_what_is_in_it_is_there() -> None:
     assert len(shown) > 60
     for command, text in zip(shown[1::2], shown[2::2], strict=True):
         assert command in there, "make man"
-        for option in re.findall(r"^\\fB(--[a-z-]+)", text, re.MULTILINE):
+        for option in re.findall(r"^\\fB(--[a-z-]+)", text.partition("\n.SH")[0], re.MULTILINE):
             assert option in there[command], f"make man: {command} {option}"
 
 
