@@ -15,7 +15,7 @@ from harness.pace import SLOWER
 from taskd import procfs
 from taskd.cgroups import v2
 
-__all__ = ["Dockerd", "NewestDockerd"]
+__all__ = ["Dockerd", "NewestDockerd", "unpacked"]
 
 _HERE = Path(__file__).parent
 _CACHE = _HERE.parents[1] / ".cache"
@@ -144,18 +144,18 @@ class NewestDockerd(Dockerd):
 
     def __init__(self, folder: Path, containerd: Path, namespace: str) -> None:
         super().__init__(folder, containerd, namespace)
-        self.program = str(_unpacked("docker.io") / "sbin/dockerd")
+        self.program = str(unpacked("docker.io") / "sbin/dockerd")
         plugins = folder / "client/cli-plugins"
         plugins.mkdir(parents=True)
         plugin = "libexec/docker/cli-plugins/docker-buildx"
-        (plugins / "docker-buildx").symlink_to(_unpacked("docker-buildx") / plugin)
+        (plugins / "docker-buildx").symlink_to(unpacked("docker-buildx") / plugin)
 
     def config(self) -> dict[str, Any]:
         return {"features": {"containerd-snapshotter": True}}
 
     def environment(self) -> dict[str, str]:
         found = super().environment()
-        return found | {"PATH": f"{_unpacked('docker-cli') / 'bin'}:{found['PATH']}"}
+        return found | {"PATH": f"{unpacked('docker-cli') / 'bin'}:{found['PATH']}"}
 
     def _cgroups(self) -> list[Path]:
         """Without those that BuildKit keeps for as long as the machine runs."""
@@ -170,7 +170,8 @@ class NewestDockerd(Dockerd):
 
 
 @cache
-def _unpacked(package: str) -> Path:
+def unpacked(package: str) -> Path:
+    """The ``/usr`` of a package of sid's, fetched if need be."""
     tree = _CACHE / f"{package}-sid"
     unpack = ["sh", str(_HERE / "unpack.sh"), "sid", package, str(tree)]
     subprocess.run(unpack, check=True)

@@ -1,7 +1,8 @@
 """Pages of docs whose blocks are what a reader writes and types: files, and commands.
 
 A file's block comes after its name in backquotes; a command is a line after ``$`` in a block of
-``console``, and ``…`` in its output stands for anything.
+``console``, with the machine's name before that where there are several, and ``…`` in its output
+stands for anything.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Command:
     line: str
     shown: str
     """Its output in the document."""
+    machine: str = ""
 
 
 def blocks(document: Path) -> Iterator[File | Command]:
@@ -38,11 +40,11 @@ def blocks(document: Path) -> Iterator[File | Command]:
             assert block["path"], f"a block that nobody runs:\n{block['text']}"
             yield File(block["path"], block["text"])
             continue
-        first, *commands = re.split(r"^\$ ", block["text"], flags=re.MULTILINE)
+        first, *parts = re.split(r"^(\w*)\$ ", block["text"], flags=re.MULTILINE)
         assert not first
-        for command in commands:
+        for machine, command in zip(parts[::2], parts[1::2], strict=True):
             line, _, shown = command.partition("\n")
-            yield Command(line, shown)
+            yield Command(line, shown, machine)
 
 
 def pattern(shown: str) -> str:
