@@ -41,9 +41,10 @@ bench: $(VENV)/.installed-dev
 
 # The long form of the kill loops.
 soak: $(VENV)/.installed-dev
-	@.ci/need $(SHIM) nats-server:nats-server
+	@.ci/need $(SHIM) nats-server:nats-server dockerd:docker.io ip:iproute2
 	TASKD_SOAK_CONTAINERS=$${TASKD_SOAK_CONTAINERS:-5000} $(BIN)/pytest -s tests/faults/test_kill_loop.py tests/faults/test_pool_kill_loop.py tests/faults/test_layers.py tests/faults/test_pulls.py
 	TASKD_SOAK_SURVIVORS=$${TASKD_SOAK_SURVIVORS:-200} $(BIN)/pytest -s tests/faults/test_survival.py
+	$(BIN)/pytest -s tests/faults/four_machines.py
 
 # Bad input for whatever reads other people's bytes, for two minutes each.
 fuzz: $(VENV)/.installed-dev
