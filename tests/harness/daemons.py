@@ -21,7 +21,7 @@ from taskd.grpc.channel import Channel
 
 __all__ = ["LATE_GC", "Containerd", "Daemon", "Taskd", "client"]
 
-START_SECONDS = 20.0 * SLOWER
+START_SECONDS = 60.0 * SLOWER
 
 LATE_GC = '[gc]\nstartup_delay = "1h"\npause_threshold = 0.0000001\n'
 """Settings for a taskd that collects garbage when it is asked to, as `Containerd` does."""
