@@ -13,7 +13,11 @@ from taskd.runtime.connection import Connection
 __all__ = ["Line"]
 
 _REPEATABLE = frozenset(
-    ("CloseIO", "Connect", "Delete", "Pids", "ResizePty", "State", "Stats", "Update", "Wait")
+    (
+        *("CloseIO", "Connect", "Delete", "Pids", "ResizePty", "State", "Stats", "Update", "Wait"),
+        *("PingSandbox", "Platform", "SandboxMetrics", "SandboxStatus", "StartSandbox"),
+        *("StopSandbox", "WaitSandbox"),
+    )
 )
 """What can be asked for again if nobody knows whether it was done."""
 _LASTING = frozenset(("Wait", "WaitSandbox"))

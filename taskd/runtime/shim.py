@@ -60,6 +60,9 @@ class Tenant:
         self.log: ShimLog | None = None
         # Called when the process has died, for somebody to take this tenant down.
         self.lost: Callable[[], None] | None = None
+        # Whether a process that goes on has it: raises `NotFound` if not. If none is given, it is
+        # asked for a task.
+        self.ask: Callable[[Connection], Awaitable[None]] | None = None
         # It was not started here, but made in the process of a sandbox.
         self.sandboxed = False
 

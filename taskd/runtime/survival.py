@@ -58,7 +58,7 @@ class Survival:
             tenant
             for tenant in tenants
             if tenant.binary is not None
-            and not tenant.sandboxed
+            and not tenant.shim.foreign
             and (tenant.bundle.path / _RECORD).exists()
         ]
 
@@ -67,10 +67,13 @@ class Survival:
     ) -> Heir | None:
         """Have another process go on with `tenants` of one, which is dead; None if it cannot.
 
-        It is started in their `home`, or in the bundle of the first.
+        It is started in their `home`, or in the bundle of the first: of the sandbox, if they are
+        in one.
         Raises `TaskdError` if there is none that answers.
         """
-        first = tenants[0]
+        first = min(tenants, key=lambda tenant: tenant.sandboxed)
+        if first.sandboxed:
+            return None  # the sandbox that they are in cannot be gone on with
         assert first.binary is not None
         with anyio.move_on_after(_LEAVE_SECONDS):
             for tenant in tenants:
@@ -84,8 +87,11 @@ class Survival:
 
         async def ask(tenant: Tenant) -> None:
             try:
-                task = generation.task(connection, tenant.bundle, bootstrap)
-                await task.state("", timeout=_ANSWER_SECONDS)
+                if tenant.ask is not None:
+                    await tenant.ask(connection)
+                else:
+                    task = generation.task(connection, tenant.bundle, bootstrap)
+                    await task.state("", timeout=_ANSWER_SECONDS)
             except NotFound:
                 lost.append(tenant)
             except TaskdError as exc:

@@ -36,6 +36,7 @@ from taskd.proto.containerd.events import (
     TaskExit,
 )
 from taskd.runtime.binary import Bootstrap
+from taskd.runtime.connection import Connection
 from taskd.runtime.endings import DIED, NOT_STARTED, UNKNOWN
 from taskd.runtime.locks import KeyedLock
 from taskd.runtime.settings import Place
@@ -52,6 +53,8 @@ log = logging.getLogger(__name__)
 
 _SHUTDOWN_SECONDS = 30.0
 """For a shim to end a sandbox and what is in it; then it is killed."""
+_ANSWER_SECONDS = 20.0
+"""For a process to answer that goes on with it, and with many more."""
 _GREETING_SECONDS = 1.0
 """Between two questions to a shim that does not answer."""
 
@@ -61,11 +64,15 @@ class _Running:
 
     def __init__(self, tenant: Tenant) -> None:
         self.tenant = tenant
+        tenant.ask = self._ask
         self.lost = False
         self.exit_told = False
         """Of its exit there has been an event."""
         self.end: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         """What is known of its exit, once it has been taken down."""
+
+    async def _ask(self, connection: Connection) -> None:
+        await SandboxClient(connection, self.key).ping(timeout=_ANSWER_SECONDS)
 
     @property
     def key(self) -> Key:

@@ -26,6 +26,7 @@ from taskd.shim.keeper import Keeper
 from taskd.shim.process import Process, Status
 from taskd.shim.reaper import UNSEEN, Ended, Reaper
 from taskd.shim.record import ProcessRecord, Record, Torn
+from taskd.shim.sandbox import Sandbox
 from taskd.shim.stdio import Streams
 from taskd.shim.task import Task
 from taskd.slots import Slots
@@ -55,10 +56,24 @@ class Adopter:
         self._reaper = reaper
         self._keeper = keeper
         self._publish = publish
+        self._sandboxes: dict[str, Sandbox] = {}
 
-    async def adopt(self, bundles: Iterable[Path], admit: Callable[[Task], None]) -> None:
-        """`admit` each container that can be gone on with. Of others, the log says why not."""
-        paths = {path.name: path for path in bundles}
+    async def adopt(
+        self,
+        bundles: Iterable[Path],
+        admit: Callable[[Task], None],
+        admit_sandbox: Callable[[Sandbox], None],
+    ) -> None:
+        """Admit each container, and each sandbox, that can be gone on with.
+
+        Of others, the log says why not.
+        """
+        bundles = list(bundles)
+        rooms = [path for path in bundles if sandboxed.containers(path) is not None]
+        for path in rooms:
+            await self._adopt_sandbox(path, admit_sandbox)
+        # A container may have the name of its sandbox.
+        paths = {path.name: path for path in bundles if path not in rooms}
         kept: dict[str, dict[str, Slots]] = {name: {} for name in paths}
         try:
             for (name, process), slots in (await self._keeper.recover(paths)).items():
@@ -69,12 +84,31 @@ class Adopter:
             *(self._adopt(path, kept[name], admit) for name, path in paths.items())
         )
 
+    async def _adopt_sandbox(self, bundle: Path, admit: Callable[[Sandbox], None]) -> None:
+        try:
+            found = record.read_sandbox(bundle)
+            if self._kind.sandboxes is None:
+                raise Unknown("this shim has none")
+            sandbox = self._kind.sandboxes(
+                found.id, self._namespace, bundle, self._reaper, found.wanted
+            )
+            found.restore(sandbox)
+            async with asyncio.timeout(_SECONDS):
+                await sandbox.adopt()
+        except (TaskdError, Torn, OSError, TimeoutError) as exc:
+            log.warning("sandbox %s is not gone on with: %s", bundle.name, exc)
+        except Exception:
+            log.exception("sandbox %s is not gone on with", bundle.name)
+        else:
+            self._sandboxes[sandbox.id] = sandbox
+            admit(sandbox)
+
     async def _adopt(
         self, bundle: Path, kept: dict[str, Slots], admit: Callable[[Task], None]
     ) -> None:
         try:
-            if sandbox := sandboxed.of(bundle):
-                raise Unknown(f"sandbox {sandbox}, which it was in, has ended")
+            if (name := sandboxed.of(bundle)) and name not in self._sandboxes:
+                raise Unknown(f"sandbox {name}, which it was in, has ended")
             found = record.read(bundle)
             async with asyncio.timeout(_SECONDS):
                 task = await self._task(found, bundle, kept)
@@ -95,6 +129,7 @@ class Adopter:
         container = self._kind(
             found.id, self._namespace, bundle, self._reaper, found.options, found.checkpoint
         )
+        container.sandbox = self._sandboxes.get(sandboxed.of(bundle))
         processes: dict[str, Process] = {}
         try:
             for each in found.processes:

@@ -203,7 +203,7 @@ def _adopt(kind: type[Container], options: argparse.Namespace, call: Call) -> in
         raise FileExistsError(f"somebody listens on {address}")
     request = StartRequest()
     with suppress(record.Torn):
-        if given := record.read(Path.cwd()).options:
+        if given := record.options(Path.cwd()):
             request = StartRequest(((given.type_url, given.value),))
     answer = _bootstrap(address, request)
     return _leave(kind, options, call, _group(kind), listener, request, answer, bundles)

@@ -11,13 +11,15 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 from taskd import procfs, slots
 from taskd.shim import record
 from taskd.shim.container import Container
 from taskd.shim.keeper import Keeper
 from taskd.shim.process import Process
-from taskd.shim.record import ProcessRecord, Record
+from taskd.shim.record import ProcessRecord, Record, SandboxRecord
+from taskd.shim.sandbox import Sandbox
 from taskd.shim.task import Task
 
 __all__ = ["Custody", "custody"]
@@ -36,6 +38,15 @@ class Custody:
         for process in (task.init, *task.execs.values()):
             self._follow(task, process)
         self._write(task)
+
+    def admit_sandbox(self, sandbox: Sandbox) -> None:
+        """A sandbox has been made, or taken over."""
+        if sandbox.survives():
+            sandbox.noted = partial(self._write_sandbox, sandbox)
+            sandbox.noted()
+
+    def release_sandbox(self, sandbox: Sandbox) -> None:
+        sandbox.noted = _nothing
 
     def add(self, task: Task, process: Process) -> None:
         """An exec is to be started in it."""
@@ -82,11 +93,22 @@ class Custody:
             task.rootfs is not None,
             tuple(ProcessRecord.of(process) for process in processes),
         )
+        if container.sandbox is None or container.sandbox.survives():
+            self._record(container.bundle, whole)
+
+    def _write_sandbox(self, sandbox: Sandbox) -> None:
+        self._record(sandbox.bundle, SandboxRecord.of(sandbox))
+
+    def _record(self, bundle: Path, whole: Record | SandboxRecord) -> None:
         try:
-            record.write(container.bundle, whole)
+            record.write(bundle, whole)
         except (OSError, ValueError, TypeError) as exc:
-            log.error("container %s cannot be gone on with: %s", container.id, exc)
-            record.forget(container.bundle)
+            log.error("%s cannot be gone on with: %s", bundle.name, exc)
+            record.forget(bundle)
+
+
+def _nothing() -> None:
+    """Nobody has to know."""
 
 
 def custody(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import zlib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -17,10 +18,21 @@ from typing import Any
 
 from taskd.shim.leftovers import RECORD
 from taskd.shim.process import Process, Status
+from taskd.shim.sandbox import Sandbox, Wanted
 from taskd.shim.stdio import Stdio
 from taskd.types import TypedValue
 
-__all__ = ["ProcessRecord", "Record", "Torn", "forget", "read", "write"]
+__all__ = [
+    "ProcessRecord",
+    "Record",
+    "SandboxRecord",
+    "Torn",
+    "forget",
+    "options",
+    "read",
+    "read_sandbox",
+    "write",
+]
 
 _FORM = 1
 """Another one is not understood: a later version's, which this one is not to go on with."""
@@ -73,6 +85,54 @@ class ProcessRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class SandboxRecord:
+    id: str
+    options: TypedValue | None
+    netns: str
+    annotations: dict[str, str]
+    pid: int
+    own: bool
+    """That pid is the shim's."""
+    created_at: int
+    begun: bool
+    ending: bool
+    ended: bool
+    exit_status: int
+    exited_at: int
+
+    @classmethod
+    def of(cls, sandbox: Sandbox) -> SandboxRecord:
+        wanted = sandbox.wanted
+        return cls(
+            sandbox.id,
+            wanted.options,
+            wanted.netns,
+            dict(wanted.annotations),
+            sandbox.pid,
+            sandbox.pid == os.getpid(),
+            sandbox.created_at,
+            sandbox.begun,
+            sandbox.ending,
+            sandbox.ended.is_set(),
+            sandbox.exit_status,
+            sandbox.exited_at,
+        )
+
+    @property
+    def wanted(self) -> Wanted:
+        return Wanted(self.options, self.netns, self.annotations)
+
+    def restore(self, sandbox: Sandbox) -> None:
+        """Have it be as another shim had it."""
+        sandbox.pid = os.getpid() if self.own else self.pid
+        sandbox.created_at = self.created_at
+        sandbox.begun, sandbox.ending = self.begun, self.ending
+        sandbox.exit_status, sandbox.exited_at = self.exit_status, self.exited_at
+        if self.ended:
+            sandbox.ended.set()
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     id: str
     namespace: str
@@ -84,7 +144,7 @@ class Record:
     """The init process first."""
 
 
-def write(bundle: Path, record: Record) -> None:
+def write(bundle: Path, record: Record | SandboxRecord) -> None:
     """Replace what there was. Raises OSError; then there is none."""
     document = asdict(record)
     if record.options is not None:
@@ -108,20 +168,43 @@ def forget(bundle: Path) -> None:
 
 
 def read(bundle: Path) -> Record:
+    """Of a container. Raises `Torn`."""
+    document = _read(bundle)
+    try:
+        document["processes"] = tuple(_processes(document["processes"]))
+        return Record(**document)
+    except (ValueError, TypeError, KeyError) as exc:
+        raise Torn(f"there is no record: {exc}") from exc
+
+
+def read_sandbox(bundle: Path) -> SandboxRecord:
     """Raises `Torn`."""
+    document = _read(bundle)
+    try:
+        return SandboxRecord(**document)
+    except TypeError as exc:
+        raise Torn(f"there is no record: {exc}") from exc
+
+
+def options(bundle: Path) -> TypedValue | None:
+    """Of the runtime, whatever the bundle is one of. Raises `Torn`."""
+    found: TypedValue | None = _read(bundle)["options"]
+    return found
+
+
+def _read(bundle: Path) -> dict[str, Any]:
     try:
         mark, _, text = (bundle / RECORD).read_bytes().partition(b"\n")
         if int(mark, 16) != zlib.crc32(text):
             raise Torn("the record is not whole")
-        document = json.loads(text)
+        document: dict[str, Any] = json.loads(text)
         if (form := document.pop("form")) != _FORM:
             raise Torn(f"the record is of form {form}")
-        if (options := document["options"]) is not None:
-            document["options"] = TypedValue(options[0], base64.b64decode(options[1]))
-        document["processes"] = tuple(_processes(document["processes"]))
-        return Record(**document)
+        if (given := document["options"]) is not None:
+            document["options"] = TypedValue(given[0], base64.b64decode(given[1]))
     except (OSError, ValueError, TypeError, KeyError) as exc:
         raise Torn(f"there is no record: {exc}") from exc
+    return document
 
 
 def _processes(found: Iterable[dict[str, Any]]) -> Iterable[ProcessRecord]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -71,6 +71,8 @@ class Sandbox:
         self.exited_at = 0
         self.ended = asyncio.Event()
         self.lock = asyncio.Lock()
+        # Who writes down what becomes of it.
+        self.noted: Callable[[], None] = _nothing
 
     @cached_property
     def spec(self) -> dict[str, Any]:
@@ -97,6 +99,21 @@ class Sandbox:
 
     async def delete(self) -> None:
         """Remove what there is of one that has stopped. By default nothing."""
+
+    async def adopt(self) -> None:
+        """Go on with it in another process, where its shim has died or is renewed.
+
+        It is as it was, but that `pid` is this shim's if it was that one's. What is raised says why
+        it cannot be gone on with: then its containers end, too.
+        """
+
+    @classmethod
+    def survives(cls) -> bool:
+        """Whether it may go on in another process: if it is the process alone, without a `create`
+        or `start` of its own, or `adopt` is overridden.
+        """
+        alone = cls.create is Sandbox.create and cls.start is Sandbox.start
+        return alone or cls.adopt is not Sandbox.adopt
 
     async def stats(self) -> betterproto2.Message | None:
         """Usage of resources, in one of containerd's metric messages; by default nothing."""
@@ -130,3 +147,8 @@ class Sandbox:
             self.ending = True
             self.exit_status, self.exited_at = status, time.time_ns()
             self.ended.set()
+            self.noted()
+
+
+def _nothing() -> None:
+    """Nobody has to know."""

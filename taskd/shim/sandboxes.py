@@ -93,6 +93,7 @@ class SandboxService:
                 if request.rootfs:
                     mount_rootfs(request.rootfs, sandbox.bundle / "rootfs")
                 await sandbox.create()
+                self._tasks.admit(sandbox)
             except BaseException:
                 del self._tasks.sandboxes[sandbox.id]
                 mounts.unmount_below(sandbox.bundle / "rootfs")
@@ -109,6 +110,7 @@ class SandboxService:
                     raise FailedPrecondition(f"sandbox {sandbox.id} has stopped")
                 sandbox.pid = await sandbox.start()
                 sandbox.begun = True
+                sandbox.noted()
         return api.StartSandboxResponse(pid=sandbox.pid, created_at=timestamp(sandbox.created_at))
 
     async def stop(self, request: api.StopSandboxRequest) -> api.StopSandboxResponse:
@@ -121,6 +123,7 @@ class SandboxService:
         until = asyncio.get_running_loop().time() + seconds
         async with sandbox.lock:
             sandbox.ending = True
+            sandbox.noted()
             await self._tasks.kill_all(sandbox, seconds)
             if not sandbox.ended.is_set():
                 await sandbox.stop(max(until - asyncio.get_running_loop().time(), 0))
@@ -140,7 +143,7 @@ class SandboxService:
             await self._tasks.delete_all(sandbox)
             await sandbox.delete()
             mounts.unmount_below(sandbox.bundle / "rootfs")
-            self._tasks.sandboxes.pop(sandbox.id, None)
+            self._tasks.dismiss(sandbox)
         # Go's client may take an answer for lost with which the connection ends.
         asyncio.get_running_loop().call_later(_ANSWER_SECONDS, self._tasks.end_if_idle)
 

@@ -483,6 +483,8 @@ class TaskService:
         What is under way has come to its end. Raises `Unavailable` if a container is being made.
         """
         async with AsyncExitStack() as held:
+            for sandbox in list(self.sandboxes.values()):
+                await held.enter_async_context(sandbox.lock)
             processes: list[Process] = []
             while more := [each for each in self._processes() if each not in processes]:
                 for process in more:
@@ -498,6 +500,18 @@ class TaskService:
             yield from (task.init, *task.execs.values())
 
     # --- sandboxes ------------------------------------------------------------------------
+
+    def admit(self, sandbox: Sandbox) -> None:
+        """A sandbox has been made, or it is that of a shim which is no more."""
+        self.sandboxes[sandbox.id] = sandbox
+        if self._custody is not None:
+            self._custody.admit_sandbox(sandbox)
+
+    def dismiss(self, sandbox: Sandbox) -> None:
+        """A sandbox is removed. Its record goes with its bundle."""
+        self.sandboxes.pop(sandbox.id, None)
+        if self._custody is not None:
+            self._custody.release_sandbox(sandbox)
 
     async def kill_all(self, sandbox: Sandbox, seconds: float) -> None:
         """End the containers of a sandbox; they can be deleted when this returns.

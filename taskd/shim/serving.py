@@ -70,7 +70,7 @@ async def _serving(
         kept.keeper.connect()
         if bundles:
             adopter = Adopter(kind, options.namespace, reaper, kept.keeper, publisher.publish)
-            await adopter.adopt(bundles, service.take_over)
+            await adopter.adopt(bundles, service.take_over, service.admit)
         background.append(asyncio.get_running_loop().create_task(kept.keeper.run()))
         departing = depart(kept.keeper, service, publisher)
         background.append(asyncio.get_running_loop().create_task(departing))

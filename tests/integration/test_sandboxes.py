@@ -21,6 +21,7 @@ from harness.generations import GENERATIONS, Generation
 from harness.leaks import leaving_nothing
 from harness.real import need
 
+from taskd import pidfd
 from taskd.client import connect
 from taskd.errors import NotFound, TaskdError
 from taskd.proto.containerd.services.containers.v1 import (
@@ -39,6 +40,7 @@ from taskd.proto.containerd.services.tasks.v1 import (
     WaitRequest,
 )
 from taskd.proto.containerd.types import Sandbox, SandboxRuntime
+from taskd.proto.taskd.v1 import RenewShimsRequest, ShimsStub
 
 OWN = "io.taskd.oci.v1"
 SLEEP = ("/bin/sleep", "1000")
@@ -388,3 +390,76 @@ async def test_with_the_client_library(daemon: Daemon, namespace: str, rootfs: P
         with pytest.raises(TaskdError, match='sandbox "t"|no.such'):
             await library.sandboxes.create("t", "no.such.v7")
         assert await library.sandboxes.list() == []
+
+
+@pytest.fixture
+def surviving(folder: Path, namespace: str) -> Iterator[Taskd]:
+    """A taskd whose containers survive their shims."""
+    need("runc", "busybox")
+    settings = "[shims]\nadopt = true\n"
+    with Taskd(folder / "t", "--log-level", "debug", settings=settings) as running:
+        try:
+            with leaving_nothing(running, namespace):
+                yield running
+        finally:
+            print(running.log.read_text())
+
+
+@pytest.mark.skipif(
+    not pidfd.tells_exits(), reason="needs Linux 6.15: containers end with their shim"
+)
+@pytest.mark.parametrize("how", ["killed", "renewed", "killed without a daemon"])
+async def test_it_survives_its_shim(
+    surviving: Taskd, namespace: str, rootfs: Path, how: str
+) -> None:
+    """With all that is in it."""
+    async with sandboxed(surviving, namespace, rootfs) as s:
+        await s.create()
+        shim = await s.start()
+        script = "trap 'exit 7' TERM; while :; do sleep 0.05; done"
+        pids = {name: await s.run(name, command=script) for name in ("one", "two")}
+        before = await s.status()
+        waited: list[api.ControllerWaitResponse] = []
+
+        async def wait() -> None:
+            waited.append(await s.wait())
+
+        async with anyio.create_task_group() as group:
+            match how:
+                case "killed":
+                    group.start_soon(wait)
+                    await anyio.sleep(0.1)
+                    os.kill(shim, signal.SIGKILL)
+                case "renewed":
+                    group.start_soon(wait)
+                    shims = ShimsStub(s.ask.channel)
+                    answers = [each async for each in shims.renew(RenewShimsRequest())]
+                    assert [each.reason for each in answers] == [""]
+                case _:
+                    await anyio.to_thread.run_sync(surviving.stop)
+                    # Containers that have no streams need nobody who has kept them.
+                    os.kill(shim, signal.SIGKILL)
+                    await gone(shim)
+                    await anyio.to_thread.run_sync(surviving.start)
+                    group.start_soon(wait)
+            with anyio.fail_after(60):
+                while (status := await s.status()).pid == shim or status.state != before.state:
+                    await anyio.sleep(0.05)
+            assert status.created_at == before.created_at
+            # The same containers, and more can be made.
+            assert await s.tasks() == ["one", "two"]
+            for name, pid in pids.items():
+                assert Path("/proc", str(pid), "exe").exists(), name
+            await s.ask.tasks.kill(KillRequest(container_id="one", signal=signal.SIGTERM))
+            await s.ask.tasks.wait(WaitRequest(container_id="one"))
+            assert await s.delete("one") == 7
+            three = await s.run("three")
+            stat = Path("/proc", str(three), "stat").read_text()
+            assert int(stat.rpartition(")")[2].split()[1]) == status.pid
+            await s.stop()
+        assert [each.exit_status for each in waited] == [0]
+        assert await s.delete("two") == 137
+        assert await s.delete("three") == 137
+        await s.shutdown()
+        await gone(status.pid)
+        assert not s.bundle().exists()

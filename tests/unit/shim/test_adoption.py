@@ -21,6 +21,7 @@ import pytest
 
 from taskd import slots, ttrpc
 from taskd.codec import decode, encode
+from taskd.proto.containerd.runtime.sandbox import v1 as sandbox_api
 from taskd.proto.containerd.task import v3 as api
 from taskd.proto.google.protobuf import Any as AnyMessage
 from taskd.proto.google.protobuf import Empty
@@ -74,8 +75,8 @@ class Shim:
         (self.bundle / "config.json").write_text(json.dumps({"process": args | process}))
         await asyncio.to_thread(self._call, "start")
 
-    async def adopt(self) -> None:
-        given = json.dumps({"bundles": [str(self.bundle)]}).encode()
+    async def adopt(self, *others: Path) -> None:
+        given = json.dumps({"bundles": [*map(str, others), str(self.bundle)]}).encode()
         await asyncio.to_thread(self._call, "adopt", given)
 
     async def kill(self) -> None:
@@ -104,6 +105,14 @@ class Shim:
         finally:
             await client.aclose()
         return decode(_ANSWERS.get(method, kind), answer)
+
+    async def ask_sandbox(self, method: str, request: Any, kind: Any = Empty) -> Any:
+        client = await ttrpc.Client.connect((self.bundle / "address").read_text())
+        try:
+            name = "containerd.runtime.sandbox.v1.Sandbox"
+            return decode(kind, await client.call(name, method, encode(request), timeout=20))
+        finally:
+            await client.aclose()
 
     async def create(self, script: str, *, terminal: bool = False, **process: Any) -> int:
         await self.start(script, **process)
@@ -324,3 +333,30 @@ async def test_one_that_cannot_leave_goes_on(shim: Shim) -> None:
     os.close(terminal)
     assert await shim.read(b"there\r\n") == b"there\r\n"
     assert (await shim.ask("State")).status == Status.RUNNING
+
+
+async def test_a_sandbox_and_what_is_in_it(shim: Shim) -> None:
+    """Both are where they were, but that the sandbox is another process now."""
+    room = shim.folder / "room"
+    room.mkdir()
+    (room / "config.json").write_text("{}")
+    script = "trap 'exit 7' TERM; while :; do sleep 0.01; done"
+    await shim.start(script)
+    (shim.bundle / "sandbox").write_text("room")
+    made = sandbox_api.CreateSandboxRequest(sandbox_id="room", bundle_path=str(room))
+    await shim.ask_sandbox("CreateSandbox", made)
+    await shim.ask_sandbox("StartSandbox", sandbox_api.StartSandboxRequest(sandbox_id="room"))
+    asked = sandbox_api.SandboxStatusRequest(sandbox_id="room")
+    before = await shim.ask_sandbox("SandboxStatus", asked, sandbox_api.SandboxStatusResponse)
+    pid = (await shim.ask("Create")).pid
+    await shim.ask("Start")
+    await shim.kill()
+    await shim.adopt(room)
+    after = await shim.ask_sandbox("SandboxStatus", asked, sandbox_api.SandboxStatusResponse)
+    new = (await shim.ask("Connect", kind=api.ConnectResponse)).shim_pid
+    assert (before.state, before.created_at) == (after.state, after.created_at)
+    assert after.pid == new != before.pid
+    assert (await shim.ask("State")).pid == pid
+    # It ends what is in it, as it always did.
+    await shim.ask_sandbox("StopSandbox", sandbox_api.StopSandboxRequest(sandbox_id="room"))
+    assert (await shim.ask("Wait")).exit_status == 137
