@@ -360,7 +360,8 @@ async def test_a_terminal(taskd: Daemon, bare: Any) -> None:
 
 
 def cgroup(name: str = "") -> dict[str, Any]:
-    return {"cgroupsPath": f"/test-{name or uuid.uuid4().hex}"}
+    """As clients name it: in one of the namespace's."""
+    return {"cgroupsPath": f"/test-{name or uuid.uuid4().hex}/one"}
 
 
 async def test_pause(taskd: Daemon, is_root: bool) -> None:
@@ -444,7 +445,8 @@ async def test_limits_of_a_cgroup(taskd: Daemon, is_root: bool) -> None:
                 await taskd.client.tasks.update(update)
             return
         root = Path("/sys/fs/cgroup")
-        folders = [*root.glob(f"test-{name}"), *root.glob(f"*/test-{name}")]
+        above = [*root.glob(f"test-{name}"), *root.glob(f"*/test-{name}")]
+        folders = [folder / "one" for folder in above]
         assert folders
 
         def value(*files: str) -> str:
@@ -456,7 +458,7 @@ async def test_limits_of_a_cgroup(taskd: Daemon, is_root: bool) -> None:
         assert str(container.pid) in value("cgroup.procs").split()
         await taskd.client.tasks.update(update)
         assert value("pids.max") == "50"
-    assert not any(folder.exists() for folder in folders)
+    assert not any(folder.exists() for folder in above)
 
 
 async def test_the_daemon_is_restarted(daemon: Taskd, taskd: Daemon) -> None:

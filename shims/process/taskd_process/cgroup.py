@@ -32,6 +32,8 @@ class Cgroup:
         for controller, folder in _places(path).items():
             with suppress(OSError):
                 folder.mkdir(parents=True, exist_ok=True)
+                if not controller:
+                    _hand_down(folder)
                 if os.access(folder / "cgroup.procs", os.W_OK):
                     folders[controller] = folder
         return cls(folders, _is_unified()) if folders else None
@@ -129,6 +131,18 @@ class Cgroup:
 
 def _is_unified() -> bool:
     return (_ROOT / "cgroup.controllers").exists()
+
+
+def _hand_down(folder: Path) -> None:
+    """Version 2: a cgroup has the files of those controllers alone that all above it hand down.
+
+    As runc does it (libcontainer/cgroups/fs2/create.go), what cannot be handed down is left out.
+    """
+    controllers = (_ROOT / "cgroup.controllers").read_text().split()
+    for parent in reversed(folder.relative_to(_ROOT).parents):
+        for controller in controllers:
+            with suppress(OSError):
+                (_ROOT / parent / "cgroup.subtree_control").write_text(f"+{controller}")
 
 
 def _put(file: Path, value: object) -> None:
