@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -349,7 +350,10 @@ async def test_a_shim_that_does_not_start_tells_why_and_leaves_nothing(
         # It may have been started more than once.
         for pid in left.read_text().split():
             stat = Path(f"/proc/{pid}/stat")
-            assert not stat.exists() or stat.read_text().split()[2] == "Z"
+            # What has been killed has some way to go yet.
+            with anyio.fail_after(10):
+                while stat.exists() and stat.read_text().split()[2] != "Z":
+                    await anyio.sleep(0.01)
 
 
 async def test_older_shims_publish_through_the_binary(
@@ -381,12 +385,12 @@ async def test_fifty_containers_four_at_a_time_leave_no_trace(
     await ask.start("warm", "/bin/true")
     await ask.end("warm")
 
-    def held() -> dict[str, object]:
-        return {
-            **vars(traces(daemon.state, daemon.root, namespace)),
-            "descriptors": descriptors(daemon.pid),
-        }
+    def held() -> Counter[tuple[str, str]]:
+        found = vars(traces(daemon.state, daemon.root, namespace))
+        found |= {"descriptors": descriptors(daemon.pid)}
+        return Counter((kind, each) for kind, names in found.items() for each in names)
 
+    # Some of it may be the first one's, which is still ending.
     before = held()
     limiter = anyio.Semaphore(4)
 
@@ -401,6 +405,6 @@ async def test_fifty_containers_four_at_a_time_leave_no_trace(
         for _ in range(50):
             group.start_soon(run, uuid.uuid4().hex)
     with anyio.move_on_after(5):
-        while held() != before:
+        while held() - before:
             await anyio.sleep(0.05)
-    assert held() == before
+    assert not held() - before
