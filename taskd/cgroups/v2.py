@@ -179,9 +179,9 @@ def _io(folder: Path, metrics: Metrics) -> None:
 
 
 def _rdma(folder: Path, metrics: Metrics) -> None:
-    metrics.rdma = RdmaStat(
-        current=_rdma_entries(folder / "rdma.current"), limit=_rdma_entries(folder / "rdma.max")
-    )
+    metrics.rdma = RdmaStat()  # as containerd's shim has it, whether or not there is any
+    metrics.rdma.current = _rdma_entries(folder / "rdma.current")
+    metrics.rdma.limit = _rdma_entries(folder / "rdma.max")
 
 
 def _rdma_entries(file: Path) -> list[RdmaEntry]:

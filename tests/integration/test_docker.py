@@ -178,7 +178,7 @@ END
         up one busybox sh -c 'sleep 1000; true'; pid=$(field one State.Pid)
         docker rm one; docker rm --force one; docker ps -aq; ls -d /proc/$pid
         """,
-        "Error.* cannot remove a running container.*\none\nls: .*\n",
+        "Error.* (cannot remove a|container is) running.*\none\nls: .*\n",
     ),
     "restart policies": (
         """
