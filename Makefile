@@ -53,10 +53,11 @@ fuzz: $(VENV)/.installed-dev
 compose:
 	@.ci/compose
 
-# Debian 12 and 13 in virtual machines, in software.
+# Debian 12 and 13 in virtual machines, in software: ONLY="docker v1" ON=13, and arguments of pytest in VM.
 vm: $(VENV)/.installed-dev
 	@.ci/need $(MACHINE)
-	PYTHONPATH=tests $(BIN)/python -m vm $(VM)
+	PYTHONPATH=tests $(BIN)/python -m vm $(if $(ON),--on $(ON)) $(if $(ONLY),--only "$(ONLY)") \
+		$(if $(KERNEL),--kernel $(KERNEL)) $(VM)
 
 # The documentation as a site, in site/.
 docs: $(VENV)/.installed-dev

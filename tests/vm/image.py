@@ -15,9 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vm.plans import Plan
-
-__all__ = ["BOOKWORM", "TRIXIE", "Debian", "Image", "build"]
+__all__ = ["BOOKWORM", "TRIXIE", "Debian", "Image", "bootstrap", "build", "unpack_user_mode"]
 
 REPOSITORY = Path(__file__).parents[2]
 HERE = Path(__file__).parent
@@ -65,23 +63,20 @@ class Image:
     kernel: Path
     initrd: Path
     disk: Path
-
-    @property
-    def console(self) -> Path:
-        """Where what it says is written while it runs."""
-        return self.disk.with_name("console")
+    user_mode: Path | None = None
+    """The tree of user-mode Linux, whose kernel has its modules on the disk as well."""
 
 
-def build(debian: Debian, folder: Path, plan: Plan) -> Image:
-    """Make the disk of a machine that runs the plan's tests when it is started.
+def build(debian: Debian, tree: Path, folder: Path, user_mode: Path | None = None) -> Image:
+    """Make of a tree from `bootstrap` the disk of a machine that runs tests when it is started.
 
     Raises CalledProcessError; what was said is on standard error.
     """
-    tree = folder / "tree"
-    more = plan.more.get(debian.suite, ())
-    _bootstrap(debian.suite, tree, (*_BASE, *plan.packages, *more))
     _install(debian, tree, folder / "wheels")
-    _lay_out(tree, plan.tests)
+    _lay_out(tree)
+    if user_mode is not None:
+        modules = user_mode / "usr/lib/uml/modules"
+        shutil.copytree(modules, tree / "usr/lib/modules", symlinks=True, dirs_exist_ok=True)
     kernel = _moved(tree, "vmlinuz-*", folder / "kernel")
     initrd = _moved(tree, "initrd.img-*", folder / "initrd")
     disk = folder / "disk"
@@ -89,16 +84,31 @@ def build(debian: Debian, folder: Path, plan: Plan) -> Image:
     size = f"{used * 11 // 10 + _SPARE}M"
     _run("mke2fs", "-q", "-t", "ext4", "-d", str(tree), str(disk), size)
     shutil.rmtree(tree)
-    return Image(debian, kernel, initrd, disk)
+    return Image(debian, kernel, initrd, disk, user_mode)
 
 
-def _bootstrap(suite: str, tree: Path, packages: Sequence[str]) -> None:
+def unpack_user_mode(tree: Path) -> Path:
+    """The newest user-mode Linux that Debian has: older ones know ptrace alone, which is slow."""
+    unpack = REPOSITORY / "tests/harness/unpack.sh"
+    _run("sh", str(unpack), "--with-libraries", "sid", "user-mode-linux", str(tree))
+    for name in ("proc", "dev", "mnt", "tmp"):
+        (tree / name).mkdir(exist_ok=True)
+    # These are links in a Debian that is installed, which packages take for granted.
+    for name in ("bin", "lib", "lib64"):
+        if not (tree / name).exists():
+            (tree / name).symlink_to(f"usr/{name}")
+    return tree
+
+
+def bootstrap(debian: Debian, tree: Path, packages: Sequence[str] = ()) -> Path:
+    """A tree with the release, and with these packages. Raises CalledProcessError."""
     mirror = _output(str(REPOSITORY / ".ci/mirror")).strip()
     left_out = [f"--dpkgopt=path-exclude=/usr/share/{each}/*" for each in ("doc", "locale", "man")]
     small = f"--essential-hook=copy-in {HERE}/guest/initramfs-tools /etc"
     options = ("--variant=minbase", "--dpkgopt=force-unsafe-io", "--dpkgopt=force-confold", small)
-    include = f"--include={','.join(packages)}"
-    _run("mmdebstrap", *options, *left_out, include, suite, str(tree), mirror)
+    include = f"--include={','.join((*_BASE, *packages))}"
+    _run("mmdebstrap", *options, *left_out, include, debian.suite, str(tree), mirror)
+    return tree
 
 
 def _install(debian: Debian, tree: Path, wheels: Path) -> None:
@@ -119,14 +129,13 @@ def _install(debian: Debian, tree: Path, wheels: Path) -> None:
     shutil.rmtree(inside)
 
 
-def _lay_out(tree: Path, tests: Sequence[str]) -> None:
+def _lay_out(tree: Path) -> None:
     """The tests, and the unit that runs them and turns the machine off."""
     place = tree / TESTS.lstrip("/")
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(REPOSITORY / "tests", place / "tests", ignore=ignored)
     shutil.copytree(REPOSITORY / "docs", place / "docs")  # some of which say what is tested
     shutil.copy(REPOSITORY / "pyproject.toml", place)
-    (place / "arguments").write_text("".join(f"{each}\n" for each in tests))
     units = tree / "etc/systemd/system"
     shutil.copy(HERE / "guest/tests.service", units)
     (units / "multi-user.target.wants").mkdir(exist_ok=True)

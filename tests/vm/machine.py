@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
+import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from xml.etree import ElementTree
+from typing import BinaryIO
 
 from vm.image import Image
+from vm.plans import Group
 
-__all__ = ["Case", "Report", "cases", "run"]
+__all__ = ["Case", "Report", "read", "run"]
 
 _CPUS = 2
 _MEGABYTES = 2560
+_DISKS = ("disk", "results")
+_RESULTS = 16 << 20
+"""Bytes of the disk that the results are written to; what is not used costs nothing."""
+# `quiet` for the kernel alone: systemd's own lines say how far a machine came.
+_ARGUMENTS = "rw quiet systemd.show_status=yes"
+# User-mode Linux needs a newer libc than Debian 12 has: it is in a tree with its own.
+_INSIDE = """
+mount -t proc proc "$0/proc"
+mount --rbind /dev "$0/dev"
+mount --bind "$1" "$0/mnt"
+shift
+chroot "$0" "$@" || exit
+"""
 
 
 @dataclass(frozen=True)
@@ -33,10 +51,12 @@ class Report:
     """What a machine did."""
 
     cases: list[Case]
-    log: str
-    """All that pytest said."""
-    seconds: float
+    collected: list[str]
+    """All tests that were asked for; those that have no case were not run."""
+    seconds: float = 0.0
     """From turning it on to its being off."""
+    log: str = ""
+    """All that pytest said."""
 
     @property
     def bad(self) -> list[Case]:
@@ -46,35 +66,70 @@ class Report:
     def __str__(self) -> str:
         counts = Counter(case.outcome for case in self.cases)
         words = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
-        return f"{words} in {self.seconds:.0f} s"
+        return f"{words or 'none'} of {len(self.collected)} in {self.seconds:.0f} s"
 
 
-def run(image: Image, timeout: float) -> Report:
-    """Turn it on, and wait until it turns itself off. Raises RuntimeError if it does not."""
-    console = image.console
-    # `quiet` for the kernel alone: systemd's own lines say how far a machine came.
-    arguments = "root=/dev/vda rw console=ttyS0 no_timer_check quiet systemd.show_status=yes"
-    command = [
+def run(
+    image: Image, group: Group, folder: Path, timeout: float, passed: Iterable[str] = ()
+) -> Report:
+    """Turn it on, and wait until it turns itself off. Raises RuntimeError if it does not.
+
+    How each test went stands in the folder's ``results`` as soon as it is known, for `read`,
+    whatever becomes of the machine; what that says, in ``console``. `passed` are left out.
+    """
+    begun = time.monotonic()
+    disk, results, console = (folder / name for name in ("disk", "results", "console"))
+    results.touch()
+    os.truncate(results, _RESULTS)
+    command = {"user": _user_mode, "debian": _emulated}[group.kernel](image, folder)
+    try:
+        subprocess.run(["cp", "--sparse=always", image.disk, disk], check=True)
+        _write(disk, "/opt/tests/arguments", group.arguments)
+        _write(disk, "/opt/tests/passed", passed)
+        with console.open("wb") as said:
+            _wait(command, said, timeout)
+        log = _read(disk, "/results/log")
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"not off after {timeout:.0f} s:\n{_tail(console)}") from None
+    finally:
+        disk.unlink(missing_ok=True)
+    report = replace(read(results), seconds=time.monotonic() - begun, log=log)
+    if not report.collected:
+        raise RuntimeError(f"it left no results:\n{log}\n{_tail(console)}")
+    return report
+
+
+def _wait(command: list[str], said: BinaryIO, timeout: float) -> None:
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said) as machine:
+        try:
+            machine.wait(timeout)
+        finally:
+            machine.kill()
+
+
+def _emulated(image: Image, folder: Path) -> list[str]:
+    """QEMU without KVM, and the release's own kernel."""
+    arguments = f"root=/dev/vda console=ttyS0 no_timer_check {_ARGUMENTS}"
+    drives = (f"file={folder / name},format=raw,if=virtio,cache=unsafe" for name in _DISKS)
+    return [
         *("qemu-system-x86_64", "-accel", "tcg,thread=multi"),
         *("-smp", str(_CPUS), "-m", str(_MEGABYTES), "-display", "none", "-nic", "none"),
         *("-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", arguments),
-        *("-drive", f"file={image.disk},format=raw,if=virtio,cache=unsafe"),
-        *("-serial", f"file:{console}", "-monitor", "none", "-no-reboot"),
+        *(word for drive in drives for word in ("-drive", drive)),
+        *("-serial", "stdio", "-monitor", "none", "-no-reboot"),
     ]
-    begun = time.monotonic()
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as machine:
-        try:
-            machine.wait(timeout)
-        except subprocess.TimeoutExpired:
-            raise RuntimeError(f"not off after {timeout} s:\n{_tail(console)}") from None
-        finally:
-            machine.kill()
-    seconds = time.monotonic() - begun
-    junit = _read(image.disk, "/results/junit.xml")
-    if not junit:
-        log = _read(image.disk, "/results/log")
-        raise RuntimeError(f"it left no results:\n{log}\n{_tail(console)}")
-    return Report(cases(junit), _read(image.disk, "/results/log"), seconds)
+
+
+def _user_mode(image: Image, folder: Path) -> list[str]:
+    """User-mode Linux: programs run natively, and by seccomp their system calls come to it."""
+    assert image.user_mode is not None
+    disks = (f"ubd{number}=/mnt/{name}" for number, name in enumerate(_DISKS))
+    return [
+        *("unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", _INSIDE),
+        *(str(image.user_mode), str(folder), "/usr/bin/linux.uml"),
+        *(f"mem={_MEGABYTES}M", "seccomp=on", "uml_dir=/tmp/", *disks, "root=/dev/ubda"),
+        *("con=null", "con0=null,fd:1", "console=tty0", *_ARGUMENTS.split()),
+    ]
 
 
 def _tail(console: Path) -> str:
@@ -93,15 +148,27 @@ def _read(disk: Path, path: str) -> str:
     return done.stdout.decode(errors="replace")
 
 
-def cases(junit: str) -> list[Case]:
-    """What pytest's JUnit file says of each test."""
-    found = []
-    for element in ElementTree.fromstring(junit).iter("testcase"):
-        outcome, words = "passed", ""
-        for child in element:
-            if child.tag in ("failure", "error", "skipped"):
-                outcome = {"failure": "failed"}.get(child.tag, child.tag)
-                words = child.text or child.get("message", "")
-        name = f"{element.get('classname')}.{element.get('name')}"
-        found.append(Case(name, outcome, float(element.get("time", 0)), words))
-    return found
+def _write(disk: Path, path: str, lines: Iterable[str]) -> None:
+    """A new file of an ext4 file system that is not mounted."""
+    with tempfile.NamedTemporaryFile("w") as file:
+        file.writelines(f"{line}\n" for line in lines)
+        file.flush()
+        subprocess.run(
+            ["debugfs", "-w", "-R", f"write {file.name} {path}", str(disk)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=True,
+        )
+
+
+def read(results: Path) -> Report:
+    """What stands in the results of a machine, which may still run. See `vm.guest.report`."""
+    cases: list[Case] = []
+    collected: list[str] = []
+    for line in results.read_bytes().partition(b"\0")[0].splitlines():
+        told = json.loads(line)
+        if "collected" in told:
+            collected = told["collected"]
+        else:
+            cases.append(Case(**told))
+    return Report(cases, collected)

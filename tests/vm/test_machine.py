@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from harness.real import need
-from vm.image import BOOKWORM, build
+from vm.image import BOOKWORM, bootstrap, build
 from vm.machine import run
 from vm.plans import SHORT
 
@@ -18,8 +18,11 @@ from vm.plans import SHORT
 def test_what_only_a_real_machine_shows() -> None:
     need("qemu-system-x86_64", "mmdebstrap", "mke2fs", "debugfs")
     folder = Path(tempfile.mkdtemp(prefix="taskd-vm-"))
+    made = folder / "made"
+    made.mkdir()
     try:
-        report = run(build(BOOKWORM, folder, SHORT), timeout=1800)
+        image = build(BOOKWORM, bootstrap(BOOKWORM, folder / "tree"), made)
+        report = run(image, SHORT, folder, timeout=1800)
     finally:
         shutil.rmtree(folder)
     print(report.log)
