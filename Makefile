@@ -26,7 +26,7 @@ types: $(VENV)/.installed-dev
 	$(BIN)/mypy taskd shims/*/taskd_*
 
 tests: $(VENV)/.installed-dev
-	@.ci/need -n $(SHIM) containerd:containerd ctr:containerd crun:crun dockerd:docker.io ps:procps losetup:mount mkfs.ext4:e2fsprogs nats-server:nats-server h2load:nghttp2-client ip:iproute2 $(MACHINE)
+	@.ci/need -n $(SHIM) containerd:containerd ctr:containerd crun:crun dockerd:docker.io ps:procps chromium-headless-shell:chromium-headless-shell losetup:mount mkfs.ext4:e2fsprogs nats-server:nats-server h2load:nghttp2-client ip:iproute2 $(MACHINE)
 	$(BIN)/pytest --numprocesses 3 --dist worksteal $(PYTEST)
 
 parity: $(VENV)/.installed-dev

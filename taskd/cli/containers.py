@@ -31,6 +31,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], run: Run)
             try:
                 module = import_module(f"taskd.cli.{room}")
             except ImportError as exc:
+                if name != "top":
+                    raise
                 raise missing(f"taskd {name}", "textual", "top", exc) from exc
             return run(getattr(module, function), options)
 
@@ -78,6 +80,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], run: Run)
     kill_shim.add_argument("pids", nargs="+", type=int, metavar="PID", help="as taskd shims has it")
     top = command("top", "top.app", "top", "watch tasks, and act on them")
     top.add_argument("--delay", type=float, default=1.0, metavar="SECONDS", help="(1)")
+    ui = command("ui", "ui", "ui", "serve a page to watch tasks on, and act on them")
+    ui.add_argument("-n", dest="namespace", metavar="NAME", help="the same as --namespace")
+    ui.add_argument("--port", type=int, default=0, metavar="N", help="of 127.0.0.1; a free one")
+    ui.add_argument("--no-open", action="store_true", help="only print its link")
     images = command("images", "looking", "images", "list images")
     images.add_argument("-q", "--quiet", action="store_true", help="only names")
     images.add_argument("--json", action="store_true", help="print a JSON object for each")

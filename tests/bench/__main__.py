@@ -32,6 +32,7 @@ from bench import (
     shims,
     snapshots,
     unpack,
+    views,
 )
 from bench.table import Sides, Table
 from harness.containers import make_rootfs
@@ -63,6 +64,7 @@ BENCHMARKS: dict[str, Callable[[Sides], Table | list[Table]]] = {
     "shared": lambda sides: anyio.run(shims.shared_memory, sides),
     "flow": lambda sides: anyio.run(shims.throughput, sides),
     "client": lambda sides: anyio.run(client.ten, sides),
+    "views": lambda sides: anyio.run(views.looking, sides),
     "memory": memory.idle,
 }
 
