@@ -177,5 +177,10 @@ def from_status(code: int, message: str) -> TaskdError:
 
 
 def words(exc: BaseException) -> str:
-    """What an exception says of itself, or else its name: a TimeoutError, for one, says nothing."""
+    """What an exception says of itself, or else its name: a TimeoutError, for one, says nothing.
+
+    Of an error of the system the file and what is wrong with it, without the number.
+    """
+    if isinstance(exc, OSError) and exc.strerror and isinstance(exc.filename, str):
+        return f"{exc.filename}: {exc.strerror.lower()}"
     return str(exc) or type(exc).__name__

@@ -20,7 +20,7 @@ import anyio
 
 from taskd.cli.trace import Shown, trace
 from taskd.config import Config, ShimsConfig
-from taskd.errors import InvalidArgument
+from taskd.errors import InvalidArgument, words
 from taskd.plugins import GROUP
 from taskd.printable import printable
 from taskd.testing.daemon import served
@@ -91,7 +91,9 @@ def find(folder: Path) -> list[Found]:
         document = tomllib.loads((folder / "pyproject.toml").read_text())
     except FileNotFoundError:
         document = {}
-    except (OSError, ValueError) as exc:
+    except OSError as exc:
+        raise InvalidArgument(words(exc), verbatim=True) from exc
+    except ValueError as exc:
         raise InvalidArgument(f"{folder}/pyproject.toml: {exc}", verbatim=True) from exc
     try:
         entries = document.get("project", {}).get("entry-points", {}).get(GROUP, {})

@@ -20,7 +20,7 @@ from taskd.config.settings import (
 )
 from taskd.diff.limits import Limits
 from taskd.durations import seconds
-from taskd.errors import InvalidArgument
+from taskd.errors import InvalidArgument, words
 from taskd.events.journal import Retention
 from taskd.gc.policy import MAX_PAUSE_THRESHOLD, Policy
 from taskd.logs import LEVELS, Format
@@ -43,7 +43,9 @@ def load(file: Path | None, **given: Any) -> Config:
 def _read(file: Path) -> dict[str, Any]:
     try:
         document = tomllib.loads(file.read_text())
-    except (OSError, ValueError) as exc:
+    except OSError as exc:
+        raise InvalidArgument(words(exc), verbatim=True) from exc
+    except ValueError as exc:
         raise InvalidArgument(f"{file}: {exc}", verbatim=True) from exc
     known = {entry.name for entry in fields(Config)}
     values: dict[str, Any] = {}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
-from taskd.errors import NotFound, Unknown
+from taskd.errors import NotFound, Unknown, words
 from taskd.ttrpc.messages import Response
 
 
@@ -21,3 +22,12 @@ def test_names_that_are_not_utf8(name: bytes, shown: str) -> None:
         assert shown in str(error)
         response = Response(code=error.code, message=error.message)
         assert Response.decode(response.encode()).message == error.message
+
+
+def test_words_for_people(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as missing:
+        (tmp_path / "none").read_text()
+    assert words(missing.value) == f"{tmp_path}/none: no such file or directory"
+    assert words(ConnectionResetError("gone")) == "gone"
+    assert words(OSError(5, "Input/output error")) == "[Errno 5] Input/output error"
+    assert words(TimeoutError()) == "TimeoutError"
