@@ -41,8 +41,8 @@ bench: $(VENV)/.installed-dev
 
 # The long form of the kill loops.
 soak: $(VENV)/.installed-dev
-	@.ci/need $(SHIM) nats-server:nats-server dockerd:docker.io ip:iproute2
-	TASKD_SOAK_CONTAINERS=$${TASKD_SOAK_CONTAINERS:-5000} $(BIN)/pytest -s tests/faults/test_kill_loop.py tests/faults/test_pool_kill_loop.py tests/faults/test_layers.py tests/faults/test_pulls.py
+	@.ci/need $(SHIM) containerd:containerd ctr:containerd mmdebstrap:mmdebstrap nats-server:nats-server dockerd:docker.io ip:iproute2
+	TASKD_SOAK_CONTAINERS=$${TASKD_SOAK_CONTAINERS:-5000} $(BIN)/pytest -s tests/faults/test_kill_loop.py tests/faults/test_pool_kill_loop.py tests/faults/test_layers.py tests/faults/test_pulls.py tests/soak
 	TASKD_SOAK_SURVIVORS=$${TASKD_SOAK_SURVIVORS:-200} $(BIN)/pytest -s tests/faults/test_survival.py
 	$(BIN)/pytest -s tests/faults/four_machines.py
 

@@ -29,6 +29,8 @@ stretch_deadlines()
 collect_ignore = [] if "TASKD_ADDRESS" in os.environ else ["composed"]
 # They need a machine that is theirs alone, which vm/test_machine.py makes.
 collect_ignore += [] if "TASKD_VM" in os.environ else ["vm/guest"]
+# They take minutes: `make soak`.
+collect_ignore += [] if "TASKD_SOAK_CONTAINERS" in os.environ else ["soak"]
 
 
 _CLONE_NEWNS = 0x20000

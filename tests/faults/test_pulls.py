@@ -18,7 +18,7 @@ from harness.registry import Image, Registry, layer, program
 
 pytestmark = [
     pytest.mark.skipif("TASKD_VM" in os.environ, reason="there is no docker-registry"),
-    pytest.mark.timeout(600 if "TASKD_SOAK_CONTAINERS" in os.environ else 300),
+    pytest.mark.timeout(1800 if "TASKD_SOAK_CONTAINERS" in os.environ else 300),
 ]
 
 KILLS = 20 if "TASKD_SOAK_CONTAINERS" in os.environ else 5
