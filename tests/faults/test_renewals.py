@@ -21,9 +21,12 @@ from taskd.proto.taskd.v1 import RenewShimsRequest, ShimsStub
 CONTAINERS = 8
 AT_ONCE = 4
 LINES = 40
-pytestmark = pytest.mark.skipif(
-    not pidfd.tells_exits(), reason="needs Linux 6.15: containers end with their shim"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not pidfd.tells_exits(), reason="needs Linux 6.15: containers end with their shim"
+    ),
+    pytest.mark.timeout(300),
+]
 
 
 class Undisturbed(Survivor):

@@ -109,11 +109,11 @@ def objects(lines: str) -> list[dict[str, Any]]:
 @pytest.mark.skipif(
     not pidfd.tells_exits(), reason="needs Linux 6.15: containers end with their shim"
 )
+@pytest.mark.timeout(300)
 def test_fresh_processes(surviving: Run, namespace: str, rootfs: Path) -> None:
     run = surviving
     for name, runtime in (("go", GO), ("one", OURS), ("two", OURS)):
         run("run", "-d", "--name", name, "--runtime", runtime, rootfs, "/bin/sleep", "1000")
-    pids = json.loads(run("inspect", "one").stdout)
 
     def processes() -> dict[str, int]:
         return {
@@ -132,7 +132,6 @@ def test_fresh_processes(surviving: Run, namespace: str, rootfs: Path) -> None:
         assert f": {after[name]} goes on\n" in told
     assert after["go"] == before["go"]
     assert f"{before['go']} {namespace}/go: left as it is: it is no shim on taskd.shim" in told
-    assert json.loads(run("inspect", "one").stdout) == pids
 
     # By what lives in it, or by its pid.
     (told_of,) = objects(run("shims", "renew", "one", "--json").stdout)
@@ -148,7 +147,6 @@ def test_fresh_processes(surviving: Run, namespace: str, rootfs: Path) -> None:
     assert not left["renewed"]
     assert "no shim on taskd.shim" in left["reason"]
     assert "shim of task three: not found" in run("shims", "renew", "three", status=1).stderr
-    assert "shim with pid 1: not found" in run("shims", "renew", "1", status=1).stderr
 
 
 def test_no_fresh_processes(run: Run, rootfs: Path) -> None:

@@ -45,9 +45,12 @@ OCI, PROCESS = "io.taskd.oci.v1", "io.taskd.process.v1"
 OLD = "0.0.9"
 SECONDS = 60.0
 SCRIPT = "trap 'echo bye; exit {status}' TERM; echo begun; while :; do sleep 0.1; done"
-pytestmark = pytest.mark.skipif(
-    not pidfd.tells_exits(), reason="needs Linux 6.15: containers end with their shim"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not pidfd.tells_exits(), reason="needs Linux 6.15: containers end with their shim"
+    ),
+    pytest.mark.timeout(300),
+]
 
 
 def copied(folder: Path, version: str) -> Path:
