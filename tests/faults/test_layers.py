@@ -27,9 +27,13 @@ from taskd.proto.containerd.types import Descriptor, Mount
 
 NAMESPACE = "layers"
 GZIP = f"{LAYER}+gzip"
-KILLS = 20 if "TASKD_SOAK_CONTAINERS" in os.environ else 3
-ENTRIES = 1_000_000 if "TASKD_SOAK_CONTAINERS" in os.environ else 20_000
+SOAK = "TASKD_SOAK_CONTAINERS" in os.environ
+KILLS = 20 if SOAK else 5
+ENTRIES = 1_000_000 if SOAK else 20_000
 SEED = 7
+
+# A million entries take minutes, most of them for the archive.
+pytestmark = [pytest.mark.timeout(1800)] if SOAK else []
 
 
 @pytest.fixture(scope="module")
