@@ -6,7 +6,7 @@ import asyncio
 import enum
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 import anyio
@@ -165,6 +165,18 @@ class Task:
         if not state.pid:
             raise Unknown("the shim died while it was starting it")
         return state.pid
+
+    async def checkpoint(self, path: str, options: TypedValue | None) -> None:
+        """Write it down into the folder `path`. When this is over nobody writes there any more."""
+        try:
+            await self.api.checkpoint(path, options)
+        except ttrpc.ConnectionClosed:
+            # Whoever goes on, or cleans up, ends what the shim that has died had begun.
+            with suppress(TaskdError):
+                await self.api.state("")
+            if self.fate is Fate.LOST:
+                await self.end()
+            raise
 
     async def delete_process(self, exec_id: str) -> Exit:
         """Remove a process that has exited, of whose task the shim and the bundle stay."""

@@ -139,12 +139,12 @@ class Adopter:
             container.init = init = processes[""]
             if init.status is Status.DELETED:
                 raise Unknown("it is deleted")
+            await container.adopt([each for each in processes.values() if each.id])
             if init.doing in ("pause", "resume"):
                 # Nobody knows how far that came: it runs, and a client may ask again.
                 with suppress(Exception):
                     await container.resume()
                 init.begun()
-            await container.adopt([each for each in processes.values() if each.id])
         except BaseException:
             for process in processes.values():
                 await process.release(0)
@@ -170,6 +170,8 @@ class Adopter:
                 process.stopped(Ended(UNSEEN, time.time_ns()))
         if slots:
             streams = Streams.recovered(slots, process.id, self._reaper, process.opened)
+            if known.doing == "start":
+                streams.hold()
             process.recover(slots, streams)
 
 
@@ -197,11 +199,10 @@ def _begun(task: Task) -> Iterator[betterproto2.Message]:
 
 def _settle(process: Process) -> None:
     """What was being started when the shim died, and of which nobody knows more, has not been."""
-    if process.status is Status.CREATED and process.doing:
-        if process.id:
-            # It may have run, which it must not do twice.
-            process.stopped(Ended(UNSEEN, time.time_ns()))
-        process.doing = ""
+    if process.status is Status.CREATED and process.doing and process.id:
+        # It may have run, which it must not do twice.
+        process.stopped(Ended(UNSEEN, time.time_ns()))
+    process.doing = ""
     if process.status is not Status.CREATED and process.streams is not None:
         process.streams.handed()
     if process.status in _LIVE and process.pid and process.pidfd < 0:

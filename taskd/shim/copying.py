@@ -45,7 +45,8 @@ class _State(enum.Enum):
 class Copy:
     """Copies what comes from `source` to `target`, both of which it closes in the end.
 
-    Between two pipes, nothing is in this process on its way: if it is killed, nothing is lost.
+    From a pipe or a file into a pipe, nothing is in this process on its way: if it is killed,
+    nothing is lost.
 
     A target that takes no more for now stops the reading: whoever writes has to wait. What a file
     does not take, on a full disk, is dropped, and the log says how much. Either end may be a file
@@ -72,7 +73,8 @@ class Copy:
         self._state = _State.NEW
         self._frozen = False
         self._rest = bytearray()
-        self._pipes = all(stat.S_ISFIFO(os.fstat(each).st_mode) for each in (source, target))
+        # The kernel moves it.
+        self._splices = _is(stat.S_ISFIFO, target) and _is(_can_be_spliced, source)
         # There is something in the source pipe, and no room in the target.
         self._full = False
         # Bytes that have gone: those that were written, and those that were dropped.
@@ -143,7 +145,7 @@ class Copy:
     def cut(self) -> None:
         """Take what the source has now, and close it."""
         if self.started:
-            self._pipes = False  # what it has is to be here
+            self._splices = False  # what it has is to be here
             self._catch_up()
             self._close_source()
             self._go_on()
@@ -193,7 +195,7 @@ class Copy:
         holding = self._state is _State.HOLDING
         if self._source < 0 or (self._rest and not holding):
             return False
-        if self._pipes and not holding:
+        if self._splices and not holding:
             return self._splice()
         try:
             data = os.read(self._source, _CHUNK)
@@ -213,7 +215,7 @@ class Copy:
         return bool(data)
 
     def _splice(self) -> bool:
-        """Move a piece from one pipe to the other; False if nothing has been moved."""
+        """Move a piece into the target pipe; False if nothing has been moved."""
         self._full = False
         try:
             moved = os.splice(self._source, self._target, _CHUNK, flags=os.SPLICE_F_NONBLOCK)
@@ -224,6 +226,11 @@ class Copy:
             return False
         except BrokenPipeError:
             moved = 0  # there will be nobody to write to
+        except OSError as exc:
+            if exc.errno != errno.EINVAL:
+                raise
+            self._splices = False  # a file that is none, such as some in /proc
+            return self._read()
         if not moved:
             self._close_source()
             return False
@@ -334,6 +341,14 @@ class Copy:
         self.done.set()
         if self._at_end is not None:
             self._at_end()
+
+
+def _is(kind: Callable[[int], bool], descriptor: int) -> bool:
+    return kind(os.fstat(descriptor).st_mode)
+
+
+def _can_be_spliced(mode: int) -> bool:
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
 
 
 async def readable(descriptor: int) -> None:

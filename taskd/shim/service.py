@@ -413,7 +413,11 @@ class TaskService:
             if task.init.status is Status.CREATED:
                 raise Unknown("cannot checkpoint a task in created state")
             task.init.refuse("checkpoint", Status.STOPPED, of="container")
-            await task.container.checkpoint_to(request.path, from_any(request.options))
+            task.init.begins("checkpoint")
+            try:
+                await task.container.checkpoint_to(request.path, from_any(request.options))
+            finally:
+                task.init.gives_up()
         return Empty()
 
     # --- questions ------------------------------------------------------------------------

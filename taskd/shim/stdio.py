@@ -29,6 +29,7 @@ from taskd.slots import Slots
 __all__ = ["Pipes", "Stdio", "Streams", "keep_rest"]
 
 _NAMES = ("standard input", "standard output", "standard error")
+_ERROR = 2
 # Of slots in which what is open is kept; there are "stdin" and "logger" besides, and numbers.
 _END, _SOURCE, _TARGET, _REST = "end.", ".source", ".target", ".rest"
 _AT_ONCE = os.O_NONBLOCK | os.O_NOCTTY
@@ -135,9 +136,8 @@ class Streams:
             given[number] = target = _output(path, own, doing)
             if pipes is not None:
                 reader, given[number] = pipes.open(own)
-                # What a runtime has to say may be more than a pipe takes.
                 about = f"{id}: {_NAMES[number]} to {path}"
-                self._copy(number, own.give(reader), own.give(target), about).hold()
+                self._copy(number, own.give(reader), own.give(target), about)
         if stdio.stdin:
             self.has_input = True
             given[0], self._stdin = _input(stdio.stdin, own)
@@ -146,6 +146,7 @@ class Streams:
                 given[0], target = pipes.open(own)
                 about = f"{id}: {_NAMES[0]} from {stdio.stdin}"
                 self._copy(0, own.give(source), own.give(target), about)
+        self.hold()
         if null not in given:
             own.drop(null)
         self.descriptors = (given[0], given[1], given[2])
@@ -160,7 +161,7 @@ class Streams:
     ) -> Streams:
         """Those of another shim, from what was `kept`, which is taken out of `slots`.
 
-        What was copied is read, and written when `handed` is called.
+        What was copied is copied on when `handed` is called.
         """
         streams = cls(changed)
         own = streams._own
@@ -181,8 +182,6 @@ class Streams:
             if source >= 0 and target >= 0:
                 copy = streams._copy(number, source, target, f"{id}: {_NAMES[number]}")
                 copy.put(streams.rests.pop(number, b""))
-                if number:
-                    copy.hold()
             elif max(source, target) >= 0:  # the end of the other one had been read
                 os.close(max(source, target))
         return streams
@@ -212,6 +211,14 @@ class Streams:
     def _tell(self) -> None:
         if self.changed is not None:
             self.changed()
+
+    def hold(self) -> None:
+        """Take what a runtime says on the standard error, which may be more than a pipe takes.
+
+        It is written when `handed` is called: if the runtime fails it is not the process's.
+        """
+        if _ERROR in self._copies:
+            self._copies[_ERROR].hold()
 
     def handed(self) -> None:
         """The process has its descriptors: let go of ours, and copy from now on."""

@@ -238,10 +238,10 @@ class TaskService:
         container = self._containers.get(namespace, container_id)
         path = checkpoint_path(container.runtime_name, options)
         if path:
-            await task.api.checkpoint(path, options)
+            await task.checkpoint(path, options)
             return []
         return await self._checkpoints.store(
-            namespace, container.spec, lease, lambda folder: task.api.checkpoint(folder, options)
+            namespace, container.spec, lease, lambda folder: task.checkpoint(folder, options)
         )
 
     async def update(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ from taskd.proto.containerd.services.tasks.v1 import (
 __all__ = ["OCI", "PROCESS", "Survivor"]
 
 OCI, PROCESS = "io.taskd.oci.v1", "io.taskd.process.v1"
+_STATUSES = [each for each in range(1, 255) if each != 128 + signal.SIGKILL]
+"""Neither that of one that was killed, nor that of one whose end nobody saw."""
 _GONE = (StreamTerminatedError, OSError, asyncio.TimeoutError)
 
 
@@ -42,7 +45,7 @@ class Survivor:
         self, daemon: Taskd, namespace: str, rootfs: Path, number: int, runtime: str, lines: int
     ) -> None:
         self.id = f"c{number}"
-        self.status = 1 + number % 120
+        self.status = _STATUSES[number % len(_STATUSES)]
         """Its own, with which it ends."""
         self.broken_off = False
         """Nobody answered a Create that had been asked for."""
@@ -113,4 +116,4 @@ class Survivor:
                 pass
             except _GONE:
                 self.broken_off |= method == "create"
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.1)

@@ -16,33 +16,17 @@ import pytest
 from faults.lifecycles import told
 from faults.survivors import OCI, PROCESS, Survivor
 from grpclib.exceptions import GRPCError, StreamTerminatedError
-from harness.containers import spec
 from harness.daemons import Taskd, client
 from harness.leaks import descriptors, leaving_nothing, traces
 from harness.real import need
 
-from taskd import pidfd, procfs
-from taskd.proto.containerd.services.containers.v1 import (
-    Container,
-    ContainerRuntime,
-    ContainersStub,
-    CreateContainerRequest,
-    DeleteContainerRequest,
-)
-from taskd.proto.containerd.services.tasks.v1 import (
-    CreateTaskRequest,
-    DeleteTaskRequest,
-    GetRequest,
-    KillRequest,
-    ListTasksRequest,
-    StartRequest,
-    TasksStub,
-    WaitRequest,
-)
+from taskd import pidfd
+from taskd.proto.containerd.services.tasks.v1 import ListTasksRequest, TasksStub
 from taskd.proto.containerd.v1.types import Status
 
 CONTAINERS = int(os.environ.get("TASKD_SOAK_SURVIVORS", "12"))
-AT_ONCE = 8
+AT_ONCE = max(8, CONTAINERS // 5)
+"""Of which several processes of a pool are full, in the long form."""
 TIMEOUT = 120 + CONTAINERS * 5
 LINES = 30
 EACH = 5
@@ -156,48 +140,6 @@ async def test_shims_are_killed_again_and_again(
         await disturb(asyncio.create_task(run()), random.Random(seed), strike)
     print(dict(kills), sum(each.broken_off for each in survivors))
     check(daemon, namespace, survivors)
-    assert kills["shim"] >= (30 if CONTAINERS >= 200 else 1)
-
-
-@pytest.mark.parametrize("surviving", [3], indirect=True, ids=["pools of three"])
-async def test_one_that_is_stopped_and_then_killed(
-    surviving: Taskd, namespace: str, rootfs: Path
-) -> None:
-    """Its containers wait as long as it is stopped, nobody else's, and then they go on."""
-    daemon = surviving
-    with leaving_nothing(daemon, namespace):
-        async with client(daemon.address, namespace) as channel:
-            tasks = TasksStub(channel)
-
-            async def run(name: str) -> int:
-                runtime = ContainerRuntime(name=PROCESS)
-                command = spec(rootfs, ["/bin/sleep", "1000"])
-                record = Container(id=name, runtime=runtime, spec=command)
-                await ContainersStub(channel).create(CreateContainerRequest(container=record))
-                await tasks.create(CreateTaskRequest(container_id=name))
-                return (await tasks.start(StartRequest(container_id=name))).pid
-
-            async def state(name: str) -> tuple[int, Status]:
-                process = (await tasks.get(GetRequest(container_id=name))).process
-                assert process is not None
-                return process.pid, process.status
-
-            names = ["one", "two", "three"]
-            pids = {name: await run(name) for name in names}
-            parents = {procfs.stat(pid).parent for pid in pids.values()}
-            assert len(parents) == 1
-            stopped = parents.pop()
-            os.kill(stopped, signal.SIGSTOP)
-            try:
-                pids["four"] = await run("four")
-                assert await state("four") == (pids["four"], Status.RUNNING)
-                assert await state("one") == (0, Status.UNKNOWN)
-            finally:
-                os.kill(stopped, signal.SIGKILL)
-            for name, pid in pids.items():
-                assert await state(name) == (pid, Status.RUNNING)
-                await tasks.kill(KillRequest(container_id=name, signal=signal.SIGKILL))
-                answer = await tasks.wait(WaitRequest(container_id=name))
-                assert answer.exit_status == 128 + signal.SIGKILL
-                await tasks.delete(DeleteTaskRequest(container_id=name))
-                await ContainersStub(channel).delete(DeleteContainerRequest(id=name))
+    long = CONTAINERS >= 200
+    assert kills["shim"] >= (30 if long else 1)
+    assert kills["daemon"] >= (10 if long and daemon_too else 0)

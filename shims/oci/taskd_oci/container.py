@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from taskd import moves
+from taskd import moves, procfs
 from taskd.errors import NotFound, TaskdError, Unknown
 from taskd.shim import Container, Process, Sandbox
 from taskd_oci.runtime import Failed, Runtime, default_root, runtime_features
@@ -122,7 +122,8 @@ class Oci(Container):
         import tempfile
 
         pid_file = self._pid_file(process)
-        with tempfile.NamedTemporaryFile("w", prefix="runc-process", suffix=".json") as spec:
+        # In the bundle, so that it goes with that if this process is killed.
+        with tempfile.NamedTemporaryFile("w", dir=self.bundle, suffix=".json") as spec:
             json.dump(process.spec, spec)
             spec.flush()
             command = ["exec", "--process", spec.name, "--detach", "--pid-file", str(pid_file)]
@@ -138,11 +139,14 @@ class Oci(Container):
                 pid_file.unlink(missing_ok=True)
 
     async def adopt(self, execs: Sequence[Process]) -> None:
-        starting = [each for each in (self.init, *execs) if each.doing == "start"]
-        if not starting:
-            return
-        await self._calls_end()
-        for process in starting:
+        processes = (self.init, *execs)
+        if self.init.doing == "checkpoint":
+            await self._give_up_checkpoint()
+        if any(each.doing for each in processes):
+            await self._calls_end()
+        for process in processes:
+            if process.doing != "start":
+                continue
             if process is not self.init:
                 with suppress(OSError, ValueError):
                     process.pid = int(self._pid_file(process).read_text())
@@ -160,11 +164,27 @@ class Oci(Container):
             raise Unknown(f"OCI runtime state failed: {exc}") from exc
         return found
 
+    async def _give_up_checkpoint(self) -> None:
+        """End one that a shim has begun which has died: nobody takes it, and it may end all this.
+
+        Without the runtime, CRIU lets the container go on, and ends.
+        """
+        import asyncio
+
+        helpers = []
+        for pid, words in self.runtime.calls():
+            if b"checkpoint" in words:
+                helpers += [each for each in procfs.processes() if each.parent == pid]
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        while any(map(_lives, helpers)):  # noqa: ASYNC110
+            await asyncio.sleep(_CALL_SECONDS)
+
     async def _calls_end(self) -> None:
         """Wait until the runtime has come to an end with what a shim that has died had it do."""
         import asyncio
 
-        while any(b"checkpoint" not in words for _, words in self.runtime.calls()):  # noqa: ASYNC110
+        while any(self.runtime.calls()):  # noqa: ASYNC110
             await asyncio.sleep(_CALL_SECONDS)
 
     def _pid_file(self, process: Process) -> Path:
@@ -335,6 +355,14 @@ def _settings(options: TypedValue | None) -> Options:
         return decode(Options, options.value)
     except MalformedMessage as exc:
         raise Unknown(f"the runtime's options: {exc}") from exc
+
+
+def _lives(known: procfs.Stat) -> bool:
+    try:
+        now = procfs.stat(known.pid)
+    except OSError:
+        return False
+    return now.started == known.started and now.state != "Z"
 
 
 def _kill_error(words: str) -> TaskdError:
