@@ -65,6 +65,8 @@ class Case:
         self.calls: deque[str] = deque(maxlen=_CALLS_KEPT)
         """What was called last, and what came."""
         self.differences: list[Difference] = []
+        self.environment: dict[str, str] = {}
+        """What its shims have in theirs besides."""
         self.had_container: set[str] = set()
         """Ids of the containers that there are, or were."""
         self.orphaned_sockets: set[str] = set()
@@ -192,6 +194,7 @@ class Case:
             "NAMESPACE": name,
             "TMPDIR": str(self._traces.temporary),
             **({"MAX_SHIM_VERSION": max_version} if max_version else {}),
+            **self.environment,
         }
         called = f"the command {' '.join((self.subject.path.name, *flags))}"
         try:

@@ -20,11 +20,11 @@ from taskd.runtime.generation import Generation
 from taskd.runtime.shim import Tenant
 from taskd.runtime.store import DescriptorStore
 
-__all__ = ["Heir", "Survival"]
+__all__ = ["RECORD", "Heir", "Survival"]
 
 log = logging.getLogger(__name__)
 
-_RECORD = "shim-record"
+RECORD = "shim-record"
 """In a bundle: its shim can be gone on with."""
 _LEAVE_SECONDS = 2.0
 """For a dead process to hang up: what it has forked may hold its connection for a moment."""
@@ -59,7 +59,7 @@ class Survival:
             for tenant in tenants
             if tenant.binary is not None
             and not tenant.shim.foreign
-            and (tenant.bundle.path / _RECORD).exists()
+            and (tenant.bundle.path / RECORD).exists()
         ]
 
     async def heir(

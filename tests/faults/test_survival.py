@@ -18,6 +18,7 @@ from faults.survivors import OCI, PROCESS, Survivor
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 from harness.daemons import Taskd, client
 from harness.leaks import descriptors, leaving_nothing, traces
+from harness.pace import SLOWER
 from harness.real import need
 
 from taskd import pidfd
@@ -25,11 +26,11 @@ from taskd.proto.containerd.services.tasks.v1 import ListTasksRequest, TasksStub
 from taskd.proto.containerd.v1.types import Status
 
 CONTAINERS = int(os.environ.get("TASKD_SOAK_SURVIVORS", "12"))
-AT_ONCE = max(8, CONTAINERS // 5)
-"""Of which several processes of a pool are full, in the long form."""
-TIMEOUT = 120 + CONTAINERS * 5
+AT_ONCE = max(8, CONTAINERS // 10)
+"""In the long form, of each runtime a whole process's."""
+TIMEOUT = (120 + CONTAINERS * 5) * SLOWER
 LINES = 30
-EACH = 5
+EACH = max(5, CONTAINERS // 16)
 """Containers that come to their end between two deaths of the daemon."""
 pytestmark = pytest.mark.skipif(
     not pidfd.tells_exits(), reason="needs Linux 6.15: containers end with their shim"

@@ -9,6 +9,7 @@ from taskd.check.themes import (  # noqa: F401, I001 - in the order in which the
     events,
     concurrency,
     death,
+    adoption,
     malformed,
     groups,
     sandboxes,

@@ -141,6 +141,9 @@ async def test_what_is_left_is_found_and_swept_up(monkeypatch: pytest.MonkeyPatc
         (case.folder / "tmp" / "pty123").mkdir()
         child = subprocess.Popen(["/bin/sleep", "60"], env={"TASKD_CHECK": case.namespace})
         children.append(child)
+        # It has no words of its own before its exec is complete.
+        while not Path(f"/proc/{child.pid}/cmdline").read_bytes():
+            await asyncio.sleep(0.01)
 
     checked, leaks = await run(SUBJECT, [check(play)])
     assert checked.outcome is Outcome.PASSED
@@ -178,6 +181,7 @@ def test_names_are_unique_and_each_module_has_added_its_checks() -> None:
         "events",
         "concurrency",
         "death and delete",
+        "adoption",
         "malformed ttrpc",
         "groups",
         "sandboxes",
