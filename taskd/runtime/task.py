@@ -18,7 +18,7 @@ from taskd.runtime.shim import Shim, State, Tenant
 from taskd.runtime.types import CreateOptions, Exit, Key, Status, Stdio, TaskState
 from taskd.types import TypedValue
 
-__all__ = ["Fate", "Observer", "Process", "Task"]
+__all__ = ["Fate", "Observer", "Process", "Task", "Watch"]
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +33,21 @@ class Fate(enum.Enum):
     """Its shim died, or did not know it."""
 
 
+class Watch:
+    """Somebody waits for the exit of a process, to tell of it."""
+
+    def __init__(self) -> None:
+        self.scope = anyio.CancelScope()
+        self.ended = anyio.Event()
+        """It has been told, or will not be."""
+
+
 class Process:
     """What taskd itself has seen of a process."""
 
     def __init__(self) -> None:
         self.pid = 0
+        self.watch: Watch | None = None
         self.begun = False
         """It was started, or it is not known that this failed."""
         self._starting = 0
@@ -124,6 +134,11 @@ class Task:
 
     def process(self, exec_id: str) -> Process:
         return self._processes.setdefault(exec_id, Process())
+
+    @property
+    def watches(self) -> dict[str, Watch]:
+        """Those that there are of its processes, by the exec's id."""
+        return {name: each.watch for name, each in self._processes.items() if each.watch}
 
     async def state(self, exec_id: str, *, timeout: float) -> TaskState:
         """State of a process. A shim that has gone has no processes: `NotFound`."""

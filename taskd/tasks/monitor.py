@@ -40,7 +40,7 @@ from taskd.proto.containerd.events import (
 )
 from taskd.proto.containerd.runc.v1 import ProcessDetails
 from taskd.runtime.client import mount_messages
-from taskd.runtime.task import Fate, Task
+from taskd.runtime.task import Fate, Process, Task, Watch
 from taskd.runtime.types import CreateOptions, Exit, Key, Status, Stdio, TaskState
 from taskd.wellknown import pack, timestamp
 
@@ -61,14 +61,6 @@ _Step = Callable[[], Awaitable[None]]
 _Event = tuple[str, betterproto2.Message]
 
 
-class _Watch:
-    """A Wait kept open at a shim."""
-
-    def __init__(self) -> None:
-        self.scope = anyio.CancelScope()
-        self.ended = anyio.Event()
-
-
 class _Steps:
     """What is to be told of a task, one step after the other."""
 
@@ -85,7 +77,6 @@ class Monitor:
         self._bus = bus
         self._journal = journal
         self._group = group
-        self._watched: dict[tuple[Task, str], _Watch] = {}
         self._steps: dict[tuple[str, str], _Steps] = {}
         # Found at start-up, and not watched yet; None once all have been found.
         self._found: list[tuple[Task, bool]] | None = []
@@ -123,9 +114,8 @@ class Monitor:
     async def deleted(self, task: Task, found: Exit | None) -> None:
         await self._hear_execs(task)
         # First, lest one that comes late takes the end of a deleted process for news.
-        for watched, exec_id in list(self._watched):
-            if watched is task:
-                self._unwatch(task, exec_id)
+        for exec_id in task.watches:
+            self._unwatch(task, exec_id)
         await self._end(task.namespace, task.id, found, answered=found is not None)
 
     async def lost(self, key: Key, found: Exit) -> None:
@@ -198,9 +188,10 @@ class Monitor:
     # --- exits ----------------------------------------------------------------------------
 
     def _watch(self, task: Task, exec_id: str) -> None:
-        if (task, exec_id) not in self._watched:
-            watch = self._watched[task, exec_id] = _Watch()
-            self._group.start_soon(self._await_exit, task, exec_id, watch)
+        process = task.process(exec_id)
+        if process.watch is None:
+            process.watch = Watch()
+            self._group.start_soon(self._await_exit, task, exec_id, process, process.watch)
 
     def _watch_memory(self, task: Task) -> None:
         if not task.api.tells_oom:
@@ -216,14 +207,16 @@ class Monitor:
                     await self._tell(task, [("/tasks/oom", TaskOom(container_id=task.id))])
 
     def _unwatch(self, task: Task, exec_id: str) -> None:
-        if watch := self._watched.pop((task, exec_id), None):
-            watch.scope.cancel()
+        process = task.process(exec_id)
+        if process.watch is not None:
+            process.watch.scope.cancel()
+            process.watch = None
 
-    async def _await_exit(self, task: Task, exec_id: str, watch: _Watch) -> None:
+    async def _await_exit(self, task: Task, exec_id: str, process: Process, watch: Watch) -> None:
         try:
             with watch.scope:
                 found = await task.wait(exec_id)
-                await task.process(exec_id).settled()
+                await process.settled()
                 if not exec_id:
                     await self._hear_execs(task)
                 if task.fate is Fate.MADE or (exec_id and task.fate is Fate.DELETED):
@@ -236,8 +229,8 @@ class Monitor:
                     *(exec_id or "the init process", task.namespace, task.id, exc),
                 )
         finally:
-            if self._watched.get((task, exec_id)) is watch:
-                del self._watched[task, exec_id]
+            if process.watch is watch:
+                process.watch = None
             watch.ended.set()
 
     async def _hear_execs(self, task: Task) -> None:
@@ -247,8 +240,8 @@ class Monitor:
         a pid namespace the shim kills them only once the init process has ended.
         """
         with anyio.move_on_after(_LAST_WORDS_SECONDS):
-            for (watched, exec_id), watch in list(self._watched.items()):
-                if watched is task and exec_id:
+            for exec_id, watch in task.watches.items():
+                if exec_id:
                     await watch.ended.wait()
 
     async def _exited(self, task: Task, exec_id: str, found: Exit, *, retire: bool = False) -> None:
