@@ -231,7 +231,9 @@ class TaskManager:
 
     async def _load(self, tenant: Tenant, limiter: anyio.CapacityLimiter) -> None:
         if tenant.binary is None:
-            await self._shims.take_down(tenant, NOT_STARTED)
+            # Whoever makes one of that name now waits until this one has gone.
+            async with self._busy.hold(tenant.key):
+                await self._shims.take_down(tenant, NOT_STARTED)
             return
         async with limiter:
             try:

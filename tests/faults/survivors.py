@@ -88,7 +88,8 @@ class Survivor:
         create = CreateContainerRequest(container=record)
         await self._until(ContainersStub, "create", create, "already exists")
         task = CreateTaskRequest(container_id=self.id, stdout=str(self._fifo))
-        await self._until(TasksStub, "create", task, "already exists")
+        # And not the bundle of one that was half made.
+        await self._until(TasksStub, "create", task, f"task {self.id}: already exists")
         start = StartRequest(container_id=self.id)
         await self._until(TasksStub, "start", start, "already started|stopped|running process")
         for method, request in (
