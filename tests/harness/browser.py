@@ -6,7 +6,9 @@ import asyncio
 import base64
 import itertools
 import json
+import os
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -186,7 +188,11 @@ async def chromium() -> AsyncIterator[Browser]:
             finally:
                 listening.cancel()
     finally:
+        # Its helpers are of its group; as long as one of them lives, it writes into the folder.
         with suppress(ProcessLookupError):
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
-        shutil.rmtree(folder, ignore_errors=True)
+        end = time.monotonic() + _SECONDS
+        while folder.exists() and time.monotonic() < end:
+            shutil.rmtree(folder, ignore_errors=True)
+            await asyncio.sleep(0.05)
