@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -120,6 +121,7 @@ def main() -> int:
         groups = tuple(replace(g, name=g.name + name, tests=(*g.tests, *more)) for g in groups)
     if asked.kernel:
         groups = tuple(replace(group, kernel=asked.kernel) for group in groups)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the table is printed then, too
     state = _state()
     places = {name: Place(_RELEASES[name], state) for name in asked.on or _RELEASES}
     good = True

@@ -100,6 +100,8 @@ def run(
 
 
 def _wait(command: list[str], said: BinaryIO, timeout: float) -> None:
+    # However this process ends, the machine does not outlive it.
+    command = ["setpriv", "--pdeathsig", "KILL", *command]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said) as machine:
         try:
             machine.wait(timeout)
