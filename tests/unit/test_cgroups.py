@@ -90,7 +90,7 @@ async def test_usage_of_runtime_v1_is_of_the_version_that_there_is(
     monkeypatch.setattr(v2.Cgroup, "of", lambda _: v2.Cgroup(tmp_path))
     bundle = Bundle("some", "one", tmp_path)
     task = LinuxTaskClient(Mock(), bundle, Bootstrap("unix://none", "ttrpc", 1), Mock())
-    told = await task.stats()
+    told = await task.stats(timeout=1.0)
     assert told is not None
     found = unpack(told)
     assert isinstance(found, v2.Metrics)
