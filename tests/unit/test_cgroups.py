@@ -23,6 +23,16 @@ def lay_out(folder: Path, files: Mapping[str, str]) -> Path:
     return folder
 
 
+def test_rdma_is_told_of_where_there_is_none(tmp_path: Path) -> None:
+    """Empty, as containerd's shim has it."""
+    assert v2.Cgroup(lay_out(tmp_path, {"pids.current": "3"})).stats().rdma == v2.RdmaStat()
+    lay_out(tmp_path, {"rdma.current": "mlx4_0 hca_handle=2 hca_object=2000"})
+    rdma = v2.Cgroup(tmp_path).stats().rdma
+    assert rdma is not None
+    (entry,) = rdma.current
+    assert (entry.device, entry.hca_handles, entry.hca_objects) == ("mlx4_0", 2, 2000)
+
+
 @pytest.mark.parametrize(("limit", "told"), [("max", UNLIMITED), ("0", 0), ("17", 17)])
 def test_limits_of_v2(tmp_path: Path, limit: str, told: int) -> None:
     """None at all is the largest number, which containerd's clients know as that."""
