@@ -88,8 +88,8 @@ SIZE = Program(
 )
 TRAP = Program(
     "trap",
-    "writes the line ready, and ends with 7 at SIGUSR1",
-    "trap 'exit 7' USR1; echo ready; while :; do sleep 0.05; done",
+    "writes the line ready, and, at SIGUSR1, the line ended, and ends with 7",
+    "trap 'echo ended; exit 7' USR1; echo ready; while :; do sleep 0.05; done",
 )
 RAISE = Program("raise NUMBER", "ends by that signal, sent to itself", 'kill -"$1" $$')
 SPAWN = Program(

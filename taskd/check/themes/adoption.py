@@ -8,6 +8,7 @@ expected is in docs/shims.md, "When a shim dies".
 from __future__ import annotations
 
 import json
+import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ import anyio
 
 from taskd import pidfd, slots
 from taskd.check.case import Case
+from taskd.check.programs import CAT, EXIT, SIZE, TRAP
 from taskd.check.registry import NotApplicable, Play, Theme
 from taskd.check.shim import CALL_SECONDS, Task, until
 from taskd.check.traces import alive
@@ -26,8 +28,6 @@ from taskd.runtime.survival import RECORD
 from taskd.runtime.types import Key
 
 theme = Theme("adoption")
-
-_ENDS = "trap 'echo ended; exit 7' TERM; echo begun; while :; do sleep 0.05; done"
 
 
 class Daemon:
@@ -114,15 +114,15 @@ async def _is(case: Case, task: Task, status: Status, exec_id: str = "", pid: in
 @_check("kill -9 of the shim, and adopt: a container that runs, and ends later")
 async def _(case: Case, daemon: Daemon) -> None:
     out = case.output()
-    task = await case.running(_ENDS, stdout=str(out.path))
-    case.true(await out.until(b"begun\n", CALL_SECONDS), "the output", "begun", str(out.data))
+    task = await case.running(TRAP, stdout=str(out.path))
+    case.true(await out.until(b"ready\n", CALL_SECONDS), "the output", "ready", str(out.data))
     for _ in range(2):
         await daemon.bereave(task)
         await _is(case, task, Status.RUNNING)
-    await task.kill(15)
+    await task.kill(signal.SIGUSR1)
     case.equal("Wait", 7, await task.wait())
     case.true(await out.until(b"ended\n", CALL_SECONDS), "the output", "ended", str(out.data))
-    case.equal("the output", b"begun\nended\n", out.data)
+    case.equal("the output", b"ready\nended\n", out.data)
     case.equal("Delete", 7, (await task.delete()).exit_status)
     kept = daemon.store.has(Key(case.namespace, task.id))
     case.true(not kept, "Delete", "that nothing of it is kept", "that there is")
@@ -137,7 +137,7 @@ async def _(case: Case, daemon: Daemon) -> None:
 
 @_check("kill -9 of the shim, and adopt: one that was not started yet")
 async def _(case: Case, daemon: Daemon) -> None:
-    task = await case.created("exit 8")
+    task = await case.created(EXIT(8))
     daemon.claims(task)
     if not task.pid:
         raise NotApplicable("there is no process before Start")
@@ -162,12 +162,12 @@ async def _(case: Case, daemon: Daemon) -> None:
 async def _(case: Case, daemon: Daemon) -> None:
     task = await case.running()
     daemon.claims(task)
-    await task.exec("two", _ENDS)
-    await task.exec("three", "exit 9")
+    await task.exec("two", TRAP)
+    await task.exec("three", EXIT(9))
     pid = await task.start("two")
     await daemon.bereave(task)
     await _is(case, task, Status.RUNNING, "two", pid)
-    await task.kill(15, "two")
+    await task.kill(signal.SIGUSR1, "two")
     case.equal("Wait of the exec", 7, await task.wait("two"))
     case.equal("Delete of the exec", 7, (await task.delete("two")).exit_status)
     await task.start("three")
@@ -177,22 +177,22 @@ async def _(case: Case, daemon: Daemon) -> None:
 @_check("kill -9 of the shim, and adopt: an end that comes between the two")
 async def _(case: Case, daemon: Daemon) -> None:
     out = case.output()
-    task = await case.running(_ENDS, stdout=str(out.path))
-    case.true(await out.until(b"begun\n", CALL_SECONDS), "the output", "begun", str(out.data))
+    task = await case.running(TRAP, stdout=str(out.path))
+    case.true(await out.until(b"ready\n", CALL_SECONDS), "the output", "ready", str(out.data))
     await daemon.kill(task)
-    case.kill(task.pid, 15)
-    case.true(await until(lambda: not alive(task.pid)), "SIGTERM", "its end", "none")
+    case.kill(task.pid, signal.SIGUSR1)
+    case.true(await until(lambda: not alive(task.pid)), "SIGUSR1", "its end", "none")
     await daemon.adopt(task)
     case.equal("Wait", 7, await task.wait())
     await _is(case, task, Status.STOPPED)
     case.true(await out.until(b"ended\n", CALL_SECONDS), "the output", "ended", str(out.data))
-    case.equal("the output", b"begun\nended\n", out.data)
+    case.equal("the output", b"ready\nended\n", out.data)
 
 
 @_check("kill -9 of the shim, and adopt: what is fed, and CloseIO")
 async def _(case: Case, daemon: Daemon) -> None:
     source, out = case.input(), case.output()
-    task = await case.running("cat; exit 5", stdin=str(source.path), stdout=str(out.path))
+    task = await case.running(CAT(5), stdin=str(source.path), stdout=str(out.path))
     wanted = b""
     for number in range(3):
         piece = b"%d\n" % number * 1000
@@ -209,13 +209,13 @@ async def _(case: Case, daemon: Daemon) -> None:
 @_check("kill -9 of the shim, and adopt: a terminal")
 async def _(case: Case, daemon: Daemon) -> None:
     source, out = case.input(), case.output()
-    command = "stty -echo; echo begun; while read line; do stty size; echo got $line; done"
-    task = await case.running(command, terminal=True, stdin=str(source.path), stdout=str(out.path))
-    case.true(await out.until(b"begun\r\n", CALL_SECONDS), "the output", "begun", str(out.data))
+    task = await case.running(SIZE, terminal=True, stdin=str(source.path), stdout=str(out.path))
+    source.write(b"one\n")
+    case.true(await out.until(b"size ", CALL_SECONDS), "the terminal", "size", str(out.data))
     await daemon.bereave(task)
     await task.call("ResizePty", width=81, height=25)
-    source.write(b"there\n")
-    wanted = b"25 81\r\ngot there\r\n"
+    source.write(b"two\n")
+    wanted = b"size 25 81\r\n"
     case.true(await out.until(wanted, CALL_SECONDS), "the terminal", str(wanted), str(out.data))
 
 
