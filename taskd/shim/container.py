@@ -192,7 +192,7 @@ class Container:
 
         By default: kill what `spawn` had started. What is mounted on ``rootfs`` is unmounted after.
         """
-        leftovers.kill(bundle)
+        leftovers.end(bundle)
 
     # --- what helps an author -------------------------------------------------------------
 

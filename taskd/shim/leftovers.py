@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 import zlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
@@ -19,6 +20,7 @@ from taskd.procfs import Stat
 
 __all__ = [
     "RECORD",
+    "end",
     "exit_of",
     "init_pid",
     "kill",
@@ -32,6 +34,8 @@ _INIT = "init.pid"
 _STARTED = "processes"
 RECORD = "shim-record"
 """What is known of a container: `taskd.shim.record`."""
+_DYING_SECONDS = 2.0
+"""containerd gives all of ``delete`` five."""
 _ENDED = (3, -1)
 """`Status.STOPPED` and `Status.DELETED`."""
 
@@ -71,6 +75,17 @@ def note(bundle: Path, pid: int) -> None:
 def kill(bundle: Path) -> None:
     """Kill all members of the sessions that were noted."""
     _kill(_noted(bundle))
+
+
+def end(bundle: Path) -> None:
+    """Kill them, and wait until they hold nothing any more, such as a mount; for two seconds.
+
+    It blocks.
+    """
+    kill(bundle)
+    latest = time.monotonic() + _DYING_SECONDS
+    while any(each.state != "Z" for each in members(bundle)) and time.monotonic() < latest:
+        time.sleep(0.005)
 
 
 def kill_strangers(bundle: Path, known: Collection[int]) -> None:

@@ -137,7 +137,7 @@ class Sandbox:
 
         Its containers have been cleaned up after. By default: kill what was noted as started.
         """
-        leftovers.kill(bundle)
+        leftovers.end(bundle)
 
     # --- what helps an author -------------------------------------------------------------
 
