@@ -182,6 +182,9 @@ async def test_our_metrics_are_what_the_newer_shim_measures(
 ) -> None:
     async with client(daemon.address, namespace) as channel:
         pid = await start(channel, rootfs, "/bin/sleep", "1000", runtime="io.containerd.runc.v2")
+        with anyio.fail_after(20):  # runc's own threads are there until it is the program
+            while not Path(f"/proc/{pid}/comm").read_text().startswith("sleep"):
+                await anyio.sleep(0.05)
         metrics = (await TasksStub(channel).metrics(MetricsRequest())).metrics
         theirs = measured(metrics[0].data)
         ours: typing.Any = cgroups.of(pid).stats()
