@@ -31,6 +31,8 @@ LINE = 16 << 10
 IDLE_MS = 200
 """A line that has no end by then is written as it is: a prompt, for one."""
 
+_EARLIER_SECONDS = 5.0
+
 _STREAMS = {3: "stdout", 4: "stderr"}
 
 
@@ -97,9 +99,21 @@ class _File:
     def _open(self) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._fd = os.open(self._path, flags, 0o640)
-        fcntl.lockf(self._fd, fcntl.LOCK_EX, 1, _THERE)
+        self._take()
         self.busy(True)
         self._size = os.fstat(self._fd).st_size
+
+    def _take(self) -> None:
+        """An earlier one of the same container may be about to end; nobody else is to be here."""
+        latest = time.monotonic() + _EARLIER_SECONDS
+        while True:
+            try:
+                fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _THERE)
+                return
+            except (BlockingIOError, PermissionError):
+                if time.monotonic() > latest:
+                    sys.exit(f"{NAME}: {self._path}: another logger writes to it")
+            time.sleep(0.02)
 
     def busy(self, busy: bool) -> None:
         """There is something that is read and not written yet, or there is not."""

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from importlib import import_module
 from pathlib import Path
 
-from taskd.cli.numbers import count
+from taskd.cli.numbers import count, port
 from taskd.extras import missing
 
 __all__ = ["add"]
@@ -82,7 +82,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], run: Run)
     top.add_argument("--delay", type=float, default=1.0, metavar="SECONDS", help="(1)")
     ui = command("ui", "ui", "ui", "serve a page to watch tasks on, and act on them")
     ui.add_argument("-n", dest="namespace", metavar="NAME", help="the same as --namespace")
-    ui.add_argument("--port", type=int, default=0, metavar="N", help="of 127.0.0.1; a free one")
+    ui.add_argument("--port", type=port, default=0, metavar="N", help="of 127.0.0.1; a free one")
     ui.add_argument("--no-open", action="store_true", help="only print its link")
     images = command("images", "looking", "images", "list images")
     images.add_argument("-q", "--quiet", action="store_true", help="only names")

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sysconfig
+import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -38,13 +39,16 @@ class Entry:
 
 
 def usual(namespace: str, id: str) -> Path:  # noqa: A002
-    """The file for a container's output: ``ID-json.log``, as with Docker, in its own folder."""
+    """A new file for a container's output: ``ID-json.log``, as with Docker, in a folder of its own.
+
+    Its name is nobody else's: another daemon may have a container of that namespace and id.
+    """
     if os.geteuid() == 0:
         base = Path("/var/lib/taskd-logs")
     else:
         data = os.environ.get("XDG_DATA_HOME") or Path("~/.local/share").expanduser()
         base = Path(data, "taskd-logs")
-    return base / namespace / id / f"{id}-json.log"
+    return base / namespace / f"{id}-{uuid.uuid4().hex[:8]}" / f"{id}-json.log"
 
 
 def uri(path: Path, *, max_size: int = 0, max_files: int = 0) -> str:

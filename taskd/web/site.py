@@ -40,6 +40,7 @@ _EVENTS = 500
 """Of the past, that a page begins with."""
 _LINES = 2000
 _OUTPUT_SECONDS = 0.1
+_ANSWER_SECONDS = 5.0
 _PROCESSES_SECONDS = 2.0
 _RETRY_SECONDS = 1.0
 _PING_SECONDS = 15.0
@@ -277,9 +278,15 @@ class Site:
     async def _act(self, request: web.Request) -> web.StreamResponse:
         act = await self._action(request)
         with _refusing():
-            await act(await self._client.get(request.match_info["id"]))
+            await act(await self._there(request.match_info["id"]))
         self._watch.hurry()
         return web.json_response({})
+
+    async def _there(self, id: str) -> Container:  # noqa: A002
+        """The container. What is asked of a daemon that is away is not done when it is back."""
+        with anyio.move_on_after(_ANSWER_SECONDS):
+            return await self._client.get(id)
+        raise Unavailable("the daemon does not answer, and nothing was done", verbatim=True)
 
     async def _action(self, request: web.Request) -> _Act:
         name = request.match_info["action"]

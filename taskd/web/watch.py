@@ -21,6 +21,8 @@ from taskd.wellknown import nanoseconds
 __all__ = ["Watch"]
 
 SECONDS = 1.0
+_SHIMS_SECONDS = 5.0
+"""A task may be another process's by then, which goes on with it."""
 KEPT = 120
 """Measurements of each task that graphs are drawn of."""
 
@@ -38,6 +40,7 @@ class Watch:
         self._past: dict[str, deque[tuple[float | None, int | None]]] = {}
         self._shims: dict[str, int] = {}
         self._known: dict[str, tuple[Container, dict[str, Any]]] = {}
+        self._shims_at = -_SHIMS_SECONDS
         self._has_shims = True
         self.tasks: Sequence[dict[str, Any]] = []
         """What they are: this changes when something happens."""
@@ -87,7 +90,8 @@ class Watch:
     async def _measure(self) -> None:
         try:
             rows = await self._sampler.sample()
-            if any(not self._shims.get(row.id) for row in rows):
+            old = time.monotonic() > self._shims_at + _SHIMS_SECONDS
+            if old or any(not self._shims.get(row.id) for row in rows):
                 await self._find_shims()
         except (TaskdError, OSError) as exc:
             self.trouble = errors.words(exc)
@@ -132,6 +136,7 @@ class Watch:
     async def _find_shims(self) -> None:
         if not self._has_shims:
             return
+        self._shims_at = time.monotonic()
         if not (has := await self._client.is_taskd()):
             self._has_shims = has
             return

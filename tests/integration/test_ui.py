@@ -238,8 +238,15 @@ async def test_a_daemon_and_a_server_that_go_and_come_back(
             await page.shows("daemon away", "#link")
             await page.shows("The daemon does not answer", "#trouble")
             assert "stays" in await page.text("tbody")  # as it was
+            # What cannot be done now is not done later.
+            await page.evaluate("location.hash = '#/task/stays'")
+            await page.click("[data-action=kill]")
+            await page.click("#ask [type=submit]")
+            await page.shows("nothing was done", "#said")
+            await page.evaluate("location.hash = '#/'")
             daemon.start()
             await page.until(LIVE)
+            await page.shows("running", "tr[data-id=stays]")
             assert await page.evaluate("document.querySelector('#trouble').hidden")
             # Each event once, those of the time before included.
             await client.run(rootfs, ["/bin/sh", "-c", "exit 4"], id="new")

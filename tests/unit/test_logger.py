@@ -101,6 +101,21 @@ def test_files_are_put_aside(tmp_path: Path) -> None:
     assert len(kept) > 20
 
 
+def test_two_loggers_of_one_file(tmp_path: Path) -> None:
+    """The second waits for the first, if that ends soon, and says so if not."""
+    path = tmp_path / "log"
+    with running(path) as one:
+        wait_for(path, "stdout", [])
+        command = ["bash", "-c", 'exec 3</dev/null 4</dev/null 5>/dev/null; exec "$@"', "-"]
+        second = [*command, *LOGGER, "path", str(path)]
+        done = subprocess.run(second, stderr=subprocess.PIPE, text=True, timeout=60)
+        assert done.returncode == 1
+        assert done.stderr == f"{logger.NAME}: {path}: another logger writes to it\n"
+        later = subprocess.Popen(second)
+        assert one.end() == 0
+        assert later.wait(60) == 0
+
+
 def test_whether_all_has_been_written(tmp_path: Path) -> None:
     path = tmp_path / "log"
     assert logger.settled(path)
