@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+import anyio
 import pytest
 
 from taskd.errors import NotFound
@@ -101,6 +102,17 @@ async def test_nothing_is_read_outside_of_it(rootfs: Path) -> None:
                     await container.start()
 
 
+async def test_an_interrupt_at_any_time(rootfs: Path) -> None:
+    """Of the engine's own start, too."""
+    async with daemon() as taskd:
+        for milliseconds in range(0, 100, 5):
+            async with taskd.container(RUNTIME, ["/loop.wat"], rootfs=rootfs) as container:
+                await container.start()
+                await anyio.sleep(milliseconds / 1000)
+                await container.kill(signal.SIGINT)
+                assert (await container.wait()).code == 130
+
+
 async def test_signals_and_execs(rootfs: Path) -> None:
     async with daemon() as taskd:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
@@ -108,6 +120,5 @@ async def test_signals_and_execs(rootfs: Path) -> None:
                 await container.start()
                 execed = await container.exec(["/loop.wat"])
                 await container.kill(number)
-                # One that has not come so far as to handle SIGINT ends by Python's hand.
                 assert (await container.wait()).code == 128 + number
                 assert (await execed.wait()).code == 137

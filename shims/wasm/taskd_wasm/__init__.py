@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,9 +28,13 @@ class Wasm(Container):
         files = [str(self.rootfs), f"/proc/self/fd/{module}"]
         command = [sys.executable, "-I", str(ENGINE), *files]
         env = {"SPEC": json.dumps(self.spec | {"process": process.spec})}
+        # Python makes an exception of SIGINT while it still starts, and of that the status 1: the
+        # engine lets it in when it has said that it ends the process.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             return await self.spawn(command, process, env=env, cwd="/", pass_fds=[module])
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             os.close(module)
 
 

@@ -11,6 +11,7 @@ rootfs, path = sys.argv[1:]
 spec = json.loads(os.environ["SPEC"])
 memory = ((spec.get("linux") or {}).get("resources") or {}).get("memory") or {}
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own waits until the module returns
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 wasi = WasiConfig()
 wasi.argv = spec["process"]["args"]
 wasi.env = [each.partition("=")[::2] for each in spec["process"].get("env") or ()]
