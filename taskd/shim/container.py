@@ -208,12 +208,16 @@ class Container:
         env: Mapping[str, str] | None = None,
         cwd: str | os.PathLike[str] | None = None,
         pass_fds: Sequence[int] = (),
+        blocked: Sequence[int] = (),
     ) -> int:
         """Start a program as `process`, in a session of its own, with its streams or a terminal.
 
-        It has the descriptors `pass_fds` as well, under their numbers.
+        It has the descriptors `pass_fds` as well, under their numbers. The signals `blocked` wait
+        until it lets them in.
         Returns its pid. Raises `Unknown` if there is no such program.
         """
+        from signal import SIG_BLOCK, SIG_SETMASK, pthread_sigmask
+
         from taskd import inherited
         from taskd.shim.console import open_terminal
 
@@ -221,6 +225,7 @@ class Container:
         if process.stdio.terminal:
             master, slave = open_terminal()
             descriptors, take_terminal = (slave, slave, slave), _take_terminal
+        mask = pthread_sigmask(SIG_BLOCK, blocked)
         try:
             started = inherited.popen(
                 command,
@@ -238,6 +243,7 @@ class Container:
                 os.close(master)
             raise Unknown(f"{command[0]}: {(exc.strerror or str(exc)).lower()}") from exc
         finally:
+            pthread_sigmask(SIG_SETMASK, mask)
             if master >= 0:
                 os.close(descriptors[0])
         started.returncode = 0  # the reaper's business

@@ -2,10 +2,10 @@
 
 import json
 import os
-import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from signal import SIGINT
 from typing import NoReturn
 
 from taskd.errors import FailedPrecondition, NotFound
@@ -25,16 +25,14 @@ class Wasm(Container):
             module = self.open_file(process.args[0])
         except OSError as exc:
             raise NotFound(f"module {process.args[0]}") from exc
-        files = [str(self.rootfs), f"/proc/self/fd/{module}"]
-        command = [sys.executable, "-I", str(ENGINE), *files]
+        command = [sys.executable, "-I", str(ENGINE), str(self.rootfs), f"/proc/self/fd/{module}"]
         env = {"SPEC": json.dumps(self.spec | {"process": process.spec})}
-        # Python makes an exception of SIGINT while it still starts, and of that the status 1: the
-        # engine lets it in when it has said that it ends the process.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            return await self.spawn(command, process, env=env, cwd="/", pass_fds=[module])
+            # Python would make SIGINT an exception while it starts, and of that the status 1.
+            return await self.spawn(
+                command, process, env=env, cwd="/", pass_fds=[module], blocked=[SIGINT]
+            )
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             os.close(module)
 
 
