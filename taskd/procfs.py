@@ -57,9 +57,11 @@ def age(pid: int) -> float:
 
 
 def command(pid: int) -> str:
-    """The words that a process was started with. Raises OSError if there is no such process."""
-    words = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
-    return b" ".join(words).decode(errors="replace")
+    """The words that a process was started with; empty if there is no such process any more."""
+    with suppress(OSError):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+        return b" ".join(words).decode(errors="replace")
+    return ""
 
 
 def processes() -> Iterator[Stat]:

@@ -18,7 +18,7 @@ from subprocess import PIPE
 
 import anyio
 
-from taskd.cli.trace import Shown, trace
+from taskd.cli.trace import Shown, timed, trace
 from taskd.config import Config, ShimsConfig
 from taskd.errors import InvalidArgument, words
 from taskd.plugins import GROUP
@@ -284,5 +284,4 @@ def _say_block(lines: Sequence[str]) -> None:
 
 def _say(text: str) -> None:
     """A line among those of the trace."""
-    clock = f"{datetime.now().astimezone():%H:%M:%S.%f}"[:12]
-    print(f"{clock} {'':>10} {printable(text)}", flush=True)
+    print(timed(datetime.now().astimezone(), "", printable(text)), flush=True)

@@ -58,8 +58,7 @@ def _row(container: Container, whole: bool) -> Sequence[str]:
         command = f"{command[: _COMMAND - 1]}…"
     created = (time.time_ns() - nanoseconds(container.record.created_at)) / _NS
     pid = str(container.pid) if status_of(container) in ("running", "paused") else ""
-    image = container.image or container.spec.get("root", {}).get("path", "")
-    words = _words(container)
+    words, image = _words(container), container.source
     return container.id, image, command, f"{ago(created)} ago", words, pid, container.runtime
 
 
@@ -68,7 +67,7 @@ def _summary(container: Container) -> dict[str, Any]:
     ended = task is not None and task.status == Status.STOPPED
     return {
         "id": container.id,
-        "image": container.image or container.spec.get("root", {}).get("path", ""),
+        "image": container.source,
         "command": container.spec.get("process", {}).get("args", []),
         "created": digits(nanoseconds(container.record.created_at), "T") + "Z",
         "status": status_of(container),

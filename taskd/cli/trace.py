@@ -20,7 +20,7 @@ from taskd.plain import line
 from taskd.printable import printable
 from taskd.proto.taskd.v1 import FollowRequest
 
-__all__ = ["Shown", "play", "trace"]
+__all__ = ["Shown", "play", "timed", "trace"]
 
 _ARROWS = {
     "CLIENT": "client ->",
@@ -88,7 +88,6 @@ class Shown:
         return json.dumps(entry) if self.as_json else text
 
     def _text(self, entry: dict[str, Any], took: str, message: Any, *, ended: bool = False) -> str:
-        clock = f"{_moment(entry).astimezone():%H:%M:%S.%f}"[:12]
         about = "/".join(filter(None, (entry.get("namespace"), entry.get("task"))))
         arrow = "client <-" if ended and entry["way"] == "CLIENT" else _ARROWS[entry["way"]]
         method = entry["method"].split(".")[-1]
@@ -96,7 +95,13 @@ class Shown:
         if not self.whole and len(words) > _SHOWN:
             words = f"{words[:_SHOWN]}…"
         parts = (arrow, method, printable(about), entry.get("code"), words)
-        return f"{clock} {took:>10} {' '.join(filter(None, parts))}"
+        return timed(_moment(entry), took, " ".join(filter(None, parts)))
+
+
+def timed(moment: datetime, took: str, text: str) -> str:
+    """A line of a trace: when, how long that took, and what it was."""
+    clock = f"{moment.astimezone():%H:%M:%S.%f}"[:12]
+    return f"{clock} {took:>10} {text}"
 
 
 def _moment(entry: dict[str, Any]) -> datetime:

@@ -89,6 +89,12 @@ class Container(Process):
         return self.record.image
 
     @property
+    def source(self) -> str:
+        """That name, or the path of its root filesystem."""
+        path: str = self.spec.get("root", {}).get("path", "")
+        return self.image or path
+
+    @property
     def labels(self) -> Mapping[str, str]:
         return self.record.labels
 

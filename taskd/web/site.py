@@ -255,7 +255,7 @@ class Site:
             except (TaskdError, OSError):
                 await stream.send("processes", [])
             else:
-                await stream.send("processes", [(pid, _command_of(pid)) for pid in pids])
+                await stream.send("processes", [(pid, procfs.command(pid)) for pid in pids])
             await anyio.sleep(_PROCESSES_SECONDS)
 
     async def _task(self, request: web.Request) -> web.StreamResponse:
@@ -266,7 +266,7 @@ class Site:
         return web.json_response(
             {
                 "id": container.id,
-                "image": container.image or container.spec.get("root", {}).get("path", ""),
+                "image": container.source,
                 "runtime": container.runtime,
                 "created": nanoseconds(record.created_at) // 10**6,
                 "labels": dict(container.labels),
@@ -356,9 +356,3 @@ def _exec(event: Event) -> str:
     message = event.message
     found = getattr(message, "exec_id", "") or getattr(message, "id", "")
     return "" if found == event.container_id else str(found)
-
-
-def _command_of(pid: int) -> str:
-    with suppress(OSError):
-        return procfs.command(pid)
-    return ""

@@ -41,7 +41,7 @@ class Watch:
         self._shims: dict[str, int] = {}
         self._known: dict[str, tuple[Container, dict[str, Any]]] = {}
         self._shims_at = -_SHIMS_SECONDS
-        self._has_shims = True
+        self._has_shims: bool | None = None
         self.tasks: Sequence[dict[str, Any]] = []
         """What they are: this changes when something happens."""
         self.use: dict[str, Any] = {}
@@ -117,7 +117,7 @@ class Watch:
         container = row.container
         return {
             "id": row.id,
-            "image": container.image or container.spec.get("root", {}).get("path", ""),
+            "image": container.source,
             "command": row.command,
             "created": nanoseconds(container.record.created_at) // 10**6,
             "runtime": Path(container.runtime).name,
@@ -134,11 +134,10 @@ class Watch:
         }
 
     async def _find_shims(self) -> None:
-        if not self._has_shims:
-            return
         self._shims_at = time.monotonic()
-        if not (has := await self._client.is_taskd()):
-            self._has_shims = has
+        if self._has_shims is None:
+            self._has_shims = await self._client.is_taskd()
+        if not self._has_shims:
             return
         found = (await ShimsStub(self._client.channel).list(ListShimsRequest())).shims
         self._shims = {

@@ -244,7 +244,7 @@ class Details(Screen[None]):
             except TaskdError as exc:
                 lines = [errors.words(exc)]
             else:
-                lines = [f"{pid:8}  {_command_of(pid)}" for pid in found]
+                lines = [f"{pid:8}  {procfs.command(pid)}" for pid in found]
             log.clear()
             for text in lines:
                 log.write(printable(text))
@@ -275,12 +275,6 @@ class Details(Screen[None]):
                 log.write(printable(entry.text.removesuffix("\n")))
         except (TaskdError, OSError) as exc:
             log.write(printable(errors.words(exc)))
-
-
-def _command_of(pid: int) -> str:
-    with suppress(OSError):
-        return procfs.command(pid)
-    return ""
 
 
 def _cells(row: Row) -> list[Text]:
