@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import signal
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from taskd.proto.containerd.services.tasks.v1 import (
     WaitRequest,
 )
 
-__all__ = ["OCI", "PROCESS", "Survivor"]
+__all__ = ["OCI", "PROCESS", "Survivor", "all_live"]
 
 OCI, PROCESS = "io.taskd.oci.v1", "io.taskd.process.v1"
 _STATUSES = [each for each in range(1, 255) if each != 128 + signal.SIGKILL]
@@ -118,3 +119,14 @@ class Survivor:
             except _GONE:
                 self.broken_off |= method == "create"
             await asyncio.sleep(0.1)
+
+
+async def all_live(survivors: Iterable[Survivor], at_once: int) -> None:
+    """Have each of them live, so many `at_once`."""
+    waiting = iter(survivors)
+
+    async def work() -> None:
+        for each in waiting:
+            await each.live()
+
+    await asyncio.gather(*(work() for _ in range(at_once)))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from faults.lifecycles import told
-from faults.survivors import OCI, PROCESS, Survivor
+from faults.survivors import OCI, PROCESS, Survivor, all_live
 from harness.daemons import Taskd, client
 from harness.leaks import leaving_nothing
 from harness.real import need
@@ -54,17 +54,8 @@ async def test_nobody_notices(daemon: Taskd, namespace: str, rootfs: Path) -> No
     ]
     renewed = Counter[str]()
 
-    async def run() -> None:
-        waiting = list(reversed(survivors))
-
-        async def work() -> None:
-            while waiting:
-                await waiting.pop().live()
-
-        await asyncio.gather(*(work() for _ in range(AT_ONCE)))
-
     with leaving_nothing(daemon, namespace):
-        running = asyncio.create_task(run())
+        running = asyncio.create_task(all_live(survivors, AT_ONCE))
         async with client(daemon.address, namespace) as channel:
             while not running.done():
                 async for answer in ShimsStub(channel).renew(RenewShimsRequest()):

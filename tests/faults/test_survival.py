@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from faults.lifecycles import told
-from faults.survivors import OCI, PROCESS, Survivor
+from faults.survivors import OCI, PROCESS, Survivor, all_live
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 from harness.daemons import Taskd, client
 from harness.leaks import descriptors, leaving_nothing, traces
@@ -128,17 +128,9 @@ async def test_shims_are_killed_again_and_again(
                 os.kill(moments.choice(found), signal.SIGKILL)
                 kills["shim"] += 1
 
-    async def run() -> None:
-        waiting = list(reversed(survivors))
-
-        async def work() -> None:
-            while waiting:
-                await waiting.pop().live()
-
-        await asyncio.gather(*(work() for _ in range(AT_ONCE)))
-
     with leaving_nothing(daemon, namespace):
-        await disturb(asyncio.create_task(run()), random.Random(seed), strike)
+        living = asyncio.create_task(all_live(survivors, AT_ONCE))
+        await disturb(living, random.Random(seed), strike)
     print(dict(kills), sum(each.broken_off for each in survivors))
     check(daemon, namespace, survivors)
     long = CONTAINERS >= 200
