@@ -133,14 +133,20 @@ async def test_a_client_that_goes_and_a_process_that_is_killed(
     with Taskd(tmp_path / "t") as daemon:
         async with client(daemon.address, NAMESPACE) as channel:
             digest = await put(channel, layer)
-            with pytest.raises(TimeoutError):
-                await apply(channel, digest, tmp_path / "late", timeout=0.2)
+
+            async def worker() -> int:
+                while not (found := list(workers(daemon))):
+                    await anyio.sleep(0.01)
+                return found[0]
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(apply, channel, digest, tmp_path / "late")
+                await worker()
+                group.cancel_scope.cancel()
             nothing_is_left(daemon)
 
             async def kill() -> None:
-                while not (found := list(workers(daemon))):
-                    await anyio.sleep(0.01)
-                os.kill(found[0], signal.SIGKILL)
+                os.kill(await worker(), signal.SIGKILL)
 
             async with anyio.create_task_group() as group:
                 group.start_soon(kill)

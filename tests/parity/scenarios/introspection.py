@@ -108,7 +108,9 @@ async def other_options(r: Recorder) -> None:
 async def deprecations(r: Recorder) -> None:
     async def told() -> None:
         found = await r.stub(IntrospectionStub).server(protobuf.Empty())
-        r.note(str([(each.id, r.shown(each.last_occurrence)) for each in found.deprecations]))
+        # In the order of a map, which in Go is another one each time.
+        warnings = sorted(found.deprecations, key=lambda each: each.id)
+        r.note(str([(each.id, r.shown(each.last_occurrence)) for each in warnings]))
 
     await told()
     for number, name in enumerate(
