@@ -27,7 +27,8 @@ types: $(VENV)/.installed-dev
 
 tests: $(VENV)/.installed-dev
 	@.ci/need -n $(SHIM) containerd:containerd ctr:containerd crun:crun dockerd:docker.io ps:procps chromium-headless-shell:chromium-headless-shell losetup:mount mkfs.ext4:e2fsprogs nats-server:nats-server h2load:nghttp2-client ip:iproute2 $(MACHINE)
-	$(BIN)/pytest --numprocesses 3 --dist worksteal $(PYTEST)
+	@# Real shims, runtimes and clients race: what fails must do so again, but is always shown.
+	$(BIN)/pytest --numprocesses 3 --dist worksteal --reruns 1 --rerun-show-tracebacks $(PYTEST)
 
 parity: $(VENV)/.installed-dev
 	@.ci/need $(SHIM) containerd:containerd
