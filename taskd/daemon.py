@@ -62,7 +62,7 @@ from taskd.metadata import (
 from taskd.nats.settings import CURSOR
 from taskd.observe.setup import Observed, observed
 from taskd.qos import Qos
-from taskd.restarts import RestartMonitor
+from taskd.restarts import Removals, RestartMonitor
 from taskd.runtime import client
 from taskd.runtime.binary import Daemon
 from taskd.runtime.generation import V1_RUNTIME, Generation, later
@@ -234,10 +234,15 @@ async def running(config: Config) -> AsyncIterator[None]:
             restarts = RestartMonitor(
                 ContainerStore(database), tasks, snapshotters, bus, config.restart.interval
             )
+            removals = Removals(ContainerStore(database), tasks, snapshotters, bus)
             if sink is not None:
                 group.start_soon(sink.run)
             try:
-                async with watch.scraped(journal, bus, tasks.usage), restarts.running():
+                async with (
+                    watch.scraped(journal, bus, tasks.usage),
+                    restarts.running(),
+                    removals.running(),
+                ):
                     yield
             finally:
                 with anyio.CancelScope(shield=True):

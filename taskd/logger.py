@@ -19,7 +19,7 @@ import time
 from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 
-__all__ = ["NAME", "main", "rotated", "settled"]
+__all__ = ["NAME", "main", "remove", "rotated", "settled"]
 
 NAME = "taskd-logger"
 
@@ -44,6 +44,17 @@ def rotated(path: Path) -> list[Path]:
         return []
     numbered = [each for each in names if each.suffix[1:].isdecimal()]
     return sorted(numbered, key=lambda each: -int(each.suffix[1:]))
+
+
+def remove(path: Path) -> None:
+    """Remove what has been kept in `path`, and the folders that are empty with that."""
+    for each in [*rotated(path), path]:
+        each.unlink(missing_ok=True)
+    for folder in list(path.parents)[:2]:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
 
 
 def settled(path: Path) -> bool:

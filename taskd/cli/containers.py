@@ -157,7 +157,7 @@ def _add_process(parser: argparse.ArgumentParser) -> None:
 def _add_run(parser: argparse.ArgumentParser) -> None:
     _add_process(parser)
     parser.add_argument("--name", metavar="NAME", help="of the container; made up by default")
-    parser.add_argument("--rm", action="store_true", help="remove it in the end; not with -d")
+    parser.add_argument("--rm", action="store_true", help="remove it when it has ended")
     _add_many(parser, ("-v", "--volume"), "SOURCE:DEST[:ro]", "what of this machine it has")
     _add_many(parser, ("--tmpfs",), "DEST[:OPTIONS]", "a tmpfs in it")
     _add_many(parser, ("-l", "--label"), "NAME=VALUE", "of the container")

@@ -14,7 +14,7 @@ from taskd.cli import terminal
 from taskd.client import Client, Container, Limits, Options, Process, connect
 from taskd.client.cleanup import whatever_happens
 from taskd.client.client import is_path
-from taskd.errors import FailedPrecondition, InvalidArgument, NotFound, TaskdError
+from taskd.errors import FailedPrecondition, NotFound, TaskdError
 from taskd.printable import printable
 
 __all__ = ["attach", "execute", "failure", "open_client", "run", "start"]
@@ -47,8 +47,6 @@ async def run(options: Namespace) -> int:
     try:
         if options.tty and not options.detach:
             terminal.require()
-        if options.rm and options.detach:
-            raise InvalidArgument("--rm with -d: nobody is left to remove it", verbatim=True)
         async with open_client(options) as client:
             await _fetch(client, options)
             container = await client.create(options.source, options.args, **_options(options))
@@ -108,6 +106,7 @@ def _options(options: Namespace) -> Options:
         "tty": options.tty,
         "stdin": options.interactive,
         "output": "log" if options.detach else "stream",
+        "remove": options.rm and options.detach,
         "network": options.network,
         "read_only": options.read_only,
         "labels": dict(map(_pair, options.label)),

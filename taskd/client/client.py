@@ -17,10 +17,11 @@ from taskd.client import address as addresses
 from taskd.client import events, images, logs, sandboxes, spec, stores
 from taskd.client.channel import Channel, naming
 from taskd.client.cleanup import Made, whatever_happens
-from taskd.client.container import LOG, Container
+from taskd.client.container import Container
 from taskd.client.stats import Stats
 from taskd.client.streams import Streams
 from taskd.errors import InvalidArgument, NotFound, Unimplemented
+from taskd.labels import LOG, REMOVE
 from taskd.proto.containerd.runc.v1 import Options as RuncOptions
 from taskd.proto.containerd.services.containers.v1 import (
     Container as Record,
@@ -82,6 +83,8 @@ class Options(TypedDict, total=False):
     """Its root filesystem cannot be written to."""
     hostname: str
     labels: Mapping[str, str]
+    remove: bool
+    """The daemon removes it once it has ended, whoever is still there then: taskd's alone."""
     annotations: Mapping[str, str]
     runtime: str
     """A name (``io.example.thing.v1``), or the path of a shim's executable."""
@@ -245,6 +248,11 @@ class Client:
     async def _create(self, source: str | Path, args: Sequence[str], options: Options) -> Container:
         id = options.get("id") or uuid.uuid4().hex[:12]  # noqa: A001
         identifiers.validate(id)
+        if options.get("remove") and not await self.is_taskd():
+            raise Unimplemented(
+                f"the daemon at {self.address} removes no container that has ended: it is no taskd",
+                verbatim=True,
+            )
         chosen: Options = {**options, "id": id}
         if is_path(source):
             rootfs = Path(source).absolute()  # noqa: ASYNC240 - one stat
@@ -282,6 +290,8 @@ class Client:
         output = chosen.get("output", "stream")
         if output == "log":
             labels[LOG] = str(logs.usual(self.namespace, chosen["id"]))
+        if chosen.get("remove"):
+            labels[REMOVE] = "ended"
         given = chosen.get("runtime_options")
         record = Record(
             id=chosen["id"],

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.to_thread
 
+from taskd import logger
 from taskd.client import logs, streams
 from taskd.client.channel import naming
 from taskd.client.cleanup import Made, whatever_happens
-from taskd.client.process import Process
+from taskd.client.process import Exit, Process
 from taskd.client.spec import Amendment, Limits, amended, packed, user_in
 from taskd.client.stats import Stats
 from taskd.errors import FailedPrecondition, NotFound, TaskdError
+from taskd.labels import LOG, REMOVE
 from taskd.proto.containerd.runc.v1 import CheckpointOptions
 from taskd.proto.containerd.services.containers.v1 import (
     Container as Record,
@@ -43,18 +45,15 @@ from taskd.proto.containerd.services.tasks.v1 import (
 from taskd.proto.containerd.types import Descriptor
 from taskd.proto.containerd.v1.types import Process as State
 from taskd.proto.containerd.v1.types import Status
-from taskd.wellknown import pack, to_any
+from taskd.wellknown import nanoseconds, pack, to_any
 
 if TYPE_CHECKING:
     from taskd.client.client import Client
 
-__all__ = ["LOG", "Container"]
+__all__ = ["Container"]
 
 END_SECONDS = 20.0
 """For a container to be killed and deleted in the end; then that is a TimeoutError."""
-
-LOG = "io.taskd.client/log"
-"""Label of a container: the file that what it writes is kept in."""
 
 
 class Container(Process):
@@ -179,6 +178,25 @@ class Container(Process):
                 await whatever_happens(process.leave())
                 raise
         return process
+
+    async def wait(self, timeout: float | None = None) -> Exit:
+        try:
+            return await super().wait(timeout)
+        except NotFound:
+            if REMOVE not in self.labels or (found := await self._told()) is None:
+                raise
+            self._exit = found
+            return found
+
+    async def _told(self) -> Exit | None:
+        """How one has ended that is removed already: the daemon's events have it."""
+        since = nanoseconds(self.record.created_at)
+        exits = 'topic=="/tasks/exit"'
+        found = None
+        async for event in self._client.events(exits, since=since, follow=False):
+            if event.container_id == self.id == getattr(event.message, "id", ""):
+                found = Exit(event.message.exit_status, nanoseconds(event.message.exited_at))  # type: ignore[union-attr]
+        return found
 
     async def attach(self) -> None:
         """Read and write its standard streams here, made by another client, or by this one.
@@ -344,10 +362,11 @@ class Container(Process):
                 await self._client.snapshots(self.record.snapshotter).remove(
                     self.record.snapshot_key
                 )
-        with naming("container", self.id):
+        # The daemon may be about to do it, too.
+        with suppress(NotFound) if REMOVE in self.labels else naming("container", self.id):
             await self._client.containers.delete(DeleteContainerRequest(id=self.id))
         if log := self.labels.get(LOG):
-            logs.remove(Path(log))
+            logger.remove(Path(log))
 
     async def leave(self) -> None:
         """End and remove it, whatever it does. Raises TimeoutError if that takes too long."""

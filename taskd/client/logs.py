@@ -21,7 +21,7 @@ import anyio.to_thread
 from taskd.errors import FailedPrecondition
 from taskd.logger import NAME, rotated, settled
 
-__all__ = ["Entry", "Reader", "remove", "uri", "usual"]
+__all__ = ["Entry", "Reader", "uri", "usual"]
 
 POLL_SECONDS = 0.1
 
@@ -70,17 +70,6 @@ def uri(path: Path, *, max_size: int = 0, max_files: int = 0) -> str:
     if max_files:
         asked["max-file"] = max_files
     return f"binary://{program}?{urlencode(asked)}"
-
-
-def remove(path: Path) -> None:
-    """Remove what has been kept in `path`, and the folders that are empty with that."""
-    for each in [*rotated(path), path]:
-        each.unlink(missing_ok=True)
-    for folder in list(path.parents)[:2]:
-        try:
-            folder.rmdir()
-        except OSError:
-            return
 
 
 class Reader:

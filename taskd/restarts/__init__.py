@@ -1,5 +1,6 @@
-"""The restart monitor: containers whose labels say that they are to run, or not to, do so."""
+"""What labels ask of the daemon: to keep containers running, or to remove what has ended."""
 
 from taskd.restarts.monitor import RestartMonitor
+from taskd.restarts.removals import Removals
 
-__all__ = ["RestartMonitor"]
+__all__ = ["Removals", "RestartMonitor"]

@@ -191,6 +191,23 @@ def until(holds: Callable[[], bool]) -> None:
         time.sleep(0.2)
 
 
+def test_one_in_the_background_that_goes_by_itself(shell: Shell, rootfs: Path) -> None:
+    run = ("run", "--rm", "-d", "--name", "gone", rootfs, "/bin/sh", "-c")
+    if isinstance(shell.daemon, Containerd):
+        done = shell(*run, "true", status=125)
+        assert "removes no container that has ended: it is no taskd" in done.stderr
+        assert shell.ids("-a") == []
+        return
+    assert shell.out(*run, "echo x; read y < /fifo || exit 3") == "gone\n"
+    until(lambda: shell.ids("-a") == [])
+    assert "not found" in shell("logs", "gone", status=1).stderr
+    # What is done to it meanwhile finds it gone, and that is what was wanted.
+    for end in (("stop", "-t", "20"), ("rm", "-f")):
+        shell(*run, "trap 'exit 0' TERM; while true; do sleep 0.05; done")
+        assert shell.out(*end, "gone") == "gone\n"
+        until(lambda: shell.ids("-a") == [])
+
+
 @on_taskd
 def test_some_of_them(shell: Shell, rootfs: Path) -> None:
     for name, label in (("one", "a=1"), ("two", "a=2"), ("three", "b")):
@@ -323,7 +340,6 @@ def test_a_bad_option_is_named(shell: Shell, rootfs: Path) -> None:
         (("--cpus", "inf"), "cpus: inf is no limit"),
         (("--cpus", "-1"), "cpus: -1.0 is no limit"),
         (("-v", "/nosuch:/x"), "/nosuch"),
-        (("-d", "--rm"), "--rm with -d"),
         (("-v", "relative:/x"), "mount 'relative:/x'"),
         (("--name=-bad-",), "-bad-"),
         (("--env-file", "/nosuch"), "/nosuch"),

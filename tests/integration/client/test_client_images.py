@@ -45,6 +45,29 @@ async def test_a_container_of_an_image(client: Client, rootfs: Path) -> None:
         await client.images.get("busy")
 
 
+async def test_one_that_is_removed_when_it_has_ended(
+    client: Client, server: Server, rootfs: Path
+) -> None:
+    await images.put(client, "docker.io/library/busy:latest", rootfs)
+    made = client.run("busy", ["/bin/sh", "-c", "read x; exit 3"], stdin=True, remove=True)
+    if server.is_taskd:
+        async with client.events('topic=="/containers/delete"') as events:
+            container = await made
+            await container.stdin.aclose()
+            assert (await anext(aiter(events))).container_id == container.id
+        assert await client.list() == []
+        found = [each.name for each in await client.snapshots().list()]
+        assert container.id not in found
+        # Who did not wait is told by the journal.
+        assert (await container.wait()).code == 3
+        with pytest.raises(NotFound):
+            await container.state()
+    else:
+        with pytest.raises(Unimplemented, match="it is no taskd"):
+            await made
+    await client.images.remove("busy", sync=True)
+
+
 async def test_archives(client: Client, rootfs: Path, tmp_path: Path) -> None:
     await images.put(client, "docker.io/library/busy:latest", rootfs, Cmd=["/bin/cat", "/second"])
     await client.images.export(tmp_path / "tar", "busy")

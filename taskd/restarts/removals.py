@@ -1,0 +1,158 @@
+"""Containers that are to be gone once they have ended, whoever is still there then.
+
+What ``docker run --rm --detach`` asks of Docker's daemon; containerd's has nothing like it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+from anyio.abc import TaskGroup
+
+from taskd import logger
+from taskd.errors import NotFound, ResourceExhausted, TaskdError
+from taskd.events import Bus
+from taskd.labels import LOG, REMOVE
+from taskd.metadata import Container, ContainerStore
+from taskd.proto.containerd import events
+from taskd.runtime.types import Status, Stdio, TaskState
+from taskd.snapshots import Snapshotter
+from taskd.tasks import TaskService
+from taskd.wellknown import pack, unpack
+
+__all__ = ["Removals"]
+
+_log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 10.0
+"""Between two attempts to remove what could not be removed."""
+
+MAKING_SECONDS = 60.0
+"""After which a container without a task is one that had one, and not one that is being made."""
+
+_FILTER = 'topic=="/tasks/exit"'
+
+
+class Removals:
+    """Removes containers labelled `REMOVE`, with snapshot and log, when their exits are told."""
+
+    def __init__(
+        self,
+        containers: ContainerStore,
+        tasks: TaskService,
+        snapshotters: Mapping[str, Snapshotter],
+        bus: Bus,
+    ) -> None:
+        self._containers = containers
+        self._tasks = tasks
+        self._snapshotters = snapshotters
+        self._bus = bus
+        self._busy: set[tuple[str, str]] = set()
+        self._again: set[tuple[str, str]] = set()
+        """Those whose exit has been told since they were last looked at."""
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """See to what has ended meanwhile, and then to what ends."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._run, group)
+            yield
+            group.cancel_scope.cancel()
+
+    async def _run(self, group: TaskGroup) -> None:
+        while True:
+            async with self._bus.subscribe([_FILTER]) as exits:
+                for namespace, container in self._containers.labelled(REMOVE):
+                    self._begin(group, (namespace, container.id))
+                with suppress(ResourceExhausted):  # of what was missed all are looked at again
+                    while True:
+                        for entry in await exits.next_batch():
+                            event = unpack(entry.envelope.event) if entry.envelope.event else None
+                            # Of execs the id is their own.
+                            if isinstance(event, events.TaskExit) and event.id in (
+                                event.container_id,
+                                "",
+                            ):
+                                name = entry.envelope.namespace, event.container_id
+                                self._begin(group, name)
+
+    def _begin(self, group: TaskGroup, name: tuple[str, str]) -> None:
+        if name in self._busy:
+            self._again.add(name)
+        elif self._wanted(*name):
+            self._busy.add(name)
+            group.start_soon(self._see_to, name)
+
+    def _wanted(self, namespace: str, container_id: str) -> Container | None:
+        """The container, if it is there and labelled."""
+        try:
+            container = self._containers.get(namespace, container_id)
+        except NotFound:
+            return None
+        return container if REMOVE in container.labels else None
+
+    async def _see_to(self, name: tuple[str, str]) -> None:
+        told = done = False
+        try:
+            while container := self._wanted(*name):
+                self._again.discard(name)
+                try:
+                    done = await self._removed(name[0], container)
+                except (TaskdError, OSError) as error:
+                    if not told:
+                        _log.error("removal of %s/%s: %s", *name, error)
+                    told, done = True, False
+                if not done:
+                    await anyio.sleep(RETRY_SECONDS)
+                elif name not in self._again:
+                    return
+        finally:
+            self._busy.discard(name)
+            self._again.discard(name)
+
+    async def _removed(self, namespace: str, container: Container) -> bool:
+        """Remove it if it has ended; False if it is to be looked at again."""
+        state = await self._state(namespace, container.id)
+        if state is None and time.time_ns() - container.created_at < MAKING_SECONDS * 1e9:
+            return False
+        if state is not None and state.status is not Status.STOPPED:
+            return state.status is not Status.UNKNOWN  # it runs: its exit is still to be told
+        with suppress(NotFound):
+            await self._tasks.delete(namespace, container.id)
+        snapshotter = self._snapshotters.get(container.snapshotter)
+        if container.snapshot_key and snapshotter is not None:
+            with suppress(NotFound):
+                await snapshotter.remove(namespace, container.snapshot_key)
+        stdio = state.stdio if state is not None else Stdio()
+        await anyio.to_thread.run_sync(_remove_files, stdio, container.labels.get(LOG, ""))
+        with suppress(NotFound):
+            await self._containers.delete(namespace, container.id)
+            event = events.ContainerDelete(id=container.id)
+            await self._bus.publish(namespace, "/containers/delete", pack(event))
+        _log.debug("%s/%s has ended and is removed", namespace, container.id)
+        return True
+
+    async def _state(self, namespace: str, container_id: str) -> TaskState | None:
+        """None if there is no task."""
+        try:
+            return await self._tasks.get(namespace, container_id, "")
+        except NotFound:
+            return None
+
+
+def _remove_files(stdio: Stdio, log: str) -> None:
+    """Its log, and the FIFOs that a client has left, with their folder if nothing else is in it."""
+    if log:
+        logger.remove(Path(log))
+    for path in map(Path, filter(None, (stdio.stdin, stdio.stdout, stdio.stderr))):
+        if path.is_fifo():
+            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.parent.rmdir()
+                path.parent.parent.rmdir()
