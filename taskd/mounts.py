@@ -10,9 +10,12 @@ import errno
 import os
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, chdir, nullcontext
-from pathlib import Path
 
-from taskd import procfs, rooted
+from taskd import rooted
+
+TYPE_CHECKING = False  # as of `typing`, which a process for a layer does without
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["mount", "mounts_below", "unmount_all", "unmount_below"]
 
@@ -64,7 +67,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def mount(
-    kind: str, source: str, target: Path, options: Iterable[str], *, inside: str = ""
+    kind: str, source: str, target: Path | str, options: Iterable[str], *, inside: str = ""
 ) -> None:
     """Mount as mount(8) would with ``-o options``. Raises OSError.
 
@@ -113,7 +116,7 @@ def mount(
         _mount("", target, inside, "", flags & ~_PROPAGATION | _REMOUNT, "")
 
 
-def _mount(source: str, target: Path, inside: str, kind: str, flags: int, data: str) -> None:
+def _mount(source: str, target: Path | str, inside: str, kind: str, flags: int, data: str) -> None:
     # Looked up anew each time: what has been mounted there is on top.
     with _place(target, inside) as place:
         names = (os.fsencode(each) for each in (source, place, kind))
@@ -122,7 +125,7 @@ def _mount(source: str, target: Path, inside: str, kind: str, flags: int, data: 
             raise OSError(error, os.strerror(error), str(target))
 
 
-def _place(target: Path, inside: str) -> AbstractContextManager[Path]:
+def _place(target: Path | str, inside: str) -> AbstractContextManager[Path | str]:
     return rooted.opened(target, inside) if inside else nullcontext(target)
 
 
@@ -168,6 +171,8 @@ def unmount_all(target: Path, *, lazy: bool = False) -> None:
 
 def mounts_below(folder: Path) -> list[Path]:
     """The mount points at or below `folder`, innermost first."""
+    from taskd import procfs
+
     prefix = str(folder).rstrip("/") + "/"
     points = (each.point for each in procfs.mounts())
     found = [point for point in points if f"{point}/".startswith(prefix)]

@@ -11,7 +11,10 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+
+TYPE_CHECKING = False  # as of `typing`, which a process for a layer does without
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["open_at", "open_file", "opened"]
 
@@ -31,11 +34,13 @@ class _How(ctypes.Structure):
 
 
 @contextmanager
-def opened(root: Path, path: str) -> Iterator[Path]:
+def opened(root: Path | str, path: str) -> Iterator[Path]:
     """Whatever `path` is in `root`, under a name that stays its own as long as it is open.
 
     Raises OSError.
     """
+    from pathlib import Path
+
     descriptor = _open(root, path, os.O_PATH)
     try:
         # Not `self`: mount(8) is another process.
@@ -56,7 +61,7 @@ def open_file(root: Path, path: str) -> int:
     return descriptor
 
 
-def _open(root: Path, path: str, flags: int) -> int:
+def _open(root: Path | str, path: str, flags: int) -> int:
     folder = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         return open_at(folder, path, flags)

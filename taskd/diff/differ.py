@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import anyio
 
@@ -49,7 +48,7 @@ class Differ:
         it has been unpacked.
         """
         done = await self._apply(namespace, layer, mounts, sync=sync)
-        return Descriptor(media.LAYER, done["digest"], done["size"])
+        return Descriptor(media.LAYER, done.digest, done.size)
 
     async def apply_ahead(
         self, namespace: str, layer: Descriptor, mounts: Iterable[Mount]
@@ -62,7 +61,7 @@ class Differ:
         (folder,) = mounts
         upper = Mount("overlay", "overlay", options=(f"upperdir={folder.source}",))
         done = await self._apply(namespace, layer, [upper], ahead=True)
-        return done["digest"] and Descriptor(media.LAYER, done["digest"], done["size"])
+        return Descriptor(media.LAYER, done.digest, done.size) if done.digest else None
 
     async def _apply(
         self,
@@ -72,7 +71,7 @@ class Differ:
         *,
         sync: bool = False,
         ahead: bool = False,
-    ) -> Mapping[str, Any]:
+    ) -> child.Told:
         with ExitStack() as stack:
             try:
                 blob = stack.enter_context(self._content.opened(namespace, layer.digest))
@@ -126,7 +125,7 @@ class Differ:
                     await writer.write(piece)
                     piece = await made.read()
                 if media_type != media.LAYER:
-                    found[UNCOMPRESSED] = made.told["digest"]
+                    found[UNCOMPRESSED] = made.told.digest
                 with suppress(AlreadyExists):
                     try:
                         await writer.commit(0, "", found)

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import ctypes
 import os
-import signal
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
 
 from taskd import mounts
 from taskd.layers.errors import failed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["die_with", "enter", "lonely", "mapped", "mount", "readonly"]
 
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x00020000, 0x10000000
 _MS_REC, _MS_SLAVE = 1 << 14, 1 << 19
 _PR_SET_PDEATHSIG = 1
+_SIGKILL = 9
 _EMPTY = "64m"
 """What fits on no mounts at all."""
 
@@ -30,7 +32,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def die_with(parent: int) -> None:
     """Be killed when the process `parent` ends, which is this one's."""
-    _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    _libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)  # it was quicker
 
@@ -38,7 +40,8 @@ def die_with(parent: int) -> None:
 def mapped() -> bool:
     """Whether this is a user namespace, and not the machine's own."""
     try:
-        return Path("/proc/self/uid_map").read_text().split() != ["0", "0", "4294967295"]
+        with open("/proc/self/uid_map", "rb") as file:
+            return file.read().split() != [b"0", b"0", b"4294967295"]
     except OSError:
         return False
 
@@ -51,9 +54,13 @@ def lonely() -> bool:
         raise failed("failed to unshare mounts", OSError(ctypes.get_errno(), ""))
     try:
         if rootless:
-            Path("/proc/self/setgroups").write_text("deny")
-            Path("/proc/self/uid_map").write_text(f"0 {user} 1")
-            Path("/proc/self/gid_map").write_text(f"0 {group} 1")
+            for name, text in (
+                ("setgroups", "deny"),
+                ("uid_map", f"0 {user} 1"),
+                ("gid_map", f"0 {group} 1"),
+            ):
+                with open(f"/proc/self/{name}", "w") as file:
+                    file.write(text)
         # What others unmount goes here, too, and does not stay busy.
         if _libc.mount(b"none", b"/", None, ctypes.c_ulong(_MS_REC | _MS_SLAVE), None) != 0:
             raise OSError(ctypes.get_errno(), "")
@@ -62,7 +69,7 @@ def lonely() -> bool:
     return rootless
 
 
-def mount(all_of_them: Iterable[dict[str, Any]], place: Path) -> None:
+def mount(all_of_them: Iterable[dict[str, Any]], place: str) -> None:
     """Mount one after another on `place`, a folder. Raises `Refused`."""
     # Below them nobody writes into the folder itself.
     try:

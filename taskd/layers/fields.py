@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from taskd.layers.errors import Refused
 
 __all__ = ["INVALID", "SIZE", "decimal", "nanoseconds", "number", "octal", "text"]
@@ -12,8 +10,6 @@ SIZE = 512
 """Bytes of a header, of which everything is a multiple."""
 INVALID = "archive/tar: invalid tar header"
 _MAX = (1 << 63) - 1
-
-_SECONDS = re.compile(rb"(-?)(\d{1,19})(?:\.(\d*))?", re.ASCII)
 
 
 def text(data: bytes) -> bytes:
@@ -50,8 +46,8 @@ def decimal(value: bytes) -> int:
 
 def nanoseconds(value: bytes) -> int:
     """Seconds with a fraction; what is smaller than a nanosecond is cut off."""
-    found = _SECONDS.fullmatch(value)
-    if found is None:
+    whole, _, fraction = value.removeprefix(b"-").partition(b".")
+    if not whole.isdigit() or len(whole) > 19 or fraction.strip(b"0123456789"):
         raise Refused(INVALID)
-    nanos = int(found[2]) * 10**9 + int((found[3] or b"")[:9].ljust(9, b"0"))
-    return -nanos if found[1] else nanos
+    nanos = int(whole) * 10**9 + int(fraction[:9].ljust(9, b"0"))
+    return -nanos if value.startswith(b"-") else nanos

@@ -1,6 +1,8 @@
 """Bytes in and out of layers: decompression, compression, digests, each in a thread of its own.
 
-The libraries let go of the interpreter while they work, so that a second processor is used.
+The libraries let go of the interpreter while they work, so that a second processor is used. Which
+of them a layer takes is loaded when a `Source` or a `Compressor` is made: that has to be before
+its process has another root.
 """
 
 from __future__ import annotations
@@ -11,21 +13,28 @@ import sys
 from collections.abc import Callable, Iterator
 from queue import Queue
 from threading import Thread
-from typing import Any, Protocol
-
-from isal import igzip_lib, isal_zlib
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 from taskd.layers.errors import UNEXPECTED_EOF, Exhausted, Refused, failed
-from taskd.layers.kinds import GZIP, ZSTD
+from taskd.layers.kinds import GZIP, PLAIN, ZSTD
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Protocol
+
+    class _Decompressor(Protocol):
+        """What both libraries have in common, which is what Python's ``bz2`` began with."""
+
+        @property
+        def eof(self) -> bool: ...
+        @property
+        def needs_input(self) -> bool: ...
+        @property
+        def unused_data(self) -> bytes: ...
+        def decompress(self, data: bytes, max_length: int) -> bytes: ...
+
 
 __all__ = ["Compressor", "Source"]
 
-_IsalError: Any = igzip_lib.IsalError  # of which the stubs know no class
 _GO = {
     "wrapper found": "gzip: invalid header",
     "Incorrect checksum": "gzip: invalid checksum",
@@ -36,23 +45,11 @@ _GO = {
 _GZIP_MAGIC = b"\x1f\x8b\x08"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
-_READ = 256 << 10
-_BLOCK = 256 << 10
+_READ = 128 << 10
+_BLOCK = 128 << 10
 """Bytes that are handed from thread to thread at once."""
 _AHEAD = 4
 """Blocks by which one thread may be ahead of another."""
-
-
-class _Decompressor(Protocol):
-    """What both libraries have in common, which is what Python's ``bz2`` began with."""
-
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def needs_input(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, max_length: int) -> bytes: ...
 
 
 class Source:
@@ -63,7 +60,10 @@ class Source:
     """
 
     def __init__(self, blob: int, *, sniff: bool, limit: int) -> None:
-        """`blob` is a descriptor; with `sniff` it may be compressed, whatever its name says."""
+        """`blob` is a descriptor; with `sniff` it may be compressed, whatever its name says.
+
+        Raises `Refused` if it cannot be read.
+        """
         self.size = 0
         """Bytes that have been decompressed."""
         self._limit = limit
@@ -73,7 +73,9 @@ class Source:
         self._hashed: Queue[bytes] = Queue(_AHEAD)
         self._block = b""
         self._before = self._at = 0
-        Thread(target=self._produce, args=(_blocks(blob, sniff),), daemon=True).start()
+        first = _read(blob)
+        blocks = _blocks(_kind(first) if sniff else PLAIN, blob, first)
+        Thread(target=self._produce, args=(blocks,), daemon=True).start()
         self._hashing = Thread(target=self._digest, daemon=True)
         self._hashing.start()
 
@@ -157,31 +159,45 @@ class Source:
             self._hash.update(block)
 
 
-def _blocks(blob: int, sniff: bool) -> Iterator[bytes]:
-    first = _read(blob)
-    if sniff and first.startswith(_GZIP_MAGIC):
-        yield from _decompressed(GZIP, blob, first, _gunzip)
-    elif sniff and _is_zstd(first):
-        yield from _decompressed(ZSTD, blob, first, zstd.ZstdDecompressor)
-    else:
-        while first:
-            yield first
-            first = _read(blob)
-
-
-def _gunzip() -> _Decompressor:
-    found: _Decompressor = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
-    return found
-
-
-def _is_zstd(first: bytes) -> bool:
-    """A frame, or one that is to be skipped (RFC 8878, 3.1.2)."""
+def _kind(first: bytes) -> str:
+    if first.startswith(_GZIP_MAGIC):
+        return GZIP
+    # A frame, or one that is to be skipped (RFC 8878, 3.1.2).
     skippable = first[1:4] == b"\x2a\x4d\x18" and first[0] & 0xF0 == 0x50
-    return first.startswith(_ZSTD_MAGIC) or (len(first) >= 8 and skippable)
+    if first.startswith(_ZSTD_MAGIC) or (len(first) >= 8 and skippable):
+        return ZSTD
+    return PLAIN
+
+
+def _blocks(kind: str, blob: int, first: bytes) -> Iterator[bytes]:
+    """What is in a blob of which the first bytes have been read."""
+    if kind == GZIP:
+        from isal import igzip_lib
+
+        def gunzip() -> _Decompressor:
+            found: _Decompressor = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+            return found
+
+        isal: Any = igzip_lib  # of whose error the stubs know no class
+        return _decompressed(GZIP, blob, first, gunzip, isal.IsalError)
+    if kind == ZSTD:
+        zstd = _zstd()
+        return _decompressed(ZSTD, blob, first, zstd.ZstdDecompressor, zstd.ZstdError)
+    return _plain(blob, first)
+
+
+def _plain(blob: int, data: bytes) -> Iterator[bytes]:
+    while data:
+        yield data
+        data = _read(blob)
 
 
 def _decompressed(
-    kind: str, blob: int, data: bytes, make: Callable[[], _Decompressor]
+    kind: str,
+    blob: int,
+    data: bytes,
+    make: Callable[[], _Decompressor],
+    broken: type[Exception],
 ) -> Iterator[bytes]:
     """One member, or frame, after another, in blocks of a bounded size."""
     while data or (data := _read(blob)):
@@ -194,10 +210,18 @@ def _decompressed(
                 data = b""
                 if block:
                     yield block
-        except (zstd.ZstdError, _IsalError) as error:
+        except broken as error:
             words = next((go for own, go in _GO.items() if own in str(error)), None)
             raise Refused(words or f"{kind}: corrupt input: {error}") from None
         data = decompressor.unused_data
+
+
+def _zstd() -> Any:
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+    else:
+        from backports import zstd
+    return zstd
 
 
 def _read(blob: int) -> bytes:
@@ -218,9 +242,11 @@ class Compressor:
         self._held = 0
         self._library: Any = None
         if kind == GZIP:
+            from isal import isal_zlib
+
             self._library = isal_zlib.compressobj(isal_zlib.ISAL_DEFAULT_COMPRESSION, wbits=31)
         elif kind == ZSTD:
-            self._library = zstd.ZstdCompressor()
+            self._library = _zstd().ZstdCompressor()
 
     def write(self, data: bytes | memoryview) -> None:
         """Take the next bytes. Raises `Refused`."""

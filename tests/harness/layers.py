@@ -8,7 +8,7 @@ import io
 import os
 import sys
 import tarfile
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd
+
+from taskd.diff.child import Told
 
 __all__ = [
     "LAYER",
@@ -34,7 +36,7 @@ __all__ = [
 ]
 
 LAYER = "application/vnd.oci.image.layer.v1.tar"
-Apply = Callable[..., Awaitable[Mapping[str, Any]]]
+Apply = Callable[..., Awaitable[Told]]
 """What unpacks bytes onto mounts."""
 Member = tuple[tarfile.TarInfo, bytes]
 

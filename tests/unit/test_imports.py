@@ -107,3 +107,18 @@ def test_what_costs_time_is_loaded_by_those_who_speak(module: str) -> None:
     # pytest itself has asyncio, where one of its plugins does.
     allowed = {"asyncio"} if "plugin" in module else set()
     assert heavy & set(done.stdout.split()) <= allowed
+
+
+def test_a_process_for_a_layer_loads_little() -> None:
+    """It imports what it does for each layer anew."""
+    path = [each for each in sys.path if each]
+    script = f"import sys; sys.path = {path}; import taskd.layers.process, taskd.layers.apply"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", f"{script}; print(*sys.modules)"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    loaded = set(done.stdout.split())
+    assert "taskd.layers.streams" in loaded
+    assert not {"site", "typing", "pathlib", "re", "json", "enum", "isal", "backports"} & loaded

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 from harness.layers import Apply
@@ -23,7 +21,7 @@ def apply(tmp_path: Path) -> Apply:
         ahead: bool = False,
         max_size: int = 1 << 30,
         max_entries: int = 1000,
-    ) -> Mapping[str, Any]:
+    ) -> child.Told:
         (tmp_path / "place/left").mkdir(parents=True, exist_ok=True)
         root = tmp_path / "root"
         root.mkdir(exist_ok=True)
