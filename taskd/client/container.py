@@ -22,7 +22,7 @@ from taskd.client.process import Exit, Process
 from taskd.client.spec import Amendment, Limits, amended, packed, user_in
 from taskd.client.stats import Stats
 from taskd.errors import FailedPrecondition, NotFound, TaskdError
-from taskd.labels import LOG, REMOVE
+from taskd.labels import REMOVE, log_of
 from taskd.proto.containerd.runc.v1 import CheckpointOptions
 from taskd.proto.containerd.services.containers.v1 import (
     Container as Record,
@@ -223,16 +223,18 @@ class Container(Process):
         `follow` goes on until it has ended; `tail` is how many of the last lines, `since` a time in
         nanoseconds. Raises `FailedPrecondition`.
         """
-        path = self.labels.get(LOG)
+        path = self._log
         if path is None:
             raise FailedPrecondition(
                 f'container "{self.id}": its output is not kept: it was made in the foreground, '
                 'or without output="log"',
                 verbatim=True,
             )
-        return logs.Reader(
-            Path(path), ended=self._has_ended if follow else None, tail=tail, since=since
-        )
+        return logs.Reader(path, ended=self._has_ended if follow else None, tail=tail, since=since)
+
+    @property
+    def _log(self) -> Path | None:
+        return log_of(self.labels, self._client.namespace, self.id)
 
     async def _has_ended(self) -> bool:
         try:
@@ -365,8 +367,8 @@ class Container(Process):
         # The daemon may be about to do it, too.
         with suppress(NotFound) if REMOVE in self.labels else naming("container", self.id):
             await self._client.containers.delete(DeleteContainerRequest(id=self.id))
-        if log := self.labels.get(LOG):
-            logger.remove(Path(log))
+        if log := self._log:
+            logger.remove(log)
 
     async def leave(self) -> None:
         """End and remove it, whatever it does. Raises TimeoutError if that takes too long."""

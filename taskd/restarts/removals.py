@@ -18,7 +18,7 @@ from anyio.abc import TaskGroup
 from taskd import logger
 from taskd.errors import NotFound, ResourceExhausted, TaskdError
 from taskd.events import Bus
-from taskd.labels import LOG, REMOVE
+from taskd.labels import REMOVE, log_of
 from taskd.metadata import Container, ContainerStore
 from taskd.proto.containerd import events
 from taskd.runtime.types import Status, Stdio, TaskState
@@ -130,7 +130,8 @@ class Removals:
             with suppress(NotFound):
                 await snapshotter.remove(namespace, container.snapshot_key)
         stdio = state.stdio if state is not None else Stdio()
-        await anyio.to_thread.run_sync(_remove_files, stdio, container.labels.get(LOG, ""))
+        log = log_of(container.labels, namespace, container.id)
+        await anyio.to_thread.run_sync(_remove_files, stdio, log)
         with suppress(NotFound):
             await self._containers.delete(namespace, container.id)
             event = events.ContainerDelete(id=container.id)
@@ -146,10 +147,10 @@ class Removals:
             return None
 
 
-def _remove_files(stdio: Stdio, log: str) -> None:
+def _remove_files(stdio: Stdio, log: Path | None) -> None:
     """Its log, and the FIFOs that a client has left, with their folder if nothing else is in it."""
-    if log:
-        logger.remove(Path(log))
+    if log is not None:
+        logger.remove(log)
     for path in map(Path, filter(None, (stdio.stdin, stdio.stdout, stdio.stderr))):
         if path.is_fifo():
             path.unlink(missing_ok=True)
