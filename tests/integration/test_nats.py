@@ -101,13 +101,14 @@ async def test_the_daemon_is_killed(server: NatsServer, folder: Path) -> None:
     daemon = Taskd(folder / "taskd", settings=settings(server))
     for _ in range(10):
         daemon.start()
-        with anyio.move_on_after(random.uniform(0.1, 0.6)):
+        await publish(daemon, random.randint(20, 100))
+        with anyio.move_on_after(random.uniform(0, 0.5)):
             await publish(daemon, 10_000)
         daemon.kill()
         await anyio.sleep(0.3)
     with daemon:
         newest = await last(daemon)
-        assert newest > 100
+        assert newest >= 200
         assert await complete(server, daemon) == all_of(newest)
 
 
