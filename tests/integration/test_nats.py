@@ -139,8 +139,9 @@ async def test_no_answer_for_longer_than_repeats_are_recognised(
             assert await complete(server, daemon) == all_of(10)
             proxy.silent = True
             await publish(daemon, 10)
-            before = positions(await stored(server))
-            assert len(before) > 10
+            with anyio.fail_after(30):
+                while len(positions(await stored(server))) <= 10:
+                    await anyio.sleep(0.05)
             await anyio.sleep(1.5)
             proxy.hang_up()
             proxy.silent = False
@@ -157,7 +158,7 @@ async def test_there_is_no_server(folder: Path) -> None:
         await publish(daemon, 100)
         await anyio.sleep(1)
         assert daemon.stop() == 0
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
     words = daemon.log.read_text()
     assert words.count("NATS: events wait in the journal: no NATS server at") == 1
     with server, daemon:
@@ -172,7 +173,7 @@ async def test_a_server_that_accepts_and_says_nothing(folder: Path) -> None:
             await publish(daemon, 10)
             began = time.monotonic()
             assert daemon.stop() == 0
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 20
 
 
 @asynccontextmanager
