@@ -6,7 +6,7 @@ INSTALL := install --quiet --disable-pip-version-check
 LOCK = $(VENV)/.uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--upgrade --group build --custom-compile-command 'make lock' pyproject.toml
 SHIM := containerd-shim-runc-v2:containerd runc:runc busybox:busybox-static
-MACHINE := qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap mke2fs:e2fsprogs
+MACHINE := mmdebstrap:mmdebstrap mke2fs:e2fsprogs
 
 # Daemons are started by the dozen: what is compiled once is kept.
 unexport PYTHONDONTWRITEBYTECODE
@@ -56,7 +56,7 @@ compose:
 
 # Debian 12 and 13 in virtual machines, in software: ONLY="docker v1" ON=13, and arguments of pytest in VM.
 vm: $(VENV)/.installed-dev
-	@.ci/need $(MACHINE)
+	@.ci/need $(MACHINE) qemu-system-x86_64:qemu-system-x86
 	PYTHONPATH=tests $(BIN)/python -m vm $(if $(ON),--on $(ON)) $(if $(ONLY),--only "$(ONLY)") \
 		$(if $(KERNEL),--kernel $(KERNEL)) $(VM)
 

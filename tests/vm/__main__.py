@@ -16,11 +16,21 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from vm.image import BOOKWORM, REPOSITORY, TRIXIE, Debian, Image, bootstrap, build, unpack_user_mode
+from vm.image import (
+    BOOKWORM,
+    KEPT,
+    KERNEL,
+    REPOSITORY,
+    TRIXIE,
+    Debian,
+    Image,
+    bootstrap,
+    build,
+    unpack_user_mode,
+)
 from vm.machine import Report, read, run
 from vm.plans import PACKAGES, Group, chosen
 
-_KEPT = REPOSITORY / ".cache/vm"
 _SECONDS = 4 * 3600.0
 _RELEASES = {"12": BOOKWORM, "13": TRIXIE}
 # Where what the machines do is written down, which is no reason to do it again.
@@ -32,31 +42,29 @@ class Place:
 
     def __init__(self, debian: Debian, state: str) -> None:
         self._debian = debian
-        self._folder = _KEPT / f"{debian}-{state}"
-        for other in _KEPT.glob(f"{debian}-*"):
+        self._folder = KEPT / f"{debian}-{state}"
+        for other in KEPT.glob(f"{debian}-*"):
             if other != self._folder:
                 shutil.rmtree(other)
 
     def image(self) -> Image:
         """The disk; it is made only once."""
         made = self._folder / "made"
-        user_mode = unpack_user_mode(_KEPT / "user-mode-linux")
         if not made.exists():
             print(f"{self._debian}: making the machine", flush=True)
             half = self._folder / "half-made"
             shutil.rmtree(half, ignore_errors=True)
             half.mkdir(parents=True)
             subprocess.run(["cp", "-a", self._base(), half / "tree"], check=True)
-            build(self._debian, half / "tree", half, user_mode)
+            build(self._debian, half / "tree", half)
             half.rename(made)
-        kernel, initrd, disk = (made / name for name in ("kernel", "initrd", "disk"))
-        return Image(self._debian, kernel, initrd, disk, user_mode)
+        return Image(made, unpack_user_mode())
 
     def _base(self) -> Path:
         """The release without the project, which is worth keeping for the next state."""
-        packages = PACKAGES[self._debian.suite]
+        packages = (KERNEL, *PACKAGES[self._debian.suite])
         digest = hashlib.sha256(" ".join(packages).encode()).hexdigest()[:12]
-        base = _KEPT / f"base-{self._debian}-{digest}"
+        base = KEPT / f"base-{self._debian}-{digest}"
         if not base.exists():
             half = base.with_name("half-made")
             shutil.rmtree(half, ignore_errors=True)

@@ -15,10 +15,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["BOOKWORM", "TRIXIE", "Debian", "Image", "bootstrap", "build", "unpack_user_mode"]
+__all__ = [
+    "BOOKWORM",
+    "KEPT",
+    "KERNEL",
+    "REPOSITORY",
+    "TRIXIE",
+    "Debian",
+    "Image",
+    "bootstrap",
+    "build",
+    "unpack_user_mode",
+]
 
 REPOSITORY = Path(__file__).parents[2]
 HERE = Path(__file__).parent
+
+KEPT = REPOSITORY / ".cache/vm"
+"""Where that is kept which is worth it."""
 
 VENV = "/opt/taskd"
 """Where the project is installed, as `docs/operate.md` tells operators to."""
@@ -26,9 +40,12 @@ VENV = "/opt/taskd"
 TESTS = "/opt/tests"
 """Where the tests are, without the project beside them."""
 
+KERNEL = "linux-image-cloud-amd64"
+"""Debian's own, which user-mode Linux does without."""
+
 _BASE = (
-    *("linux-image-cloud-amd64", "systemd", "systemd-sysv", "udev", "dbus", "libpam-systemd"),
-    *("dbus-user-session", "uidmap", "python3", "python3-venv", "procps", "iproute2", "mount"),
+    *("systemd", "systemd-sysv", "udev", "dbus", "libpam-systemd", "dbus-user-session", "uidmap"),
+    *("python3", "python3-venv", "procps", "iproute2", "mount"),
     *("containerd", "runc", "crun", "busybox-static"),
 )
 _TOOLS = (
@@ -59,36 +76,47 @@ TRIXIE = Debian("trixie", "3.13", "1.7")
 class Image:
     """What a machine is started from."""
 
-    debian: Debian
-    kernel: Path
-    initrd: Path
-    disk: Path
-    user_mode: Path | None = None
+    folder: Path
+    """It has the disk, and Debian's kernel with its initrd, if that was among the packages."""
+    user_mode: Path
     """The tree of user-mode Linux, whose kernel has its modules on the disk as well."""
 
+    @property
+    def disk(self) -> Path:
+        return self.folder / "disk"
 
-def build(debian: Debian, tree: Path, folder: Path, user_mode: Path | None = None) -> Image:
+    @property
+    def kernel(self) -> Path:
+        return self.folder / "kernel"
+
+    @property
+    def initrd(self) -> Path:
+        return self.folder / "initrd"
+
+
+def build(debian: Debian, tree: Path, folder: Path) -> Image:
     """Make of a tree from `bootstrap` the disk of a machine that runs tests when it is started.
 
     Raises CalledProcessError; what was said is on standard error.
     """
+    image = Image(folder, unpack_user_mode())
     _install(debian, tree, folder / "wheels")
     _lay_out(tree)
-    if user_mode is not None:
-        modules = user_mode / "usr/lib/uml/modules"
-        shutil.copytree(modules, tree / "usr/lib/modules", symlinks=True, dirs_exist_ok=True)
-    kernel = _moved(tree, "vmlinuz-*", folder / "kernel")
-    initrd = _moved(tree, "initrd.img-*", folder / "initrd")
-    disk = folder / "disk"
+    modules = image.user_mode / "usr/lib/uml/modules"
+    shutil.copytree(modules, tree / "usr/lib/modules", symlinks=True, dirs_exist_ok=True)
+    for pattern, target in (("vmlinuz-*", image.kernel), ("initrd.img-*", image.initrd)):
+        for found in (tree / "boot").glob(pattern):
+            found.rename(target)
     used = int(_output("du", "--summarize", "--block-size=1M", str(tree)).split()[0])
     size = f"{used * 11 // 10 + _SPARE}M"
-    _run("mke2fs", "-q", "-t", "ext4", "-d", str(tree), str(disk), size)
+    _run("mke2fs", "-q", "-t", "ext4", "-d", str(tree), str(image.disk), size)
     shutil.rmtree(tree)
-    return Image(debian, kernel, initrd, disk, user_mode)
+    return image
 
 
-def unpack_user_mode(tree: Path) -> Path:
+def unpack_user_mode() -> Path:
     """The newest user-mode Linux that Debian has: older ones know ptrace alone, which is slow."""
+    tree = KEPT / "user-mode-linux"
     unpack = REPOSITORY / "tests/harness/unpack.sh"
     _run("sh", str(unpack), "--with-libraries", "sid", "user-mode-linux", str(tree))
     for name in ("proc", "dev", "mnt", "tmp"):
@@ -147,11 +175,6 @@ def _lay_out(tree: Path) -> None:
         (units / name).symlink_to("/dev/null")
     # Else the first start asks questions.
     (tree / "etc/machine-id").write_text(f"{uuid.uuid4().hex}\n")
-
-
-def _moved(tree: Path, pattern: str, target: Path) -> Path:
-    (found,) = (tree / "boot").glob(pattern)
-    return found.rename(target)
 
 
 def _run(*command: str, clean: bool = False) -> None:

@@ -124,7 +124,6 @@ def _emulated(image: Image, folder: Path) -> list[str]:
 
 def _user_mode(image: Image, folder: Path) -> list[str]:
     """User-mode Linux: programs run natively, and by seccomp their system calls come to it."""
-    assert image.user_mode is not None
     disks = (f"ubd{number}=/mnt/{name}" for number, name in enumerate(_DISKS))
     return [
         *("unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", _INSIDE),

@@ -34,7 +34,6 @@ SHORT = Group(
         "tests/vm/guest/test_cgroup2_states.py",
         *("-k", "not containerd-shim and not memory_runs_out and not crun-systemd"),
     ),
-    "debian",
 )
 """Containers of our own shim on cgroup v2, and what is measured once as containerd's tells it."""
 
@@ -67,6 +66,11 @@ GROUPS = (
     Group("daemon", _integration("daemon")),
     # Their kernel must have CRIU's option, huge pages, or sets of processors.
     Group("checkpoint", (*_integration("checkpoint"), *_CHECKPOINTS), "debian"),
+    Group(
+        "parity-checkpoint",
+        ("tests/parity/test_scenarios.py", "-k", "checkpoint or restore"),
+        "debian",
+    ),
     Group("guest", ("tests/vm/guest",), "debian"),
 )
 """What is tried outside as well, with the containerd that the release has, and what cannot be."""

@@ -13,10 +13,10 @@ from vm.machine import run
 from vm.plans import SHORT
 
 
-# It takes some four minutes alone; here others use the processors, too.
+# It takes some two minutes alone; here others use the processors, too.
 @pytest.mark.timeout(2400)
 def test_what_only_a_real_machine_shows() -> None:
-    need("qemu-system-x86_64", "mmdebstrap", "mke2fs", "debugfs")
+    need("mmdebstrap", "mke2fs", "debugfs")
     folder = Path(tempfile.mkdtemp(prefix="taskd-vm-"))
     made = folder / "made"
     made.mkdir()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -82,5 +83,5 @@ def test_groups_are_chosen_by_name_or_file() -> None:
 
 def test_the_files_of_groups_are_there() -> None:
     for group in GROUPS:
-        for each in group.tests:
+        for each in takewhile(lambda word: word[0] != "-", group.tests):
             assert (Path(__file__).parents[2] / each.partition("::")[0]).exists(), each
