@@ -146,7 +146,8 @@ async def _played(
         await ours.clean_up()
     # What containerd leaves is swept away in silence.
     left_behind(theirs.daemon, theirs.namespace, seconds=1)
-    left = left_behind(ours.daemon, ours.namespace, seconds=5)
+    # One that hangs has the time for cleaning up: five seconds, or what `harness.pace` says.
+    left = left_behind(ours.daemon, ours.namespace, seconds=15)
     return replace(
         found, differences=[*found.differences, *(f"left behind: {each}" for each in left)]
     )
