@@ -41,6 +41,8 @@ class Channel(channel.Channel):
         self.namespace = namespace
         self.patience = patience
         self._known = False
+        self._away = False
+        """The last attempt to connect has found nobody."""
 
         async def under_lease(event: SendRequest) -> None:
             if lease := LEASE.get():
@@ -58,10 +60,11 @@ class Channel(channel.Channel):
                 protocol = await super()._create_connection()
             except OSError as exc:
                 if time.monotonic() >= deadline:
+                    self._away = True
                     reason = (exc.strerror or str(exc)).lower()
                     raise Unavailable(f"no daemon at {self.path}: {reason}") from exc
             else:
-                self._known = True
+                self._known, self._away = True, False
                 return protocol
             await anyio.sleep(RETRY_SECONDS)
 
@@ -77,7 +80,7 @@ class Channel(channel.Channel):
                 return await call()
             except Unavailable:
                 now = time.monotonic()
-                if now - begun > 1:  # it was under way: this is the first failure
+                if now - begun > 1 and not self._away:  # it was under way: the first failure
                     since = now
                 if now - since >= self.patience:
                     raise
