@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 import tomllib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -33,6 +33,8 @@ _LOOK_SECONDS = 0.3
 _QUIET_SECONDS = 0.3
 """After which a traceback that a shim writes has come to its end."""
 _EXECUTABLE = re.compile(r"containerd-shim-[a-z0-9-]+-v[0-9]+")
+_PROJECT = "pyproject.toml"
+_RENAMED = re.compile("ImportError: cannot import name|ModuleNotFoundError: No module named")
 _RECORD = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL) ")
 _LAUNCHER = """#!{python}
 import sys
@@ -80,7 +82,7 @@ async def dev(folder: Path) -> None:
                 print(f"taskd: {shim.runtime}, from {folder}")
             print(f"taskd: export TASKD_ADDRESS={config.socket}", flush=True)
             group.start_soon(_wait_for_end, group.cancel_scope)
-            group.start_soon(_watch, folder, programs.values())
+            group.start_soon(_watch, folder, Path(name), programs)
             group.start_soon(_end_blocks, blocks)
             await trace(config.socket, "", "", Shown())
 
@@ -88,7 +90,7 @@ async def dev(folder: Path) -> None:
 def find(folder: Path) -> list[Found]:
     """The shims in a folder. Raises `InvalidArgument` if there is none, or one that cannot be."""
     try:
-        document = tomllib.loads((folder / "pyproject.toml").read_text())
+        document = tomllib.loads((folder / _PROJECT).read_text())
     except FileNotFoundError:
         document = {}
     except OSError as exc:
@@ -164,10 +166,10 @@ async def _wait_for_end(scope: anyio.CancelScope) -> None:
 # --- changes ----------------------------------------------------------------------------------
 
 
-async def _watch(folder: Path, programs: Collection[Path]) -> None:
+async def _watch(folder: Path, place: Path, programs: Mapping[str, Path]) -> None:
     """Say what has changed, and whether the shims can be loaded as they are now."""
     there = await anyio.to_thread.run_sync(_files, folder)
-    await _load(programs)
+    await _load(programs.values())
     while True:
         await anyio.sleep(_LOOK_SECONDS)
         before, there = there, await anyio.to_thread.run_sync(_files, folder)
@@ -176,7 +178,23 @@ async def _watch(folder: Path, programs: Collection[Path]) -> None:
         )
         if changed:
             _say(f"changed: {', '.join(changed)}; new containers have it")
-            await _load(programs)
+            if _PROJECT in changed:
+                _find_again(folder, place, programs)
+            await _load(programs.values())
+
+
+def _find_again(folder: Path, place: Path, programs: Mapping[str, Path]) -> None:
+    """Have the shims be what the project says now; what that is not possible for, say."""
+    try:
+        there = {shim.runtime: shim for shim in find(folder)}
+    except InvalidArgument as exc:
+        _say(f"the shims are still those from before: {exc}")
+        return
+    _executables([shim for shim in there.values() if shim.runtime in programs], place)
+    for runtime in there.keys() - programs.keys():
+        _say(f"{runtime} is new: it is served after a restart of taskd shim dev")
+    for runtime in programs.keys() - there.keys():
+        _say(f"{runtime} is not there any more: it is served until a restart of taskd shim dev")
 
 
 def _files(folder: Path) -> dict[str, tuple[int, int]]:
@@ -203,8 +221,10 @@ async def _load(programs: Collection[Path]) -> None:
     for program in programs:
         done = await anyio.run_process([str(program), "-v"], stdout=PIPE, stderr=PIPE, check=False)
         if done.returncode:
-            words = done.stderr.decode(errors="replace").rstrip()
-            _say_block([f"{program.name} cannot be loaded", *words.splitlines()])
+            lines = done.stderr.decode(errors="replace").rstrip().splitlines()
+            if lines and _RENAMED.match(lines[-1]):
+                lines.append(f"What it is called now is to be said in {_PROJECT}, too.")
+            _say_block([f"{program.name} cannot be loaded", *lines])
 
 
 # --- what shims write -------------------------------------------------------------------------

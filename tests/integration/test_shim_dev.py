@@ -108,6 +108,16 @@ def test_a_shim_that_changes_while_it_runs(dev: Dev, folder: Path) -> None:
     assert "containerd-shim-thing-v1 cannot be loaded\n    " in dev.said
     dev.change("async def (", "async def exec")
 
+    # A class that is renamed is renamed in the project, too; what is new there needs a restart.
+    dev.change("class Thing(", "class Other(")
+    dev.wait_for("What it is called now is to be said in pyproject.toml, too.")
+    project = folder / "shim/pyproject.toml"
+    entry = f'"{RUNTIME}" = "shim_thing:'
+    changed = project.read_text().replace(f'{entry}Thing"', f'{entry}Other"\n"io.more.v1" = "a:B"')
+    project.write_text(changed)
+    dev.wait_for("io.more.v1 is new: it is served after a restart of taskd shim dev")
+    assert "no room" in dev.run("--rm", rootfs, "/bin/echo", status=125)
+
     # One that refuses what it is told ends as well.
     dev.change(
         'raise RuntimeError("no room")',
