@@ -69,6 +69,8 @@ async def renew(options: Namespace) -> int:
         named = [_named(each, known, namespace) for each in getattr(options, "shims", ())]
         request = RenewShimsRequest(addresses=[each.address for each in named])
         failed = 0
+        if not known and not options.json:
+            print("no shim runs: there is nothing to renew")
         async for answer in ShimsStub(client.channel).renew(request):
             assert answer.shim is not None
             if options.json:

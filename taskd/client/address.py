@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from taskd import identifiers
 from taskd.errors import InvalidArgument, Unavailable
 
 __all__ = ["find", "namespace"]
@@ -56,5 +57,13 @@ def _usual(environ: Mapping[str, str]) -> Iterator[Path]:
 
 
 def namespace(given: str | None = None, environ: Mapping[str, str] = os.environ) -> str:
-    """The one given, or ``CONTAINERD_NAMESPACE``, as ctr and nerdctl have it, or ``default``."""
-    return given or environ.get("CONTAINERD_NAMESPACE") or "default"
+    """The one given, or ``CONTAINERD_NAMESPACE``, as ctr and nerdctl have it, or ``default``.
+
+    Raises `InvalidArgument` for what cannot be the name of one.
+    """
+    name = given or environ.get("CONTAINERD_NAMESPACE") or "default"
+    try:
+        identifiers.validate(name)
+    except InvalidArgument as exc:
+        raise exc.within("namespace") from None
+    return name

@@ -9,12 +9,13 @@ import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack
 
 from taskd import identifiers
 from taskd.client import address as addresses
-from taskd.client import events, images, logs, sandboxes, spec, stores
+from taskd.client import events, logs, spec
 from taskd.client.channel import Channel, naming
 from taskd.client.cleanup import Made, whatever_happens
 from taskd.client.container import Container
@@ -49,6 +50,10 @@ from taskd.wellknown import pack, to_any
 
 if TYPE_CHECKING:
     import betterproto2
+
+    from taskd.client.images import Contents, Images
+    from taskd.client.sandboxes import Sandboxes
+    from taskd.client.stores import Content, Leases, Namespaces, Snapshots
 
 __all__ = ["Client", "Options", "is_path"]
 
@@ -119,11 +124,6 @@ class Client:
         """For stubs of one's own; their errors are taskd's as well."""
         self.containers = ContainersStub(self.channel)
         self.tasks = TasksStub(self.channel)
-        self.namespaces = stores.Namespaces(self.channel)
-        self.leases = stores.Leases(self.channel)
-        self.content = stores.Content(self.channel)
-        self.images = images.Images(self.channel, self.content, self.leases)
-        self.sandboxes = sandboxes.Sandboxes(self.channel)
         self._streams: set[Streams] = set()
 
     async def __aenter__(self) -> Self:
@@ -134,6 +134,38 @@ class Client:
         for each in self._streams:
             each.close(remove=False)
         self.channel.close()
+
+    # Whoever lists containers need not load them.
+
+    @cached_property
+    def namespaces(self) -> Namespaces:
+        from taskd.client.stores import Namespaces
+
+        return Namespaces(self.channel)
+
+    @cached_property
+    def leases(self) -> Leases:
+        from taskd.client.stores import Leases
+
+        return Leases(self.channel)
+
+    @cached_property
+    def content(self) -> Content:
+        from taskd.client.stores import Content
+
+        return Content(self.channel)
+
+    @cached_property
+    def images(self) -> Images:
+        from taskd.client.images import Images
+
+        return Images(self.channel, self.content, self.leases)
+
+    @cached_property
+    def sandboxes(self) -> Sandboxes:
+        from taskd.client.sandboxes import Sandboxes
+
+        return Sandboxes(self.channel)
 
     def keep(self, io: Streams) -> None:
         """Close `io` with the client, at the latest."""
@@ -147,9 +179,11 @@ class Client:
         """Whether it is a taskd, which has a journal of events, and its own runtimes."""
         return await events.journal(self.channel) is not None
 
-    def snapshots(self, snapshotter: str = "overlayfs") -> stores.Snapshots:
+    def snapshots(self, snapshotter: str = "overlayfs") -> Snapshots:
         """The snapshots of one snapshotter."""
-        return stores.Snapshots(self.channel, snapshotter)
+        from taskd.client.stores import Snapshots
+
+        return Snapshots(self.channel, snapshotter)
 
     def events(
         self,
@@ -241,7 +275,7 @@ class Client:
         """The folders that make up a container's root filesystem, the topmost first."""
         if record.snapshot_key:
             snapshots = self.snapshots(record.snapshotter)
-            return images.roots(await snapshots.mounts(record.snapshot_key))
+            return spec.roots(await snapshots.mounts(record.snapshot_key))
         root = Container(self, record).spec.get("root", {}).get("path", "")
         return [Path(root)] if root.startswith("/") else []
 
@@ -280,11 +314,11 @@ class Client:
         rootfs: Path | str,
         mounts: Sequence[Mount],
         image: str = "",
-        contents: images.Contents | None = None,
+        contents: Contents | None = None,
     ) -> Container:
         """The container on its root filesystem, with its task."""
         runtime = chosen.get("runtime") or _usual_runtime()
-        roots = images.roots(mounts) or [Path(rootfs)]
+        roots = spec.roots(mounts) or [Path(rootfs)]
         document = self._specification(chosen, args, rootfs, roots, contents, runtime)
         labels = dict(chosen.get("labels") or {})
         output = chosen.get("output", "stream")
@@ -363,14 +397,18 @@ class Client:
         args: Sequence[str],
         rootfs: Path | str,
         roots: Sequence[Path],
-        contents: images.Contents | None,
+        contents: Contents | None,
         runtime: str,
     ) -> dict[str, Any]:
         of_image: Mapping[str, Any] = contents.process if contents else {}
         command = list(args or of_image.get("Cmd") or ())
         command = [*(of_image.get("Entrypoint") or ()), *command]
         if not command:
-            raise InvalidArgument(f'container "{chosen["id"]}": nothing to run: give it args')
+            raise InvalidArgument(
+                f'container "{chosen["id"]}": no command: neither arguments nor an image say '
+                "what it is to run",
+                verbatim=True,
+            )
         given = chosen.get("env") or ()
         own = [f"{k}={v}" for k, v in given.items()] if isinstance(given, Mapping) else list(given)
         said = {each.partition("=")[0] for each in own}

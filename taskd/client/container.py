@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import signal as signals
@@ -66,6 +67,7 @@ class Container(Process):
         self.task: State | None = None
         """What its task was when it was found, by `Client.list` for one; None without a task."""
         self._client = client
+        self._spec: tuple[Record, dict[str, Any]] | None = None
         self.tty = bool(self.spec.get("process", {}).get("terminal"))
 
     def found(self, task: State | None) -> None:
@@ -99,13 +101,16 @@ class Container(Process):
 
     @property
     def runtime(self) -> str:
-        return self.record.runtime.name if self.record.runtime else ""
+        return self.record.runtime.name if self.record.runtime is not None else ""
 
     @property
     def spec(self) -> dict[str, Any]:
-        """Its specification."""
-        found: dict[str, Any] = json.loads(self.record.spec.value) if self.record.spec else {}
-        return found
+        """Its specification, which is not for changing."""
+        if self._spec is None or self._spec[0] is not self.record:
+            given = self.record.spec
+            found = json.loads(given.value) if given is not None and given.value else {}
+            self._spec = self.record, found
+        return self._spec[1]
 
     def exec(
         self,
@@ -129,7 +134,7 @@ class Container(Process):
 
         async def make() -> Process:
             own = self.spec.get("process", {})
-            document = dict(own) | {"args": list(args), "terminal": tty}
+            document = copy.deepcopy(own) | {"args": list(args), "terminal": tty}
             added = [f"{k}={v}" for k, v in env.items()] if isinstance(env, Mapping) else env
             names = {each.partition("=")[0] for each in added}
             kept = [each for each in own.get("env", ()) if each.partition("=")[0] not in names]

@@ -26,12 +26,12 @@ from taskd.proto.containerd.services.images.v1 import (
     ListImagesRequest,
     UpdateImageRequest,
 )
-from taskd.proto.containerd.types import Descriptor, Mount
+from taskd.proto.containerd.types import Descriptor
 
 if TYPE_CHECKING:
     from taskd.client.transfer import Credentials, Progress
 
-__all__ = ["Contents", "Images", "normalised", "roots"]
+__all__ = ["Contents", "Images", "normalised"]
 
 _INDEXES = (
     "application/vnd.oci.image.index.v1+json",
@@ -241,19 +241,6 @@ def normalised(name: str) -> str:
         name = f"docker.io/{name}"
     path = name.rpartition("/")[2]
     return name if ":" in path or "@" in path else f"{name}:latest"
-
-
-def roots(mounts: Sequence[Mount]) -> list[Path]:
-    """The folders that a snapshot's mounts lay upon each other, the topmost first."""
-    found: list[str] = []
-    for mount in mounts:
-        options = dict(option.partition("=")[::2] for option in mount.options)
-        if mount.type == "overlay":
-            found += filter(None, [options.get("upperdir")])
-            found += options.get("lowerdir", "").split(":")
-        else:
-            found.append(mount.source)
-    return list(map(Path, filter(None, found)))
 
 
 def _platform() -> str:

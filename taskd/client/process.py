@@ -6,6 +6,7 @@ import signal as signals
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
@@ -75,7 +76,6 @@ class Process:
         """0 as long as there is none."""
         self.tty = tty
         self._channel = channel
-        self._home = streams.home(channel.path, channel.namespace, container_id)
         self._tasks = TasksStub(channel)
         self._ids = {"container_id": container_id, "exec_id": exec_id}
         self._io = streams.Streams()
@@ -84,6 +84,10 @@ class Process:
     def __repr__(self) -> str:
         exec_id = self._ids["exec_id"]
         return f"<{type(self).__name__} {self._ids['container_id']}{exec_id and f'/{exec_id}'}>"
+
+    @property
+    def _home(self) -> Path:
+        return streams.home(self._channel.path, self._channel.namespace, self._ids["container_id"])
 
     def give(self, *, stdin: bool, output: bool) -> streams.Streams:
         """New streams, for a process that is not made yet. Raises OSError."""

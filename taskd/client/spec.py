@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from taskd.errors import InvalidArgument
 
 if TYPE_CHECKING:
+    from taskd.proto.containerd.types import Mount
     from taskd.proto.google.protobuf import Any as AnyMessage
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "packed",
     "process",
     "rootless",
+    "roots",
     "size",
     "user_in",
 ]
@@ -41,6 +43,9 @@ Amendment = Mapping[str, Any] | Callable[[dict[str, Any]], Mapping[str, Any] | N
 _TYPE = "types.containerd.io/opencontainers/runtime-spec/1/"
 _RWM = "rwm"
 _MOST = 1 << 63
+_LEAST_CPUS = 0.01
+_LEAST_MEMORY = 6 << 20
+_MOST_ID = (1 << 31) - 1
 _CAPABILITIES = (
     *("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW"),
     *("CAP_SETGID", "CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE"),
@@ -110,6 +115,15 @@ class Limits:
         ):
             if value is not None and not 0 < value < _MOST:
                 raise InvalidArgument(f"{name}: {value} is no limit", verbatim=True)
+        # Docker's bounds and words: a runtime has a write to a cgroup fail, or its own init killed.
+        if self.cpus is not None and self.cpus < _LEAST_CPUS:
+            raise InvalidArgument(
+                f"cpus: {self.cpus:g}: the range of CPUs begins at {_LEAST_CPUS}", verbatim=True
+            )
+        if self.memory is not None and size(self.memory) < _LEAST_MEMORY:
+            raise InvalidArgument(
+                f"memory: {self.memory}: the minimum memory limit allowed is 6MB", verbatim=True
+            )
 
 
 def size(text: int | str) -> int:
@@ -296,6 +310,19 @@ def packed(name: str, document: Mapping[str, Any]) -> AnyMessage:
     return AnyMessage(type_url=_TYPE + name, value=json.dumps(document).encode())
 
 
+def roots(mounts: Sequence[Mount]) -> list[Path]:
+    """The folders that a snapshot's mounts lay upon each other, the topmost first."""
+    found: list[str] = []
+    for each in mounts:
+        options = dict(option.partition("=")[::2] for option in each.options)
+        if each.type == "overlay":
+            found += filter(None, [options.get("upperdir")])
+            found += options.get("lowerdir", "").split(":")
+        else:
+            found.append(each.source)
+    return list(map(Path, filter(None, found)))
+
+
 def user_in(text: str, roots: Sequence[Path]) -> dict[str, Any]:
     """``process.user`` for ``USER[:GROUP]``, by name or number, as Docker has it.
 
@@ -315,7 +342,11 @@ def user_in(text: str, roots: Sequence[Path]) -> dict[str, Any]:
                 f"no group {group!r} in the container's /etc/group", verbatim=True
             )
         result["gid"] = int(row[2] if row else group)
-    elif found:
+    if max(result.values()) > _MOST_ID:
+        raise InvalidArgument(
+            f"user {text}: uids and gids must be in range 0-{_MOST_ID}", verbatim=True
+        )
+    if found and not group:
         others = [int(row[2]) for row in groups if found[0] in row[3].split(",")]
         if others:
             return result | {"additionalGids": others}

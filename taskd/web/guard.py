@@ -85,4 +85,4 @@ _REFUSED = "This page needs the link that taskd ui has printed, with its token.\
 
 
 def _same(given: str, right: str) -> bool:
-    return secrets.compare_digest(given.encode(errors="surrogateescape"), right.encode())
+    return secrets.compare_digest(given.encode(errors="backslashreplace"), right.encode())
