@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from functools import cache
 from typing import Any, dataclass_transform
 
 import betterproto2
@@ -31,6 +32,12 @@ class Message(betterproto2.Message):
     """What betterproto2 generates, but for the decorator."""
 
     __dataclass_fields__ = _Fields()
+
+    @classmethod
+    @cache
+    def _type_hints(cls) -> dict[str, type]:
+        """betterproto2's, which evaluates all of a class's for each field of it."""
+        return super()._type_hints()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         _make(type(self))  # which gives it an `__init__` of its own

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypeAlias
 
+from taskd import rooted
 from taskd.check.registry import NotApplicable
 from taskd.errors import InvalidArgument
 
@@ -115,10 +118,11 @@ PROGRAMS: Mapping[str, Program] = {
 """All of them by their names."""
 
 
-def own_programs(given: Iterable[str]) -> Own | None:
+def own_programs(given: Iterable[str], rootfs: Path | None = None) -> Own | None:
     """An author's programs of the form ``sleep=/sleep``; None if none is given.
 
-    Raises `InvalidArgument` for one that no check runs, or whose path is not absolute.
+    Raises `InvalidArgument` for one that no check runs, whose path is not absolute, or, with a
+    `rootfs`, that is not in there.
     """
     found: dict[str, str] = {}
     for each in given:
@@ -132,5 +136,13 @@ def own_programs(given: Iterable[str]) -> Own | None:
                 f"program {each}: a path in the root filesystem is missing, as in {name}=/{name}",
                 verbatim=True,
             )
+        if rootfs is not None:
+            try:
+                os.close(rooted.open_file(rootfs, path))
+            except OSError as exc:
+                raise InvalidArgument(
+                    f"program {each}: {path} in {rootfs}: {(exc.strerror or str(exc)).lower()}",
+                    verbatim=True,
+                ) from None
         found[name] = path
     return found or None

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Awaitable, Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
+from typing import NamedTuple
 
 from taskd.cli.numbers import count, port
+from taskd.cli.parsers import Add, Fill
 from taskd.extras import missing
 
 __all__ = ["add"]
@@ -15,53 +18,68 @@ __all__ = ["add"]
 Run = Callable[[Callable[..., Awaitable[int]], argparse.Namespace], int]
 
 
-def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], run: Run) -> None:
+class Room(NamedTuple):
+    """What a command is, where its coroutine is, and what gives its parser the arguments."""
+
+    module: str
+    function: str
+    help: str
+    fill: Fill
+
+
+def add(add_parser: Add, run: Run) -> None:
     """Add the commands; `run` is what runs their coroutines."""
+    for name, room in _ROOMS.items():
+        add_parser(name, room.help, partial(_fill, name, room, run))
 
-    def command(name: str, room: str, function: str, help: str) -> argparse.ArgumentParser:  # noqa: A002
-        parser: argparse.ArgumentParser = commands.add_parser(name, help=help, description=help)
-        parser.add_argument("--address", metavar="SOCKET", help="the daemon's gRPC socket")
-        parser.add_argument("--namespace", metavar="NAME", help="CONTAINERD_NAMESPACE, or default")
 
-        runs(parser, name, room, function)
-        return parser
+def _fill(name: str, room: Room, run: Run, parser: argparse.ArgumentParser) -> None:
+    parser.description = room.help
+    parser.add_argument("--address", metavar="SOCKET", help="the daemon's gRPC socket")
+    parser.add_argument("--namespace", metavar="NAME", help="CONTAINERD_NAMESPACE, or default")
+    parser.set_defaults(command=partial(_start, name, room.module, room.function, run))
+    room.fill(parser)
+    if name == "shims":
+        _add_renew(parser, run)
 
-    def runs(parser: argparse.ArgumentParser, name: str, room: str, function: str) -> None:
-        def start(options: argparse.Namespace) -> int:
-            try:
-                module = import_module(f"taskd.cli.{room}")
-            except ImportError as exc:
-                if name != "top":
-                    raise
-                raise missing(f"taskd {name}", "textual", "top", exc) from exc
-            return run(getattr(module, function), options)
 
-        parser.set_defaults(command=start)
+def _start(name: str, module: str, function: str, run: Run, options: argparse.Namespace) -> int:
+    try:
+        loaded = import_module(f"taskd.cli.{module}")
+    except ImportError as exc:
+        if name != "top":
+            raise
+        raise missing(f"taskd {name}", "textual", "top", exc) from exc
+    return run(getattr(loaded, function), options)
 
-    _add_run(command("run", "running", "run", "make a container and start it"))
-    execute = command("exec", "running", "execute", "run one more process in a container")
-    _add_process(execute)
-    execute.add_argument("container", metavar="CONTAINER", help="one that runs")
-    execute.add_argument(
+
+def _add_exec(parser: argparse.ArgumentParser) -> None:
+    _add_process(parser)
+    parser.add_argument("container", metavar="CONTAINER", help="one that runs")
+    parser.add_argument(
         "args", nargs=argparse.REMAINDER, metavar="COMMAND", help="with its arguments"
     )
-    _add_names(command("start", "running", "start", "start what was made and not started"))
-    attach = command("attach", "running", "attach", "read and write a container's streams")
-    attach.add_argument("--no-stdin", action="store_true", help="only read")
-    attach.add_argument("container", metavar="CONTAINER", help="one that runs")
 
-    _add_ps(command("ps", "looking", "ps", "list containers"))
-    _add_names(command("inspect", "looking", "inspect", "print all that is known, as JSON"))
-    _add_logs(command("logs", "looking", "logs", "print what a container has written"))
-    stats = command("stats", "looking", "stats", "show what containers use")
-    stats.add_argument("--no-stream", action="store_true", help="once")
-    stats.add_argument("--json", action="store_true", help="print a JSON object for each")
-    stats.add_argument(
+
+def _add_attach(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--no-stdin", action="store_true", help="only read")
+    parser.add_argument("container", metavar="CONTAINER", help="one that runs")
+
+
+def _add_stats(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--no-stream", action="store_true", help="once")
+    parser.add_argument("--json", action="store_true", help="print a JSON object for each")
+    parser.add_argument(
         "containers", nargs="*", metavar="CONTAINER", help="all that run, by default"
     )
-    shims = command("shims", "processes", "shims", "list the processes of shims")
-    shims.add_argument("--no-trunc", action="store_true", help="do not shorten")
-    shims.add_argument("--json", action="store_true", help="print a JSON object for each")
+
+
+def _add_shims(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--no-trunc", action="store_true", help="do not shorten")
+    parser.add_argument("--json", action="store_true", help="print a JSON object for each")
+
+
+def _add_renew(shims: argparse.ArgumentParser, run: Run) -> None:
     renew = shims.add_subparsers(metavar="ACTION").add_parser(
         "renew",
         help="have fresh processes go on",
@@ -75,57 +93,83 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], run: Run)
     renew.add_argument(
         "shims", nargs="*", metavar="PID|TASK", help="as taskd shims has them; all if none is named"
     )
-    runs(renew, "shims renew", "processes", "renew")
-    kill_shim = command("kill-shim", "processes", "kill", "kill processes of shims")
-    kill_shim.add_argument("pids", nargs="+", type=int, metavar="PID", help="as taskd shims has it")
-    top = command("top", "top.app", "top", "watch tasks, and act on them")
-    top.add_argument("--delay", type=float, default=1.0, metavar="SECONDS", help="(1)")
-    ui = command("ui", "ui", "ui", "serve a page to watch tasks on, and act on them")
-    ui.add_argument("-n", dest="namespace", metavar="NAME", help="the same as --namespace")
-    ui.add_argument("--port", type=port, default=0, metavar="N", help="of 127.0.0.1; a free one")
-    ui.add_argument("--no-open", action="store_true", help="only print its link")
-    images = command("images", "looking", "images", "list images")
-    images.add_argument("-q", "--quiet", action="store_true", help="only names")
-    images.add_argument("--json", action="store_true", help="print a JSON object for each")
+    renew.set_defaults(command=partial(_start, "shims renew", "processes", "renew", run))
 
-    stop = command("stop", "acting", "stop", "ask containers to end, and then make them")
-    stop.add_argument(
+
+def _add_kill_shim(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("pids", nargs="+", type=int, metavar="PID", help="as taskd shims has it")
+
+
+def _add_top(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--delay", type=float, default=1.0, metavar="SECONDS", help="(1)")
+
+
+def _add_ui(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-n", dest="namespace", metavar="NAME", help="the same as --namespace")
+    parser.add_argument(
+        "--port", type=port, default=0, metavar="N", help="of 127.0.0.1; a free one"
+    )
+    parser.add_argument("--no-open", action="store_true", help="only print its link")
+
+
+def _add_images(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-q", "--quiet", action="store_true", help="only names")
+    parser.add_argument("--json", action="store_true", help="print a JSON object for each")
+
+
+def _add_stop(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         *("-t", "--time"), type=float, default=10.0, metavar="SECONDS", help="that they have (10)"
     )
-    stop.add_argument("-s", "--signal", default="TERM", help="what they are asked with (TERM)")
-    _add_names(stop)
-    kill = command("kill", "acting", "kill", "send containers a signal")
-    kill.add_argument("-s", "--signal", default="KILL", help="by name or number (KILL)")
-    _add_names(kill)
-    remove = command("rm", "acting", "rm", "remove containers")
-    remove.add_argument("-f", "--force", action="store_true", help="those that run as well")
-    _add_names(remove)
-    _add_names(command("pause", "acting", "pause", "freeze containers"))
-    _add_names(command("unpause", "acting", "unpause", "let them go on"))
-    _add_names(command("wait", "acting", "wait", "wait until containers end; print how"))
-    pull = command("pull", "moving", "pull", "fetch images from their registries")
-    _add_registry(pull)
-    pull.add_argument(
+    parser.add_argument("-s", "--signal", default="TERM", help="what they are asked with (TERM)")
+    _add_names(parser)
+
+
+def _add_kill(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-s", "--signal", default="KILL", help="by name or number (KILL)")
+    _add_names(parser)
+
+
+def _add_rm(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-f", "--force", action="store_true", help="those that run as well")
+    _add_names(parser)
+
+
+def _add_pull(parser: argparse.ArgumentParser) -> None:
+    _add_registry(parser)
+    parser.add_argument(
         "images", nargs="+", metavar="IMAGE", help="such as registry.example/team/image:1"
     )
-    push = command("push", "moving", "push", "give a registry an image")
-    _add_registry(push)
-    push.add_argument("image", metavar="IMAGE", help="one that is there")
-    push.add_argument("reference", nargs="?", metavar="REFERENCE", help="where; its name")
-    load = command("load", "moving", "load", "take images from an archive")
-    load.add_argument("-i", "--input", type=Path, required=True, metavar="FILE", help="a tar")
-    load.add_argument("--name", default="", metavar="NAME", help="instead of the one in it")
-    save = command("save", "moving", "save", "write images to an archive")
-    save.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="a tar")
-    save.add_argument("images", nargs="+", metavar="IMAGE", help="those that are to be in it")
-    tag = command("tag", "moving", "tag", "give an image one more name")
-    tag.add_argument("source", metavar="IMAGE", help="its name")
-    tag.add_argument("target", metavar="NAME", help="the new one")
-    copy = command("cp", "moving", "cp", "copy files into a container, or out of it")
-    copy.add_argument("source", metavar="SOURCE", help="PATH, or CONTAINER:PATH")
-    copy.add_argument("target", metavar="TARGET", help="the other of the two")
-    rmi = command("rmi", "acting", "rmi", "remove images")
-    rmi.add_argument("images", nargs="+", metavar="IMAGE", help="their names")
+
+
+def _add_push(parser: argparse.ArgumentParser) -> None:
+    _add_registry(parser)
+    parser.add_argument("image", metavar="IMAGE", help="one that is there")
+    parser.add_argument("reference", nargs="?", metavar="REFERENCE", help="where; its name")
+
+
+def _add_load(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-i", "--input", type=Path, required=True, metavar="FILE", help="a tar")
+    parser.add_argument("--name", default="", metavar="NAME", help="instead of the one in it")
+
+
+def _add_save(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="a tar")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="those that are to be in it")
+
+
+def _add_tag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="IMAGE", help="its name")
+    parser.add_argument("target", metavar="NAME", help="the new one")
+
+
+def _add_cp(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SOURCE", help="PATH, or CONTAINER:PATH")
+    parser.add_argument("target", metavar="TARGET", help="the other of the two")
+
+
+def _add_rmi(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="their names")
 
 
 def _add_registry(parser: argparse.ArgumentParser) -> None:
@@ -207,3 +251,33 @@ def _add_many(
     help: str,  # noqa: A002
 ) -> None:
     parser.add_argument(*flags, action="append", default=[], metavar=metavar, help=help)
+
+
+_ROOMS = {
+    "run": Room("running", "run", "make a container and start it", _add_run),
+    "exec": Room("running", "execute", "run one more process in a container", _add_exec),
+    "start": Room("running", "start", "start what was made and not started", _add_names),
+    "attach": Room("running", "attach", "read and write a container's streams", _add_attach),
+    "ps": Room("looking", "ps", "list containers", _add_ps),
+    "inspect": Room("looking", "inspect", "print all that is known, as JSON", _add_names),
+    "logs": Room("looking", "logs", "print what a container has written", _add_logs),
+    "stats": Room("looking", "stats", "show what containers use", _add_stats),
+    "shims": Room("processes", "shims", "list the processes of shims", _add_shims),
+    "kill-shim": Room("processes", "kill", "kill processes of shims", _add_kill_shim),
+    "top": Room("top.app", "top", "watch tasks, and act on them", _add_top),
+    "ui": Room("ui", "ui", "serve a page to watch tasks on, and act on them", _add_ui),
+    "images": Room("looking", "images", "list images", _add_images),
+    "stop": Room("acting", "stop", "ask containers to end, and then make them", _add_stop),
+    "kill": Room("acting", "kill", "send containers a signal", _add_kill),
+    "rm": Room("acting", "rm", "remove containers", _add_rm),
+    "pause": Room("acting", "pause", "freeze containers", _add_names),
+    "unpause": Room("acting", "unpause", "let them go on", _add_names),
+    "wait": Room("acting", "wait", "wait until containers end; print how", _add_names),
+    "pull": Room("moving", "pull", "fetch images from their registries", _add_pull),
+    "push": Room("moving", "push", "give a registry an image", _add_push),
+    "load": Room("moving", "load", "take images from an archive", _add_load),
+    "save": Room("moving", "save", "write images to an archive", _add_save),
+    "tag": Room("moving", "tag", "give an image one more name", _add_tag),
+    "cp": Room("moving", "cp", "copy files into a container, or out of it", _add_cp),
+    "rmi": Room("acting", "rmi", "remove images", _add_rmi),
+}

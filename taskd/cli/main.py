@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import difflib
-import gc
 import os
-import re
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import closing
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import taskd
-from taskd import inherited, logs
 from taskd.cli import containers, operate, shim
 from taskd.cli.numbers import count
-from taskd.client.address import find
+from taskd.cli.parsers import Commands, Parser
 from taskd.errors import InvalidArgument, TaskdError, words
 from taskd.extras import missing
 from taskd.printable import printable
@@ -34,7 +28,9 @@ T = TypeVar("T")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 for a failure, 2 for a bad command line."""
-    options = command_line().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    first = next((each for each in given if not each.startswith("-")), None)
+    options = command_line(first).parse_args(given)
     try:
         return options.command(options) or 0
     except BrokenPipeError:
@@ -48,48 +44,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1
 
 
-class _Parser(argparse.ArgumentParser):
-    """Answers a word that is no command with the nearest one that is."""
+def command_line(given: str | None = None) -> argparse.ArgumentParser:
+    """All commands, with their arguments: what completion and the manual page are made of.
 
-    def error(self, message: str) -> NoReturn:
-        found = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
-        if found is not None:
-            near = difflib.get_close_matches(found[1], re.findall(r"[\w-]+", found[2]), n=1)
-            known = f"did you mean {near[0]}?" if near else f"there are {found[2]}"
-            message = f"there is no {found[1]}; {known}".replace("'", "")
-        super().error(message)
-
-
-def command_line() -> argparse.ArgumentParser:
-    """All commands, with their arguments: what completion and the manual page are made of."""
-    parser: argparse.ArgumentParser = _Parser(prog="taskd", description=taskd.__doc__)
-    parser.set_defaults(parser=parser)
+    Of one that is `given` only that.
+    """
+    parser = Parser(prog="taskd", description=taskd.__doc__)
     parser.add_argument("--version", action="version", version=f"taskd {taskd.__version__}")
     # Shims of containerd's first generations put --address before the command.
     parser.add_argument("--address", dest="daemon_address", help=argparse.SUPPRESS)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = Commands(parser)
+    commands.add("serve", "run the daemon", _add_serve)
+    commands.add("publish", "publish the event on standard input", _add_publish)
+    commands.add("events", "print what happens, and what has happened", _add_events)
+    commands.add("trace", "show what clients, the daemon and shims say", _add_trace)
+    containers.add(commands.add, _run)
+    shim.add(commands.add, partial(_run, fast=True))
+    operate.add(commands.add)
+    commands.add("demo", "run one container in a daemon of its own", _add_demo)
+    return commands.made(given)
 
-    serve = commands.add_parser("serve", help="run the daemon")
+
+def _add_serve(serve: argparse.ArgumentParser) -> None:
+    from taskd.logs import LEVELS
+
     serve.set_defaults(command=_serve)
     serve.add_argument("--config", type=Path, metavar="FILE", help="TOML configuration")
     serve.add_argument("--root", type=Path, metavar="DIR", help="what outlives a reboot")
     serve.add_argument("--state", type=Path, metavar="DIR", help="what does not")
     serve.add_argument("--address", type=Path, metavar="SOCKET", help="where gRPC is served")
-    serve.add_argument(
-        "--log-level", choices=logs.LEVELS, metavar="LEVEL", help=", ".join(logs.LEVELS)
-    )
+    serve.add_argument("--log-level", choices=LEVELS, metavar="LEVEL", help=", ".join(LEVELS))
     serve.add_argument(
         "--log-format", choices=("text", "json"), metavar="FORMAT", help="text, json"
     )
     serve.add_argument("--group", metavar="NAME", help="whose members may use the socket")
 
-    publish = commands.add_parser("publish", help="publish the event on standard input")
+
+def _add_publish(publish: argparse.ArgumentParser) -> None:
     publish.set_defaults(command=_publish)
     publish.add_argument("--address", help="the daemon's gRPC socket")
     publish.add_argument("--namespace", default="default", help="of the event (default)")
     publish.add_argument("--topic", required=True, help="as in /tasks/exit")
 
-    events = commands.add_parser("events", help="print what happens, and what has happened")
+
+def _add_events(events: argparse.ArgumentParser) -> None:
     events.set_defaults(command=_events)
     events.add_argument("--address", type=Path, metavar="SOCKET", help="the daemon's gRPC socket")
     since = events.add_mutually_exclusive_group()
@@ -108,11 +106,11 @@ def command_line() -> argparse.ArgumentParser:
         "filters", nargs="*", metavar="FILTER", help="""such as 'topic~="^/tasks/"'"""
     )
 
-    trace = commands.add_parser(
-        "trace",
-        help="show what clients, the daemon and shims say",
-        description="Show each call of clients, of the daemon to shims and of shims to the daemon, "
-        "with what was said and the time it took.",
+
+def _add_trace(trace: argparse.ArgumentParser) -> None:
+    trace.description = (
+        "Show each call of clients, of the daemon to shims and of shims to the daemon, with what "
+        "was said and the time it took."
     )
     trace.set_defaults(command=_trace)
     trace.add_argument("--address", type=Path, metavar="SOCKET", help="the daemon's gRPC socket")
@@ -128,16 +126,17 @@ def command_line() -> argparse.ArgumentParser:
     trace.add_argument("--limit", type=count, metavar="N", help="end after so many begins and ends")
     trace.add_argument("task", nargs="?", default="", metavar="TASK", help="only what is about it")
 
-    containers.add(commands, _run)
-    shim.add(commands, _run)
-    operate.add(commands)
 
-    demo = commands.add_parser("demo", help="run one container in a daemon of its own")
+def _add_demo(demo: argparse.ArgumentParser) -> None:
     demo.set_defaults(command=_demo)
-    return parser
 
 
 def _serve(options: argparse.Namespace) -> None:
+    import gc
+    from dataclasses import replace
+
+    from taskd import inherited, logs
+
     gc.disable()  # until the daemon is up: what it is built of makes no garbage worth the time
     inherited.take(umask=0o077)
 
@@ -160,7 +159,7 @@ def _serve(options: argparse.Namespace) -> None:
     logs.set_up(settings.log_level, settings.log_format)
     if os.geteuid() != 0:
         logs.announce(f"with {settings.root} and {settings.state}")
-    _run(serve, settings, manager)
+    _run(serve, settings, manager, fast=True)
 
 
 def _group(name: str) -> int:
@@ -174,6 +173,7 @@ def _group(name: str) -> int:
 
 def _publish(options: argparse.Namespace) -> None:
     from taskd.cli.publish import publish
+    from taskd.client.address import find
 
     address = find(options.address or options.daemon_address)
     publish(str(address), options.namespace, options.topic, sys.stdin.buffer.read())
@@ -181,6 +181,7 @@ def _publish(options: argparse.Namespace) -> None:
 
 def _events(options: argparse.Namespace) -> None:
     from taskd.cli.events import Start, events, moment
+    from taskd.client.address import find
 
     since = moment(options.since) if options.since is not None else None
     shown = {
@@ -198,7 +199,10 @@ def _events(options: argparse.Namespace) -> None:
 
 
 def _trace(options: argparse.Namespace) -> None:
+    from contextlib import closing
+
     from taskd.cli.trace import Shown, play, trace
+    from taskd.client.address import find
     from taskd.durations import seconds
 
     try:
@@ -216,6 +220,8 @@ def _trace(options: argparse.Namespace) -> None:
 
 def _nats(options: argparse.Namespace) -> NatsConfig:
     """``[events.nats]`` of the configuration, if one is named, and what the options say instead."""
+    from dataclasses import replace
+
     from taskd import config
     from taskd.nats.settings import NatsConfig, Subjects
 
@@ -250,20 +256,20 @@ def _import_fleet() -> Callable[..., Awaitable[None]]:
 def _demo(options: argparse.Namespace) -> None:
     from taskd.cli.demo import demo
 
-    _run(demo)
+    _run(demo, fast=True)
 
 
-def _run(function: Callable[..., Awaitable[T]], *arguments: object) -> T:
+def _run(function: Callable[..., Awaitable[T]], *arguments: object, fast: bool = False) -> T:
+    """Run a coroutine; `fast` is what goes on for long, and is worth the loading of uvloop."""
     import anyio
 
+    if fast:
+        try:
+            import uvloop  # noqa: F401
+        except ImportError:
+            fast = False
     try:
-        import uvloop  # noqa: F401
-    except ImportError:
-        use_uvloop = False
-    else:
-        use_uvloop = True
-    try:
-        return anyio.run(function, *arguments, backend_options={"use_uvloop": use_uvloop})
+        return anyio.run(function, *arguments, backend_options={"use_uvloop": fast})
     except BaseExceptionGroup as group:
         # What ends a task group alone is what there is to say, as if there were no group.
         alone: BaseException = group

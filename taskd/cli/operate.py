@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 from pathlib import Path
 
 import taskd
+from taskd.cli.parsers import Add
 from taskd.printable import printable
 
 __all__ = ["add"]
@@ -15,9 +14,15 @@ __all__ = ["add"]
 _SHELLS = ("bash", "fish", "tcsh", "zsh")
 
 
-def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add(add_parser: Add) -> None:
     """Add the commands."""
-    config = commands.add_parser("config", help="check a configuration, or show what is in force")
+    add_parser("config", "check a configuration, or show what is in force", _add_config)
+    add_parser("doctor", "look over this machine", _add_doctor)
+    add_parser("version", "print versions", _add_version)
+    add_parser("completion", "print a shell's completion of commands", _add_completion)
+
+
+def _add_config(config: argparse.ArgumentParser) -> None:
     actions = config.add_subparsers(required=True, metavar="ACTION")
     check = actions.add_parser("check", help="say what is wrong with a file")
     check.set_defaults(command=_check)
@@ -26,21 +31,23 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     dump.set_defaults(command=_dump)
     dump.add_argument("--config", type=Path, metavar="FILE", help="TOML configuration")
 
-    doctor = commands.add_parser(
-        "doctor",
-        help="look over this machine",
-        description="Tell what of this machine taskd can use, and what to do about the rest. The "
-        "exit status is 1 if containers will not run.",
+
+def _add_doctor(doctor: argparse.ArgumentParser) -> None:
+    doctor.description = (
+        "Tell what of this machine taskd can use, and what to do about the rest. The exit status "
+        "is 1 if containers will not run."
     )
     doctor.set_defaults(command=_doctor)
     doctor.add_argument("--config", type=Path, metavar="FILE", help="TOML configuration")
     doctor.add_argument("--json", action="store_true", help="print a JSON object for each finding")
 
-    version = commands.add_parser("version", help="print versions")
+
+def _add_version(version: argparse.ArgumentParser) -> None:
     version.set_defaults(command=_version)
     version.add_argument("--json", action="store_true", help="print a JSON object")
 
-    completion = commands.add_parser("completion", help="print a shell's completion of commands")
+
+def _add_completion(completion: argparse.ArgumentParser) -> None:
     completion.set_defaults(command=_completion)
     completion.add_argument("shell", choices=_SHELLS, metavar="SHELL", help=", ".join(_SHELLS))
 
@@ -62,6 +69,8 @@ def _dump(options: argparse.Namespace) -> None:
 
 
 def _doctor(options: argparse.Namespace) -> int:
+    import json
+
     from taskd import config
     from taskd.cli.doctor import Verdict, findings
 
@@ -78,6 +87,9 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _version(options: argparse.Namespace) -> None:
+    import json
+    import platform
+
     from taskd.grpc import engine
 
     about = {
@@ -94,4 +106,6 @@ def _version(options: argparse.Namespace) -> None:
 def _completion(options: argparse.Namespace) -> None:
     import shtab
 
-    print(shtab.complete(options.parser, options.shell))
+    from taskd.cli.main import command_line
+
+    print(shtab.complete(command_line(), options.shell))

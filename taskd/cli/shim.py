@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import logging
-import signal
+import os
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from taskd.cli.parsers import Add
 from taskd.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -22,12 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["add"]
 
 
-def add(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
-    run: Callable[..., object],
-) -> None:
+def add(add_parser: Add, run: Callable[..., object]) -> None:
     """Add ``shim`` and what can be done with one; `run` runs a coroutine."""
-    shim = commands.add_parser("shim", help="for people who write shims")
+    add_parser("shim", "for people who write shims", partial(_add, run))
+
+
+def _add(run: Callable[..., object], shim: argparse.ArgumentParser) -> None:
     actions = shim.add_subparsers(required=True, metavar="ACTION")
     _add_new(actions)
     _add_dev(actions, run)
@@ -124,6 +123,9 @@ def _add_check(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _check(options: argparse.Namespace) -> int:
+    import logging
+    import time
+
     import anyio
 
     from taskd import check
@@ -138,11 +140,14 @@ def _check(options: argparse.Namespace) -> int:
     if options.binary is None:
         options.parser.error("which shim?")
     try:
+        rootfs = options.rootfs.absolute()
+        if options.junit is not None:
+            _check_writable(options.junit)
         subject = check.Subject(
             path=check.find(options.binary),
             options=None if options.no_options else check.runtime_options(options.option),
-            rootfs=options.rootfs.absolute(),
-            programs=check.own_programs(options.program),
+            rootfs=rootfs,
+            programs=check.own_programs(options.program, rootfs),
             debug=options.debug,
             timeout=options.timeout,
         )
@@ -164,10 +169,20 @@ def _check(options: argparse.Namespace) -> int:
     return int(any(result.outcome is check.Outcome.FAILED for result in results))
 
 
+def _check_writable(file: Path) -> None:
+    """Raise `InvalidArgument` if it cannot be written: better now than after some minutes."""
+    place = file if file.exists() else file.absolute().parent
+    if file.is_dir() or not place.exists() or not os.access(place, os.W_OK):
+        why = "is a folder" if file.is_dir() else "cannot be written"
+        raise InvalidArgument(f"--junit {file}: {why}", verbatim=True)
+
+
 async def _until_told_to_end(
     work: Callable[[], Awaitable[list[Result]]],
 ) -> list[Result] | None:
     """What `work` returns; None if SIGTERM came first, and all that it had begun is undone."""
+    import signal
+
     import anyio
 
     results = None

@@ -167,6 +167,9 @@ def test_bad_command_lines() -> None:
         [str(plugins.executable(OWN[1])), "no such check"],
         [str(plugins.executable(OWN[1])), "--option", "NoSuch=1"],
         [str(plugins.executable(OWN[1])), "--program", "slep=/sleep"],
+        [str(plugins.executable(OWN[1])), "--program", "sleep=/no/such/sleep"],
+        [str(plugins.executable(OWN[1])), "--junit", "/no/such/folder/file.xml"],
+        [str(plugins.executable(OWN[1])), "--junit", "/"],
     ):
         done = subprocess.run(
             [str(TASKD), "shim", "check", *arguments], capture_output=True, text=True
