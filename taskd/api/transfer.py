@@ -7,9 +7,10 @@ from typing import Any as AnyType
 
 from taskd.api import request
 from taskd.codec import MalformedMessage, decode
-from taskd.errors import Unimplemented, Unknown
+from taskd.errors import NotFound, Unimplemented, Unknown
 from taskd.proto.containerd.services.transfer.v1 import TransferBase, TransferRequest
 from taskd.proto.containerd.types.transfer import (
+    HttpDebug,
     ImageExportStream,
     ImageImportStream,
     ImageStore,
@@ -22,7 +23,7 @@ from taskd.transfer.exporting import Options
 from taskd.transfer.progress import Progress
 from taskd.transfer.service import Caller, ExportStream, ImportStream, RegistryImage, Transfers
 from taskd.transfer.store import Store, platform
-from taskd.transfer.streams import Streams
+from taskd.transfer.streams import Stream, Streams
 
 __all__ = ["Transfer"]
 
@@ -106,7 +107,18 @@ class Transfer(TransferBase):
             resolver.default_scheme,
             resolver.headers,
             self._streams.get(namespace, stream) if stream else None,
+            resolver.http_debug in (HttpDebug.DEBUG, HttpDebug.BOTH),
+            resolver.http_debug in (HttpDebug.TRACE, HttpDebug.BOTH),
+            self._logs(namespace, resolver),
         )
+
+    def _logs(self, namespace: str, resolver: RegistryResolver) -> Stream | None:
+        if not resolver.logs_stream or resolver.http_debug is HttpDebug.DISABLED:
+            return None
+        try:
+            return self._streams.get(namespace, resolver.logs_stream)
+        except NotFound as exc:
+            raise exc.within("failed to get stream for HTTP debug logs") from None
 
 
 def _decoded(value: Any) -> AnyType:

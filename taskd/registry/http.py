@@ -29,9 +29,10 @@ from taskd.registry.authorization import (
     AuthorizationFailed,
     Authorizer,
 )
+from taskd.registry.dump import Dump, Write, trace
 from taskd.registry.hosts import Host, is_loopback
 
-__all__ = ["Client", "Request", "limited", "unexpected"]
+__all__ = ["Client", "Request", "limited", "pieces", "unexpected"]
 
 _log = logging.getLogger(__name__)
 
@@ -85,14 +86,24 @@ class Client:
     """Connections to hosts, for as long as one transfer lasts; use it in ``async with``."""
 
     def __init__(
-        self, headers: Mapping[str, str], ask: AskCredentials | None, idle_seconds: float
+        self,
+        headers: Mapping[str, str],
+        ask: AskCredentials | None,
+        idle_seconds: float,
+        dump: Write | None = None,
+        traced: bool = False,
     ) -> None:
-        """`headers` go with each request. After `idle_seconds` without a byte a host has gone."""
+        """`headers` go with each request. After `idle_seconds` without a byte a host has gone.
+
+        `dump` is shown all requests and answers; if `traced`, the log tells of connections.
+        """
         named = [value for key, value in headers.items() if key.lower() == "user-agent"]
         others = {key: value for key, value in headers.items() if key.lower() != "user-agent"}
         self._headers = {"User-Agent": (*named, f"taskd/{taskd.__version__}")[0], **others}
         self._ask = ask
         self._idle = idle_seconds
+        self._middlewares = [] if dump is None else [Dump(dump)]
+        self._traces = [trace()] if traced else []
         self._authorizers: dict[tuple[str, str], Authorizer] = {}
         self._contexts: dict[tuple[object, ...], ssl.SSLContext] = {}
         self._plain: set[str] = set()
@@ -105,6 +116,8 @@ class Client:
             read_bufsize=_READ_AHEAD,
             max_line_size=_MAX_HEADER,
             max_field_size=_MAX_HEADER,
+            middlewares=self._middlewares,
+            trace_configs=self._traces,
         )
         return self
 
@@ -311,10 +324,18 @@ def _wait(response: aiohttp.ClientResponse, attempt: int) -> float:
     return min(max(float(said), own), MAX_WAIT) if re.fullmatch("[0-9]{1,9}", said) else own
 
 
+async def pieces(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """A body as it comes, or, if it has been read before, as it was. Raises aiohttp's errors."""
+    if response.content.at_eof():
+        yield await response.read()
+    async for piece in response.content.iter_any():
+        yield piece
+
+
 async def limited(response: aiohttp.ClientResponse, size: int) -> bytes:
     """All of a body that has at most `size` bytes. Raises `Unknown`, and aiohttp's errors."""
     found = bytearray()
-    async for piece in response.content.iter_any():
+    async for piece in pieces(response):
         found += piece
         if len(found) > size:
             raise Unknown(f"{response.url.host} sends more than {size} bytes")

@@ -29,8 +29,9 @@ from taskd.errors import (
 from taskd.registry import hosts as hosts_
 from taskd.registry import reference as references
 from taskd.registry.authorization import AskCredentials, AuthorizationFailed
+from taskd.registry.dump import Write
 from taskd.registry.hosts import Capability, Host
-from taskd.registry.http import Client, Request, limited, unexpected
+from taskd.registry.http import Client, Request, limited, pieces, unexpected
 
 __all__ = ["MAX_MANIFEST", "Registry"]
 
@@ -63,6 +64,8 @@ class Registry:
         headers: Mapping[str, str] | None = None,
         ask: AskCredentials | None = None,
         idle_seconds: float = 60.0,
+        dump: Write | None = None,
+        traced: bool = False,
     ) -> None:
         """`host_dir` and `default_scheme` are as for `hosts.find`, the rest as for `http.Client`.
 
@@ -75,7 +78,7 @@ class Registry:
         headers = dict(headers or {})
         accepted = [key for key in headers if key.lower() == "accept"]
         self._accepted = headers.pop(accepted[0]) if accepted else ACCEPTED
-        self._client = Client(headers, ask, idle_seconds)
+        self._client = Client(headers, ask, idle_seconds, dump, traced)
 
     async def __aenter__(self) -> Self:
         """Raises `InvalidArgument` for a file of hosts that cannot be read."""
@@ -200,15 +203,15 @@ class Registry:
             request.headers["Accept-Encoding"] = "identity"
             if offset:
                 request.headers["Range"] = f"bytes={offset}-"
-            pieces = self._body(request, offset)
+            body = self._body(request, offset)
             try:
-                piece = await anext(pieces, b"")
+                piece = await anext(body, b"")
             except TaskdError as exc:
                 first = first or exc
                 continue
-            async with aclosing(pieces):
+            async with aclosing(body):
                 yield piece
-                async for piece in pieces:
+                async for piece in body:
                     yield piece
                 return
         assert first is not None
@@ -235,7 +238,7 @@ class Registry:
                     raise Unknown(f"unhandled content range in response: {said}")
                 skip = 0
             try:
-                async for piece in response.content.iter_any():
+                async for piece in pieces(response):
                     if skip >= len(piece):
                         skip -= len(piece)
                         continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Caller", "ExportStream", "ImportStream", "RegistryImage", "Transfers"]
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:
@@ -49,13 +52,20 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class RegistryImage:
-    """An image of a registry; `credentials` is a stream on which the client says who it is."""
+    """An image of a registry; `credentials` is a stream on which the client says who it is.
+
+    With `dumped` it is told on the stream `logs`, or else the log is, what is asked and answered,
+    and with `traced` the log tells of connections.
+    """
 
     name: str
     host_dir: Path | None = None
     default_scheme: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
     credentials: Stream | None = None
+    dumped: bool = False
+    traced: bool = False
+    logs: Stream | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +202,9 @@ class Transfers:
         async with AsyncExitStack() as stack:
             if image.credentials is not None:
                 stack.callback(image.credentials.close)
+            dump = _logged
+            if image.logs is not None:
+                dump = (await stack.enter_async_context(_sending(image.logs))).send
             try:
                 registry: Registry = resolver.Registry(
                     image.name,
@@ -200,6 +213,8 @@ class Transfers:
                     headers=image.headers,
                     ask=None if image.credentials is None else ask,
                     idle_seconds=self._config.idle_timeout,
+                    dump=dump if image.dumped else None,
+                    traced=image.traced,
                 )
                 await stack.enter_async_context(registry)
             except TaskdError as exc:
@@ -217,6 +232,11 @@ async def _sending(stream: Stream) -> AsyncIterator[Sender]:
             group.cancel_scope.cancel()
     finally:
         stream.close()
+
+
+async def _logged(content: bytes) -> None:
+    for line in content.decode(errors="replace").splitlines():
+        _log.info("%s", line)
 
 
 async def _credentials(stream: Stream, name: str, host: str) -> Credentials:

@@ -84,7 +84,14 @@ def remains(ctr: Ctr) -> list[str]:
     return found + ctr("snapshots", "ls").splitlines()[1:]
 
 
-def test_from_a_registry_and_back(ctr: Ctr, secured: Registry, tmp_path: Path) -> None:
+def test_from_a_registry_and_back(
+    ctr: Ctr,
+    secured: Registry,
+    tmp_path: Path,
+    daemon: Taskd,
+    namespace: str,
+    generation: Generation,
+) -> None:
     name = secured.name(NAME)
     ctr("images", "pull", *access(secured), name)
     assert ctr("images", "ls", "-q").split() == [name]
@@ -110,7 +117,13 @@ def test_from_a_registry_and_back(ctr: Ctr, secured: Registry, tmp_path: Path) -
 
     ctr("images", "rm", "--sync", name, other)
     assert remains(ctr) == []
-    ctr("images", "pull", *access(secured), other)
+    if generation.name == "2":  # others ask the registry themselves
+        pull = ("images", "pull", "--http-dump", *access(secured), other)
+        shown = daemon.ctr(*pull, namespace=namespace).stderr
+        for line in ("HEAD /v2/other/copy/manifests/1", "HTTP/1.1 401", "Authorization: Basic"):
+            assert line in shown
+    else:
+        ctr("images", "pull", *access(secured), other)
     assert ctr("run", "--rm", other, "one", "/bin/cat", "/etc/motd") == "hello from a layer\n"
     ctr("images", "rm", "--sync", other)
     assert remains(ctr) == []

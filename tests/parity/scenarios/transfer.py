@@ -311,6 +311,25 @@ async def pull_with_a_password(recorder: Recorder) -> None:
         await recorder.images.list()
 
 
+@scenario("transfer: pull with requests that are shown", generations=NEWER)
+async def pull_shown(recorder: Recorder) -> None:
+    async with registry(recorder) as found:
+        for debug in (kinds.HttpDebug.DEBUG, kinds.HttpDebug.TRACE, kinds.HttpDebug.DISABLED):
+            name = f"logs{debug.name}"
+            async with opened(recorder, name) as logs:
+                await logs.send(kinds.WindowUpdate(update=1 << 24))
+                source = at(found, http_debug=debug, logs_stream=name)
+                await transferred(recorder, source, kinds.ImageStore(name=name))
+                with anyio.move_on_after(5 if debug else 0):
+                    await logs.ended.wait()
+                shown = bytes_of(logs).decode(errors="replace")
+            parts = r'[A-Z]+ /v2\S* HTTP/1.1|HTTP/1.1 \d+ \w+|Host: \S+|\{"schemaVersion".*?\}\]\}'
+            for line in sorted(set(re.findall(parts, shown))):
+                recorder.note(f"{name} {line}")
+        source = at(found, http_debug=kinds.HttpDebug.BOTH, logs_stream="none")
+        await transferred(recorder, source, kinds.ImageStore(name="x"))
+
+
 @scenario(generations=NEWER)
 async def push(recorder: Recorder) -> None:
     async with registry(recorder) as found:
