@@ -96,7 +96,8 @@ class Fetcher:
         pieces = self._registry.fetch(
             descriptor.media_type, descriptor.digest, offset, descriptor.urls
         )
-        waiting = bytearray()
+        waiting: list[bytes] = []
+        held = 0
         begun = False
         cut: TaskdError | None = None
         async with aclosing(pieces):
@@ -115,11 +116,12 @@ class Fetcher:
                 if offset > descriptor.size:
                     words = f'"{key(descriptor)}" failed size validation'
                     raise FailedPrecondition(f"{words}: more than {descriptor.size} bytes")
-                waiting += piece
-                if len(waiting) >= _PIECE:
-                    await writer.write(bytes(waiting))
-                    waiting.clear()
-        await writer.write(bytes(waiting))
+                waiting.append(piece)
+                held += len(piece)
+                if held >= _PIECE:
+                    await writer.write(b"".join(waiting))
+                    waiting, held = [], 0
+        await writer.write(b"".join(waiting))
         if writer.status.offset < descriptor.size:
             raise _Cut(
                 cut
