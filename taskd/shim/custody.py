@@ -54,14 +54,13 @@ class Custody:
         self._write(task)
 
     def born(self, process: Process) -> None:
-        """A process has its pid, by which alone it could not be told from others."""
-        if process.pidfd >= 0:
-            return
+        """A process has its pid, by which alone it could not be told from others.
+
+        It is written down with what comes of it next.
+        """
         with suppress(OSError):  # it has ended, and been reaped
             process.pidfd = os.pidfd_open(process.pid)
             process.started = procfs.stat(process.pid).started
-        process.noted()
-        process.opened()
 
     def release(self, task: Task) -> None:
         """A container is deleted. Its record, which says so, goes with its bundle."""
@@ -77,7 +76,8 @@ class Custody:
 
     def _follow(self, task: Task, process: Process) -> None:
         process.regard(partial(self._write, task), partial(self._keep, task, process))
-        process.opened()
+        if process.kept():
+            process.opened()
 
     def _keep(self, task: Task, process: Process) -> None:
         self.keeper.keep(task.container.id, process.id, process.kept())

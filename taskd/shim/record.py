@@ -12,7 +12,7 @@ import os
 import zlib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -146,11 +146,7 @@ class Record:
 
 def write(bundle: Path, record: Record | SandboxRecord) -> None:
     """Replace what there was. Raises OSError; then there is none."""
-    document = asdict(record)
-    if record.options is not None:
-        value = base64.b64encode(record.options.value).decode()
-        document["options"] = [record.options.type_url, value]
-    text = json.dumps({"form": _FORM, **document}).encode()
+    text = json.dumps({"form": _FORM, **_members(record)}, default=_plain).encode()
     made = bundle / f".{RECORD}"
     try:
         made.write_bytes(b"%08x\n%s" % (zlib.crc32(text), text))
@@ -159,6 +155,17 @@ def write(bundle: Path, record: Record | SandboxRecord) -> None:
         # What is there is no longer true.
         forget(bundle)
         raise
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has for what it does not know. `asdict` would copy what does not change."""
+    if isinstance(value, TypedValue):
+        return [value.type_url, base64.b64encode(value.value).decode()]
+    return _members(value)
+
+
+def _members(value: Any) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in value.__slots__}
 
 
 def forget(bundle: Path) -> None:

@@ -154,6 +154,8 @@ class TaskService:
                 if sandbox is not None and sandbox.ending:
                     raise FailedPrecondition(f"sandbox {sandbox.id} has stopped")
                 self._tasks[request.id] = task
+                if init.pid:
+                    self._born(init)
                 if self._custody is not None:
                     self._custody.admit(task)
                 self._publish(
@@ -239,6 +241,8 @@ class TaskService:
             # It writes as soon as it is let go: nothing of that is to be held here any more.
             self._handed(init)
         init.pid = await container.start(init) or before
+        if not before:
+            self._born(init)
         self._handed(init)
         init.begun()
         self._publish(events.TaskStart(container_id=container.id, pid=init.pid))
@@ -266,6 +270,7 @@ class TaskService:
             raise
         finally:
             task.starting.remove(starting)
+        self._born(process)
         self._handed(process)
         process.begun()
         self._publish(
@@ -574,16 +579,20 @@ class TaskService:
         if self._custody is not None:
             await self._custody.settled()
 
+    def _born(self, process: Process) -> None:
+        if self._custody is not None:
+            self._custody.born(process)
+
     def _handed(self, process: Process) -> None:
         if process.streams is not None:
             process.streams.handed()
+        else:
+            process.opened()
 
     # --- ends -----------------------------------------------------------------------------
 
     def _follow(self, task: Task, process: Process) -> None:
         """Tell of the end of a process. To be called while it is being started."""
-        if self._custody is not None:
-            self._custody.born(process)
         end = task.container.end(process.pid)
         self.in_background(self._ended(task, process, end))
 

@@ -119,24 +119,20 @@ class Oci(Container):
         return int(pid_file.read_text())
 
     async def exec(self, process: Process) -> int:
-        import tempfile
-
-        pid_file = self._pid_file(process)
-        # In the bundle, so that it goes with that if this process is killed.
-        with tempfile.NamedTemporaryFile("w", dir=self.bundle, suffix=".json") as spec:
-            json.dump(process.spec, spec)
-            spec.flush()
-            command = ["exec", "--process", spec.name, "--detach", "--pid-file", str(pid_file)]
-            try:
-                await self._begin(command, [self.id], process, "OCI runtime exec failed")
-                return int(pid_file.read_text())
-            except BaseException:
-                # A runtime that was ended, or a terminal that was not sent, may leave it running.
-                with suppress(OSError, ValueError):
-                    os.kill(int(pid_file.read_text()), signal.SIGKILL)
-                raise
-            finally:
-                pid_file.unlink(missing_ok=True)
+        pid_file, spec = self._pid_file(process), self.bundle / f"exec.{process.id}.json"
+        spec.write_text(json.dumps(process.spec))
+        command = ["exec", "--process", str(spec), "--detach", "--pid-file", str(pid_file)]
+        try:
+            await self._begin(command, [self.id], process, "OCI runtime exec failed")
+            return int(pid_file.read_text())
+        except BaseException:
+            # A runtime that was ended, or a terminal that was not sent, may leave it running.
+            with suppress(OSError, ValueError):
+                os.kill(int(pid_file.read_text()), signal.SIGKILL)
+            raise
+        finally:
+            pid_file.unlink(missing_ok=True)
+            spec.unlink(missing_ok=True)
 
     async def adopt(self, execs: Sequence[Process]) -> None:
         processes = (self.init, *execs)
