@@ -28,6 +28,7 @@ from taskd.api.events import Events, ttrpc_service
 from taskd.api.images import Images
 from taskd.api.introspection import Introspection, Part
 from taskd.api.journal import Journal as JournalService
+from taskd.api.late import LateService
 from taskd.api.leases import Leases
 from taskd.api.namespaces import Namespaces
 from taskd.api.sandboxes import Controllers, Sandboxes
@@ -37,7 +38,6 @@ from taskd.api.snapshots import Snapshots
 from taskd.api.streaming import Streaming
 from taskd.api.tasks import Tasks
 from taskd.api.trace import Trace
-from taskd.api.transfer import Transfer
 from taskd.api.version import Version
 from taskd.clock import Clock
 from taskd.config import Config
@@ -61,6 +61,7 @@ from taskd.metadata import (
 )
 from taskd.nats.settings import CURSOR
 from taskd.observe.setup import Observed, observed
+from taskd.proto.containerd.services.transfer.v1 import TransferBase
 from taskd.qos import Qos
 from taskd.restarts import Removals, RestartMonitor
 from taskd.runtime import client
@@ -78,9 +79,7 @@ from taskd.service_manager import ServiceManager
 from taskd.snapshots import Snapshotter
 from taskd.sockets import listening
 from taskd.tasks import Checkpoints, Monitor, Rootfs, TaskService
-from taskd.transfer.service import Transfers
 from taskd.transfer.streams import Streams
-from taskd.transfer.unpacking import Layers
 
 if TYPE_CHECKING:
     from taskd.nats.sink import NatsSink
@@ -371,15 +370,23 @@ def _transfer_services(
     differ: Differ,
 ) -> list[Servable]:
     streams = Streams()
-    transfers = Transfers(
-        content,
-        ImageStore(database),
-        LeaseStore(database),
-        bus,
-        Layers(snapshotters, differ),
-        config.transfer,
-    )
-    return [Streaming(streams), Transfer(transfers, streams)]
+
+    def transfer() -> Servable:
+        from taskd.api.transfer import Transfer
+        from taskd.transfer.service import Transfers
+        from taskd.transfer.unpacking import Layers
+
+        transfers = Transfers(
+            content,
+            ImageStore(database),
+            LeaseStore(database),
+            bus,
+            Layers(snapshotters, differ),
+            config.transfer,
+        )
+        return Transfer(transfers, streams)
+
+    return [Streaming(streams), LateService(TransferBase(), transfer)]
 
 
 def _parts(snapshotters: Iterable[Snapshotter]) -> list[Part]:

@@ -1,26 +1,25 @@
 """grpclib's own services: health, and server reflection with the descriptors of our protos.
 
-They bring Google's protobuf with them, so they are loaded when somebody first calls one, and not
-while clients wait for the daemon to start.
+They bring Google's protobuf with them, and so are `Late`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grpclib.const import Cardinality, Handler
 
 import taskd.proto
+from taskd.api.late import Late
 from taskd.grpc.server import Servable
 from taskd.wire import MalformedMessage
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor_pool import DescriptorPool
 
-__all__ = ["Late"]
+__all__ = ["Reflection"]
 
 _METHODS = {
     "/grpc.health.v1.Health/Check": Cardinality.UNARY_UNARY,
@@ -33,7 +32,7 @@ _METHODS = {
 class _Request:
     """What a method's request will be, once its service is loaded."""
 
-    def __init__(self, late: Late, path: str) -> None:
+    def __init__(self, late: Reflection, path: str) -> None:
         self._late = late
         self._path = path
 
@@ -48,35 +47,23 @@ class _Request:
             raise MalformedMessage(str(exc)) from exc
 
 
-class Late:
+class Reflection(Late):
     """The services, which tell of `services` and of themselves."""
 
     def __init__(self, services: Iterable[Servable]) -> None:
+        super().__init__(self._load)
         self._services = list(services)
 
-    @cached_property
-    def handlers(self) -> Mapping[str, Handler]:
+    def _load(self) -> Iterable[Servable]:
         from grpclib.health.service import Health
         from grpclib.reflection.service import ServerReflection
 
         served = ServerReflection.extend([*self._services, Health()], pool=_pool())
-        return {
-            path: handler
-            for service in served[len(self._services) :]
-            for path, handler in service.__mapping__().items()
-        }
-
-    async def _serve(self, path: str, stream: Any) -> None:
-        await self.handlers[path].func(stream)
+        return served[len(self._services) :]
 
     def __mapping__(self) -> Mapping[str, Handler]:
         return {
-            path: Handler(
-                partial(self._serve, path),
-                cardinality,
-                _Request(self, path),
-                object,
-            )
+            path: self.handler(path, cardinality, _Request(self, path))
             for path, cardinality in _METHODS.items()
         }
 

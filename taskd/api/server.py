@@ -15,7 +15,7 @@ from grpclib.const import Handler, Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 
 from taskd.api import request
-from taskd.api.reflection import Late
+from taskd.api.reflection import Reflection
 from taskd.errors import Cancelled, Code, DeadlineExceeded, TaskdError, Unavailable, words
 from taskd.grpc.server import Servable, Server
 from taskd.observe import Instrument
@@ -57,7 +57,7 @@ class ApiServer:
         self._idle = anyio.Event()
         self._draining = False
         services = list(services)
-        served = [*services, Late(services)]
+        served = [*services, Reflection(services)]
         self._server = Server([_Guarded(service, self._guard, instruments) for service in served])
 
     async def start(self, listener: socket.socket) -> None:

@@ -145,10 +145,13 @@ class _MeteredBinary:
         self._seconds = seconds
         self.path = binary.path
         self.bundle = binary.bundle
-        self.deletes_after_shutdown = binary.deletes_after_shutdown
         self.delete = binary.delete
         self.features = binary.features
         self.adopt = binary.adopt
+
+    @property
+    def deletes_after_shutdown(self) -> bool:
+        return self._binary.deletes_after_shutdown
 
     async def start(self, options: CreateOptions, group: str = "") -> Bootstrap:
         begin = time.perf_counter()

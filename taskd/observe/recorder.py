@@ -279,8 +279,11 @@ class _OverheardBinary:
         self._recorder = recorder
         self.path = binary.path
         self.bundle = binary.bundle
-        self.deletes_after_shutdown = binary.deletes_after_shutdown
         self.features = binary.features
+
+    @property
+    def deletes_after_shutdown(self) -> bool:
+        return self._binary.deletes_after_shutdown
 
     async def start(self, options: CreateOptions, group: str = "") -> Bootstrap:
         with self._call("start") as call:

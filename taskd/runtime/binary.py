@@ -105,7 +105,9 @@ def is_address(text: str) -> bool:
     But for the NUL with which the name of an abstract socket begins.
     """
     name = text.removeprefix("unix://").removeprefix("\0")
-    return not any(unicodedata.category(each) in ("Cc", "Cs") for each in name)
+    return name.isprintable() or not any(
+        unicodedata.category(each) in ("Cc", "Cs") for each in name
+    )
 
 
 async def version(path: Path) -> str:

@@ -12,7 +12,6 @@ from collections.abc import Iterable
 
 import anyio
 from anyio.abc import TaskGroup
-from packaging.version import InvalidVersion, Version
 
 from taskd.errors import FailedPrecondition, TaskdError
 from taskd.runtime.connection import Connection
@@ -35,6 +34,8 @@ _END_SECONDS = 5.0
 _HELLO_SECONDS = 10.0
 """For a process that is found again to have its descriptors kept by this daemon."""
 _LOOK_SECONDS = 0.02
+_LATER_SECONDS = 1.0
+"""Clients, who have waited for the daemon, come first."""
 
 
 class Renewals:
@@ -159,6 +160,7 @@ class Renewals:
                     self._group.start_soon(self._renew_outdated, shims, shim)
 
     async def _renew_outdated(self, shims: Shims, shim: Shim) -> None:
+        await anyio.sleep(_LATER_SECONDS)
         if not (version := await self._known_version(shim)):
             return
         try:
@@ -211,6 +213,8 @@ def _left(why: str) -> FailedPrecondition:
 
 def is_older(version: str, installed: str) -> bool:
     """What is no version is neither older nor newer."""
+    from packaging.version import InvalidVersion, Version
+
     try:
         return Version(version) < Version(installed)
     except InvalidVersion:
