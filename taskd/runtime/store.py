@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import socket
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -44,10 +45,18 @@ class Keeping:
 
 
 class DescriptorStore:
-    """Slots by container and process. `group` owns what is received."""
+    """Slots by container and process. `group` owns what is received.
 
-    def __init__(self, group: TaskGroup) -> None:
+    No more than half of the descriptors that this process may have are kept: without any, nobody
+    could connect to it. What has not been kept cannot be gone on with.
+    """
+
+    def __init__(self, group: TaskGroup, limit: int | None = None) -> None:
         self._group = group
+        self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2 if limit is None else limit
+        self._count = 0
+        # Those of which nothing is kept: a part would pass for the whole.
+        self._refused: dict[Key, set[str]] = {}
         self._kept: dict[Key, dict[str, Slots]] = {}
         self._owners: dict[Key, Keeping] = {}
         self._shims: set[Keeping] = set()
@@ -82,8 +91,9 @@ class DescriptorStore:
     def forget(self, key: Key) -> None:
         """Keep nothing of a container any more."""
         self._owners.pop(key, None)
+        self._refused.pop(key, None)
         for slots in self._kept.pop(key, {}).values():
-            _close(slots.values())
+            self._empty(slots, list(slots))
 
     def close(self) -> None:
         for key in list(self._kept):
@@ -154,16 +164,34 @@ class DescriptorStore:
                 key = Key(shim.namespace, container)
                 self._owners[key] = shim
                 slots = self._kept.setdefault(key, {}).setdefault(process, {})
-                for name in list(slots) if anew else [*drop, *put]:
-                    _close([slots.pop(str(name), -1)])
-                while put:
-                    slots[str(put.pop())] = descriptors.pop()
+                if anew:
+                    self._refused.get(key, set()).discard(process)
+                self._empty(slots, list(slots) if anew else [*drop, *put])
+                if self._takes(key, process, slots, len(put)):
+                    self._count += len(put)
+                    while put:
+                        slots[str(put.pop())] = descriptors.pop()
                 if not slots:
                     del self._kept[key][process]
                 if not self._kept[key]:
                     del self._kept[key]
             case _:
                 raise ValueError(f"a message with {', '.join(map(str, message))}")
+
+    def _empty(self, slots: Slots, names: Iterable[object]) -> None:
+        for name in names:
+            if (descriptor := slots.pop(str(name), -1)) >= 0:
+                os.close(descriptor)
+                self._count -= 1
+
+    def _takes(self, key: Key, process: str, slots: Slots, more: int) -> bool:
+        """Whether there is room for so many of a process, of which all has been kept so far."""
+        refused = self._refused.get(key, set())
+        if self._count + more > self._limit and process not in refused:
+            log.warning("descriptor store: full; %s may end with its shim", key)
+            self._empty(slots, list(slots))
+            self._refused[key] = refused | {process}
+        return process not in self._refused.get(key, set())
 
     async def _give(self, shim: Keeping, container: str) -> None:
         """Send what is kept of a container; it is kept all the same."""
