@@ -481,8 +481,12 @@ class TaskService:
         self._ending = True
         self._stop_if_idle()
 
+    @property
+    def is_idle(self) -> bool:
+        return not (self._tasks or self._creating or self.sandboxes)
+
     def _stop_if_idle(self) -> None:
-        if self._ending and not (self._tasks or self._creating or self.sandboxes):
+        if self._ending and self.is_idle:
             self.stopped.set()
 
     @asynccontextmanager

@@ -29,6 +29,10 @@ log = logging.getLogger("taskd.shim")
 
 _FLUSH_SECONDS = 5.0
 _GRACE_SECONDS = 1.0
+_ALONE_SECONDS = 60.0
+"""For a daemon that has been killed to be there again, to a process in which nothing lives."""
+_LOOKS = 6
+"""At whether it is, in that time."""
 
 
 def serve(
@@ -81,6 +85,9 @@ async def _serving(
     async with ttrpc.Server(services) as server:
         await server.start(listener)
         log.info("serving %s", options.id)
+        if "TASKD_SHIM_GROUP" in os.environ:
+            ending = asyncio.get_running_loop().create_task(_end_alone(server, service))
+            background.append(ending)
         await service.stopped.wait()
         await publisher.drained(_FLUSH_SECONDS)
         with suppress(FileNotFoundError):
@@ -91,6 +98,16 @@ async def _serving(
         task.cancel()
     await asyncio.wait(background)
     await publisher.aclose()
+
+
+async def _end_alone(server: ttrpc.Server, service: TaskService) -> None:
+    """End what holds containers for a daemon when there are none, nor a daemon to end it."""
+    alone = 0
+    while alone < _LOOKS:
+        await asyncio.sleep(_ALONE_SECONDS / _LOOKS)
+        alone = 0 if server.has_clients or not service.is_idle else alone + 1
+    log.info("nothing lives here, and there is no daemon: ending")
+    service.end_if_idle()
 
 
 class _LogFifo(logging.Handler):

@@ -164,6 +164,10 @@ class Server:
         loop = asyncio.get_running_loop()
         await loop.connect_accepted_socket(lambda: _Session(self), sock)
 
+    @property
+    def has_clients(self) -> bool:
+        return bool(self._sessions)
+
     async def aclose(self, grace: float = 0.0) -> None:
         """Stop: accept nothing more, wait up to `grace` seconds for calls under way, cancel them.
 
