@@ -303,8 +303,11 @@ def _survival(config: Config, group: TaskGroup) -> Survival | str:
     """Or why containers end with their shim."""
     if not config.shims.adopt:
         return "[shims] adopt is off"
-    if not pidfd.tells_exits():
-        why = "this kernel does not tell others of exits"
+    try:
+        why = "" if pidfd.tells_exits() else "this kernel does not tell others of exits"
+    except OSError as exc:
+        why = f"whether this kernel tells others of exits cannot be found out: {exc.strerror}"
+    if why:
         log.info("containers end with their shim: %s", why)
         return why
     return Survival(DescriptorStore(group))

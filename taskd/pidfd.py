@@ -69,7 +69,7 @@ def tells_exits() -> bool:
 
     To be asked in a process that does not reap whatever child ends. Raises OSError.
     """
-    child = os.posix_spawn("/bin/true", ["true"], {})
+    child = os.posix_spawnp("true", ["true"], {})
     pidfd = -1
     try:
         pidfd = os.pidfd_open(child)
