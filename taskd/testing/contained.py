@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from taskd.client import Container
+from taskd.client import Client, Container
 from taskd.client import spec as default
 from taskd.errors import FailedPrecondition, NotFound, TaskdError
+from taskd.proto.taskd.v1 import ListShimsRequest, ShimsStub
 
 if TYPE_CHECKING:
     from taskd.testing.event_log import EventLog
@@ -26,6 +27,8 @@ KEPT = 1 << 20
 """Characters of output that are kept for `Contained.logs` and reports."""
 SHOWN_LINES = 40
 POLL_SECONDS = 0.05
+SHIM_SECONDS = 10.0
+"""For a shim, or another one in its stead, to have told which process it is."""
 
 Ready = Callable[["Contained"], Awaitable[bool]]
 """Whether a container is ready: see `taskd.testing.ready`."""
@@ -34,7 +37,8 @@ Ready = Callable[["Contained"], Awaitable[bool]]
 class Contained:
     """All that `taskd.client.Container` has, and what is here."""
 
-    def __init__(self, container: Container, events: EventLog) -> None:
+    def __init__(self, client: Client, container: Container, events: EventLog) -> None:
+        self.client = client
         self.container = container
         self.events = events
         self.timed_out: float | None = None
@@ -88,12 +92,27 @@ class Contained:
     async def kill_shim(self) -> None:
         """Kill the process that owns it, as the kernel does where memory has run out.
 
-        Raises `FailedPrecondition` if that is not found.
+        Others may live in that, too. Containers of taskd's own shims go on in another one, where
+        the kernel lets them (docs/shims.md); others end. Raises `FailedPrecondition` if it is not
+        found.
         """
-        parent = _parent(self.container.pid)
-        if parent is None or b"shim" not in _command(parent):
+        pid = await self._shim() if await self.client.is_taskd() else _parent(self.container.pid)
+        if not pid or b"shim" not in _command(pid):
             raise FailedPrecondition(f'the shim of container "{self.container.id}"')
-        os.kill(parent, signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
+
+    async def _shim(self) -> int:
+        """Its pid, as the daemon knows it; 0 if it does not."""
+        with anyio.move_on_after(SHIM_SECONDS):
+            while True:
+                found = (await ShimsStub(self.client.channel).list(ListShimsRequest())).shims
+                for shim in found:
+                    tenants = {(each.namespace, each.id) for each in shim.tenants}
+                    pid: int = shim.pid
+                    if pid and (self.client.namespace, self.container.id) in tenants:
+                        return pid
+                await anyio.sleep(POLL_SECONDS)
+        return 0
 
     async def leave(self) -> None:
         """End and remove it, whatever it does."""

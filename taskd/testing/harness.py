@@ -125,7 +125,7 @@ class Factory:
             if self._harness.runtime:
                 chosen.setdefault("runtime", self._harness.runtime)
             container = await self._harness.inner.create(rootfs, args, **chosen)  # type: ignore[arg-type]
-            made = Contained(container, self.events)
+            made = Contained(self._harness.inner, container, self.events)
             self.made.append(made)
             if start:
                 await container.start()
