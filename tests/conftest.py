@@ -16,13 +16,13 @@ from harness.daemons import Containerd, Taskd
 from harness.leaks import leaving_nothing
 from harness.pace import stretch_deadlines
 from harness.real import need
-from hypothesis import settings
+from hypothesis import settings as hypothesis
 
 from taskd.grpc import engine
 
 # How long one example takes says more about the machine than about the code.
-settings.register_profile("taskd", deadline=None)
-settings.load_profile("taskd")
+hypothesis.register_profile("taskd", deadline=None)
+hypothesis.load_profile("taskd")
 stretch_deadlines()
 
 # They need the daemon and the bus of docker-compose.yml, which tells where these are.
@@ -111,10 +111,17 @@ def runc_shim(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture
-def daemon(folder: Path, runc_shim: None) -> Iterator[Taskd]:
+def settings(request: pytest.FixtureRequest) -> str:
+    """Those that a test is marked with, such as `harness.real.MORTAL`."""
+    marker = request.node.get_closest_marker("settings")
+    return str(marker.args[0]) if marker else ""
+
+
+@pytest.fixture
+def daemon(folder: Path, runc_shim: None, settings: str) -> Iterator[Taskd]:
     """A taskd that runs."""
     need("containerd-shim-runc-v2", "runc")
-    with Taskd(folder / "taskd", "--log-level", "debug") as running:
+    with Taskd(folder / "taskd", "--log-level", "debug", settings=settings) as running:
         yield running
     # Shown if the test fails.
     print(running.log.read_text())

@@ -74,12 +74,12 @@ BENCHMARKS: dict[str, Callable[[Sides], Table | list[Table]]] = {
 def main() -> None:
     chosen = sys.argv[1:] or list(BENCHMARKS)
     size = os.environ.get("POOL", "")
-    pool = f"[shims]\npool = {size}\n" if size else ""
+    pool = f"pool = {size}\n" if size else ""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         with (
             Containerd(folder / "c") as containerd,
-            Taskd(folder / "t", "--log-level", "warn", settings=pool) as taskd,
+            Taskd(folder / "t", "--log-level", "warn", settings=f"{shims.SETTINGS}{pool}") as taskd,
             before.daemon(folder / "b", os.environ.get("AGAINST", "")) as other,
         ):
             sides = Sides(

@@ -49,6 +49,8 @@ __all__ = [
 RUNTIMES = lifecycle.RUNTIMES | {"taskd": "io.taskd.oci.v1"}
 """What was before has the Go shim: the names of our own have changed."""
 PROCESS = "io.taskd.process.v1"
+SETTINGS = '[shims]\nidle = "60s"\n'
+"""The default, which is not that of tests."""
 CONTAINERS = 20
 SHARING = 100
 BYTES = 1 << 30
@@ -115,7 +117,7 @@ async def shared_memory(sides: Sides) -> Table:
     """The same with one process for all; on a daemon of its own, whose setting it is."""
     table = Table(f"own shim, shared: memory of each of {SHARING} running containers", "MB")
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        settings = "[shims]\nshared = true\n"
+        settings = f"{SETTINGS}shared = true\n"
         with Taskd(Path(folder, "t"), "--log-level", "warn", settings=settings) as taskd:
             both = Sides(sides.containerd, taskd, sides.rootfs, sides.namespace)
             await _weigh(both, table, SHARING)

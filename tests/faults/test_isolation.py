@@ -16,7 +16,7 @@ from harness.containers import spec
 from harness.daemons import Taskd, client
 from harness.faulty_shim import install
 from harness.leaks import leaving_nothing, traces
-from harness.real import BOTH_SHIMS
+from harness.real import BOTH_SHIMS, MORTAL
 
 from taskd.proto.containerd.services.containers.v1 import (
     Container,
@@ -174,6 +174,7 @@ async def test_a_fault_stays_where_it_is(
 
 
 @BOTH_SHIMS
+@MORTAL
 async def test_many_hung_shims_hold_up_neither_list_nor_restart(driver: Driver) -> None:
     hung = [f"hung{number}" for number in range(5)]
     for container in [*hung, "well"]:

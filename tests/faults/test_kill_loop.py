@@ -113,7 +113,7 @@ async def test_shims_are_killed_again_and_again(
         shims = sorted(
             line
             for line in traces(daemon.state, daemon.root, namespace).processes
-            if f"-namespace {namespace} " in line and " -id " in line
+            if f"-namespace {namespace} " in line and (" -id " in line or " -group " in line)
         )
         if not shims:
             return False

@@ -17,6 +17,7 @@ from harness.real import need
 CONTAINERS = int(os.environ.get("TASKD_SOAK_CONTAINERS", "200")) // 4
 SETTINGS = """
 [shims]
+adopt = false
 pool = 4
 idle = "0.5s"
 

@@ -26,6 +26,9 @@ START_SECONDS = 60.0 * SLOWER
 LATE_GC = '[gc]\nstartup_delay = "1h"\npause_threshold = 0.0000001\n'
 """Settings for a taskd that collects garbage when it is asked to, as `Containerd` does."""
 
+_IDLE = '[shims]\nidle = "0.2s"\n'
+"""Settings for one whose shims are gone soon after what has been in them, as tests expect."""
+
 
 class Daemon:
     """A daemon on folders and a socket of its own, below `folder`; use it in ``with``."""
@@ -131,6 +134,10 @@ class Taskd(Daemon):
         config = folder / "taskd.toml"
         if self.engine:
             settings += f'\n[grpc]\nengine = "{self.engine}"\n'
+        if "[shims]" not in settings:
+            settings += f"\n{_IDLE}"
+        elif "\nidle = " not in settings:
+            settings = settings.replace("[shims]\n", _IDLE)
         if SLOWER > 1 and "[timeouts]" not in settings:
             settings += PATIENCE
         config.write_text(settings)

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-__all__ = ["AS_NOBODY", "BOTH_SHIMS", "NOBODY", "need"]
+__all__ = ["AS_NOBODY", "BOTH_SHIMS", "MORTAL", "NOBODY", "need"]
 
 BOTH_SHIMS = pytest.mark.parametrize(
     "runc_shim", ["containerd-shim", "own-shim"], indirect=True, scope="module"
@@ -16,6 +16,9 @@ BOTH_SHIMS = pytest.mark.parametrize(
 
 And, since that is twice, once on each of the engines that carry HTTP/2.
 """
+
+MORTAL = pytest.mark.settings("[shims]\nadopt = false\n")
+"""A test of containers that end with their shim, each of which has its own."""
 
 NOBODY = 65534
 AS_NOBODY = (

@@ -19,7 +19,7 @@ from harness.containers import spec
 from harness.daemons import Containerd, Daemon, Taskd, client
 from harness.generations import GENERATIONS, Generation
 from harness.leaks import leaving_nothing
-from harness.real import need
+from harness.real import MORTAL, need
 
 from taskd import pidfd
 from taskd.client import connect
@@ -49,11 +49,11 @@ FOLDER = "io.containerd.sandbox.controller.v1.shim"
 
 
 @pytest.fixture
-def taskd(folder: Path, namespace: str) -> Iterator[Taskd]:
+def taskd(folder: Path, namespace: str, settings: str) -> Iterator[Taskd]:
     need("runc", "busybox")
     binaries = GENERATIONS[1].binaries()
     path = f"{binaries}:{os.environ['PATH']}" if binaries else ""
-    with Taskd(folder / "t", path=path) as running:
+    with Taskd(folder / "t", path=path, settings=settings) as running:
         try:
             with leaving_nothing(running, namespace):
                 yield running
@@ -214,6 +214,7 @@ async def test_stop_ends_the_containers(daemon: Daemon, namespace: str, rootfs: 
         await gone(shim)
 
 
+@MORTAL
 async def test_the_shim_is_killed(daemon: Daemon, namespace: str, rootfs: Path) -> None:
     """containerd calls no more than the sandbox's own ``delete``: it ends the containers, too.
 
@@ -265,6 +266,7 @@ async def test_taskd_is_restarted(taskd: Taskd, namespace: str, rootfs: Path) ->
         await gone(shim)
 
 
+@MORTAL
 async def test_the_shim_dies_while_taskd_is_away(
     taskd: Taskd, namespace: str, rootfs: Path
 ) -> None:
@@ -290,6 +292,7 @@ async def test_the_shim_dies_while_taskd_is_away(
         await s.shutdown()
 
 
+@MORTAL
 async def test_a_shim_that_hangs(taskd: Taskd, namespace: str, rootfs: Path) -> None:
     """Its own calls wait as long as their clients do; another sandbox has nothing of it."""
     async with sandboxed(taskd, namespace, rootfs) as s:
@@ -310,6 +313,7 @@ async def test_a_shim_that_hangs(taskd: Taskd, namespace: str, rootfs: Path) -> 
                 await anyio.sleep(0.05)
 
 
+@MORTAL
 async def test_waiting_for_one_whose_shim_is_killed(
     taskd: Taskd, namespace: str, rootfs: Path
 ) -> None:

@@ -101,7 +101,7 @@ async def test_a_process_is_ready_before_it_is_needed(
 async def test_the_death_of_a_process_ends_what_is_in_it(
     folder: Path, namespace: str, rootfs: Path
 ) -> None:
-    with taskd(folder, namespace, f"pool = 2\n{SOON}") as daemon:
+    with taskd(folder, namespace, f"adopt = false\npool = 2\n{SOON}") as daemon:
         async with client(daemon.address, namespace) as channel:
             ask = Client(channel, rootfs)
             await ask.start("one", "/bin/sleep", "1000", runtime=OCI)

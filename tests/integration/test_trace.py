@@ -42,7 +42,8 @@ def heard(process: subprocess.Popen[str]) -> str:
 def test_a_life(folder: Path, namespace: str, rootfs: Path, runtime: str) -> None:
     need("ctr", "runc", "containerd-shim-runc-v2")
     record = folder / "record"
-    with Taskd(folder / "taskd") as daemon:
+    # Its shim is started for it alone.
+    with Taskd(folder / "taskd", settings="[shims]\npool = 1\n") as daemon:
         follow = listen(daemon, "--json", "--record", str(record), "--namespace", namespace, "one")
         daemon.ctr(
             *("run", "--rm", "--runtime", runtime, "--rootfs", str(rootfs), "one", "/bin/true"),

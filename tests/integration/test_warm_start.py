@@ -66,7 +66,7 @@ async def warm(daemon: Daemon, times: int = 1) -> None:
 async def test_shims_outlive_the_process_that_forked_them(
     folder: Path, namespace: str, rootfs: Path
 ) -> None:
-    with taskd(folder, namespace) as daemon:
+    with taskd(folder, namespace, "[shims]\npool = 1\n") as daemon:
         async with clients(daemon, namespace, rootfs) as ask:
             assert not helpers(daemon)
             await ask.start("one", "/bin/sleep", "1000", runtime=RUNC)
@@ -128,7 +128,8 @@ async def test_a_shared_shim(folder: Path, namespace: str, rootfs: Path) -> None
 
 
 async def test_a_shared_shim_is_killed(folder: Path, namespace: str, rootfs: Path) -> None:
-    with taskd(folder, namespace, '[shims]\nshared = true\nidle = "0s"\n') as daemon:
+    settings = '[shims]\nadopt = false\nshared = true\nidle = "0s"\n'
+    with taskd(folder, namespace, settings) as daemon:
         async with clients(daemon, namespace, rootfs) as ask:
             pids = [
                 await ask.start(name, "/bin/sleep", "1000", runtime=RUNC) for name in ("one", "two")
@@ -160,6 +161,8 @@ async def test_the_containers_of_a_pod_share_a_shim(
         for name in ("pod", "one", "two"):
             await ask.start(name, "/bin/sleep", "1000", annotations=PODS)
         await ask.start("other", "/bin/sleep", "1000")
-        assert len(shims(daemon, namespace)) == 2
+        with anyio.fail_after(20):  # for one that was started for more, and has none
+            while len(shims(daemon, namespace)) != 2:
+                await anyio.sleep(0.05)
         for name in ("one", "two", "pod", "other"):
             assert await ask.end(name) == 137
