@@ -14,7 +14,7 @@ from taskd.web.site import Site
 
 __all__ = ["ui"]
 
-_PATIENCE = 2.0
+_PATIENCE = 0.5
 _SCREENS = ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY")
 """Without any of them there is no browser, or one that would take this terminal."""
 

@@ -266,9 +266,10 @@ class Client:
 
         return await self.channel.persist(get)
 
-    async def stats(self) -> Sequence[Stats]:
-        """What all of them use, of those that run and are measured."""
-        found = (await self.tasks.metrics(MetricsRequest())).metrics
+    async def stats(self, *ids: str) -> Sequence[Stats]:
+        """What all of them use, or those that are named, of those that run and are measured."""
+        filters = [f'id=="{each}"' for each in ids]
+        found = (await self.tasks.metrics(MetricsRequest(filters=filters))).metrics
         return [stats for each in found if (stats := Stats.from_message(each))]
 
     async def roots(self, record: Record) -> Sequence[Path]:

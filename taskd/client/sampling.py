@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import anyio
+import anyio.to_thread
 
 from taskd.client.channel import RETRY_SECONDS
 from taskd.client.client import Client
 from taskd.client.container import Container
+from taskd.client.local import Groups
 from taskd.client.stats import Stats
 from taskd.errors import TaskdError
 from taskd.proto.containerd.services.tasks.v1 import ListTasksRequest
@@ -41,6 +43,7 @@ def status_of(container: Container) -> str:
             return "created"
 
 
+_MEASURED = ("running", "paused", "unknown")
 _LIST_SECONDS = 10.0
 """Of what does not happen but is so, as that a shim is silent, a listener hears after this time."""
 
@@ -71,12 +74,13 @@ class Row:
 
 
 class Sampler:
-    """Asks the daemon in one call each time, or two, however many tasks there are."""
+    """Reads what the kernel tells, and asks the daemon in one call for the rest, or two."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
         self._containers: list[Container] = []
         """Those that have tasks."""
+        self._groups = Groups()
         self._before: Mapping[str, Stats] = {}
         self._listens = False
         self._listed = -math.inf
@@ -107,13 +111,22 @@ class Sampler:
             if not self._listens or now - self._listed > _LIST_SECONDS:
                 self._listed = now
                 await self._list()
-            found = {each.id: each for each in await self._client.stats()}
+            found = await self._measure()
         except BaseException:
             self._changed()
             raise
         rows = [self._row(each, found.get(each.id)) for each in self._containers]
         self._before = found
         return rows
+
+    async def _measure(self) -> Mapping[str, Stats]:
+        """By id: from the kernel, if they are on this machine, and the daemon tells of the rest."""
+        running = [each for each in self._containers if status_of(each) in _MEASURED]
+        found, others = await anyio.to_thread.run_sync(self._groups.measure, running)
+        if others:
+            names = [] if len(others) == len(running) else [each.id for each in others]
+            found |= {each.id: each for each in await self._client.stats(*names)}
+        return found
 
     async def _list(self) -> None:
         tasks = (await self._client.tasks.list(ListTasksRequest())).tasks

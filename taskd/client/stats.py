@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from taskd.proto.containerd.types import Metric
     from taskd.proto.io.containerd.cgroups import v1, v2
 
-__all__ = ["Stats"]
+__all__ = ["Stats", "limit"]
 
 _NONE = 1 << 62
 """What is larger than this is no limit: cgroup v1 has the largest multiple of a page."""
@@ -58,7 +58,8 @@ class Stats:
         return None
 
 
-def _limit(number: int) -> int | None:
+def limit(number: int) -> int | None:
+    """None for what is so large that it is none."""
     return number if 0 < number < _NONE else None
 
 
@@ -71,9 +72,9 @@ def _v1(id: str, at: int, found: v1.Metrics) -> Stats:  # noqa: A002
         at,
         cpu=found.cpu.usage.total if found.cpu and found.cpu.usage else 0,
         memory=max(0, usage.usage - memory.total_inactive_file) if memory and usage else 0,
-        memory_limit=_limit(usage.limit) if usage else None,
+        memory_limit=limit(usage.limit) if usage else None,
         pids=found.pids.current if found.pids else 0,
-        pids_limit=_limit(found.pids.limit) if found.pids else None,
+        pids_limit=limit(found.pids.limit) if found.pids else None,
         read=sum(each.value for each in entries if each.op.lower() == "read"),
         written=sum(each.value for each in entries if each.op.lower() == "write"),
         oom=found.memory_oom_control.oom_kill if found.memory_oom_control else None,
@@ -88,9 +89,9 @@ def _v2(id: str, at: int, found: v2.Metrics) -> Stats:  # noqa: A002
         at,
         cpu=found.cpu.usage_usec * 1000 if found.cpu else 0,
         memory=max(0, memory.usage - memory.inactive_file) if memory else 0,
-        memory_limit=_limit(memory.usage_limit) if memory else None,
+        memory_limit=limit(memory.usage_limit) if memory else None,
         pids=found.pids.current if found.pids else 0,
-        pids_limit=_limit(found.pids.limit) if found.pids else None,
+        pids_limit=limit(found.pids.limit) if found.pids else None,
         read=sum(each.rbytes for each in entries),
         written=sum(each.wbytes for each in entries),
         oom=found.memory_events.oom_kill if found.memory_events else None,
