@@ -24,7 +24,7 @@ private() {
     apt-get -qq -o Dir::State::Lists="$work/lists" -o Dir::State::status="$work/status" \
         -o Dir::Etc::SourceList="$work/sources.list" -o Dir::Etc::SourceParts=/dev/null \
         -o Dir::Cache="$work" -o Dir::Cache::archives="$work/archives" \
-        -o APT::Sandbox::User=root "$@"
+        -o APT::Sandbox::User=root -o Acquire::Languages=none "$@"
 }
 private update >&2
 if [ "$what" ]; then
