@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from harness.pace import stretch_deadlines
 from harness.real import need
 from hypothesis import settings as hypothesis
 
+from taskd.check.traces import cgroups
 from taskd.grpc import engine
 
 # How long one example takes says more about the machine than about the code.
@@ -75,9 +77,14 @@ def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def namespace() -> str:
+def namespace() -> Iterator[str]:
     """A namespace that no other test has: the Go shim keeps runc's state under its name."""
-    return f"test-{uuid.uuid4().hex[:12]}"
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    yield name
+    # runc leaves the parents of its cgroups, of which thousands make the kernel slow.
+    for folder in cgroups(name):
+        with suppress(OSError):
+            folder.rmdir()
 
 
 @pytest.fixture(params=[each.value for each in engine.Engine])

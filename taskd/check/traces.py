@@ -117,12 +117,19 @@ def alive(pid: int) -> bool:
 
 def cgroups(namespace: str) -> list[Path]:
     """The cgroups whose names contain `namespace`."""
-    patterns = (f"*{namespace}*", f"*/*{namespace}*", f"*/system.slice/*{namespace}*")
-    return [each for pattern in patterns for each in _CGROUPS.glob(pattern) if each.is_dir()]
+    hierarchies = [_CGROUPS, *(each for each in _entries(_CGROUPS) if each.is_dir())]
+    folders = [*hierarchies, *(each / "system.slice" for each in hierarchies[1:])]
+    # Of thousands of names, which is why it is no glob.
+    found = [folder / name for folder in folders for name in _names(folder) if namespace in name]
+    return [each for each in found if each.is_dir()]
 
 
 def _entries(folder: Path) -> list[Path]:
+    return [folder / name for name in sorted(_names(folder))]
+
+
+def _names(folder: Path) -> list[str]:
     try:
-        return sorted(folder.iterdir())
+        return os.listdir(folder)  # noqa: PTH208 - names alone
     except OSError:
         return []
