@@ -7,7 +7,6 @@ import errno
 import os
 import platform
 import pwd
-import re
 import resource
 import shutil
 import socket
@@ -20,6 +19,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import NamedTuple
 
+from taskd import pidfd
 from taskd.config import Config
 from taskd.errors import TaskdError
 
@@ -29,8 +29,6 @@ _FILES = 65_536
 """Open files that a daemon with a thousand containers may have, with room."""
 _FREE_BYTES = 1 << 30
 _PIDFD_OPEN, _OPENAT2 = 434, 437
-_PIDFD_EXIT = (6, 15)
-"""Linux that tells how a process ended to those who are not its parent (``PIDFD_INFO_EXIT``)."""
 
 
 class Verdict(Enum):
@@ -71,14 +69,16 @@ def _kernel(_: Config) -> Iterator[Finding]:
             yield Finding(
                 Verdict.BAD, "kernel", f"no {name}", "Linux 5.6 or later, or a filter without it"
             )
-    version = tuple(int(part) for part in re.findall("[0-9]+", release)[:2])
-    if version >= _PIDFD_EXIT:
-        yield Finding(Verdict.GOOD, "exits", "told of processes that are not one's own children")
+    told = False
+    with suppress(OSError):
+        told = pidfd.tells_exits()
+    if told:
+        yield Finding(Verdict.GOOD, "exits", "told to others: containers may survive their shims")
     else:
         yield Finding(
             Verdict.MISSING,
             "exits",
-            "not told of processes that are not one's own children",
+            "told to parents alone: containers end with their shims",
             "Linux 6.15 or later",
         )
 
