@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from contextlib import suppress
 from functools import cache
@@ -15,7 +16,7 @@ from harness.pace import SLOWER
 from taskd import procfs
 from taskd.cgroups import v2
 
-__all__ = ["Dockerd", "NewestDockerd", "unpacked"]
+__all__ = ["Dockerd", "NewestDockerd", "amid_a_kill", "unpacked"]
 
 _HERE = Path(__file__).parent
 _CACHE = _HERE.parents[1] / ".cache"
@@ -92,6 +93,17 @@ class Dockerd(Daemon):
             start_new_session=True,
         ).stdout
 
+    def begin(self, *words: str) -> subprocess.Popen[str]:
+        """Start a client that takes its time; what it writes can be read."""
+        return subprocess.Popen(
+            ["docker", *words],
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
     def remove_containers(self) -> None:
         self.sh("docker ps --all --quiet | xargs --no-run-if-empty docker rm --force --volumes")
 
@@ -139,11 +151,15 @@ class Dockerd(Daemon):
 class NewestDockerd(Dockerd):
     """The newest that Debian has, unpacked, with its clients and BuildKit's.
 
-    It keeps images with containerd, in snapshots; what it builds, too.
+    With `image_store` it keeps images with containerd, in snapshots, and what it builds, too;
+    otherwise by itself.
     """
 
-    def __init__(self, folder: Path, containerd: Path, namespace: str) -> None:
+    def __init__(
+        self, folder: Path, containerd: Path, namespace: str, *, image_store: bool = True
+    ) -> None:
         super().__init__(folder, containerd, namespace)
+        self._image_store = image_store
         self.program = str(unpacked("docker.io") / "sbin/dockerd")
         plugins = folder / "client/cli-plugins"
         plugins.mkdir(parents=True)
@@ -151,7 +167,7 @@ class NewestDockerd(Dockerd):
         (plugins / "docker-buildx").symlink_to(unpacked("docker-buildx") / plugin)
 
     def config(self) -> dict[str, Any]:
-        return {"features": {"containerd-snapshotter": True}}
+        return {"features": {"containerd-snapshotter": self._image_store}}
 
     def environment(self) -> dict[str, str]:
         found = super().environment()
@@ -167,6 +183,61 @@ class NewestDockerd(Dockerd):
                 with suppress(OSError):
                     folder.rmdir()
         super()._sweep()
+
+
+_TWO_STEPS = """trap "echo term" TERM; trap "echo usr1; exit 5" USR1; echo ready
+    while :; do sleep 1000 & wait $!; done"""
+"""What hears that it is to stop, and stops when it is told once more."""
+
+
+def amid_a_kill(docker: Dockerd, taskd: Daemon) -> None:
+    """What is under way when taskd is killed ends as if it had not been, once it is back.
+
+    One container of each pair ends while taskd is away, the other one afterwards.
+    """
+    early = ["ends-early", "stops-early", "restarts-early"]
+    late = ["ends-late", "stops-late", "restarts-late"]
+    everyone = [*early, *late]
+    run = [f"up {name} busybox sh -c '{_TWO_STEPS}'" for name in everyone]
+    ready = [f"soon 'docker logs {name}' ready" for name in everyone]
+    assert docker.sh("\n".join(run + ready)) == ""
+    pids = docker.sh(f"docker inspect --format '{{{{.State.Pid}}}}' {' '.join(everyone)}")
+    pid_of = dict(zip(everyone, map(int, pids.split()), strict=True))
+    verbs = {
+        "wait": ("ends", "5\n"),
+        "logs --follow": ("ends", "ready\nusr1\n"),
+        "stop -t 100": ("stops", "NAME\n"),
+        "restart -t 100": ("restarts", "NAME\n"),
+    }
+    clients = {
+        (verb, name, says.replace("NAME", name)): docker.begin(*verb.split(), name)
+        for verb, (what, says) in verbs.items()
+        for name in (f"{what}-early", f"{what}-late")
+    }
+    try:
+        told = [name for name in everyone if not name.startswith("ends")]
+        heard = [f"soon 'docker logs {name}' 'ready\nterm'" for name in told]
+        assert docker.sh("\n".join(heard)) == ""
+        taskd.kill()
+        for name in early:
+            os.kill(pid_of[name], signal.SIGUSR1)
+        taskd.start()
+        for name in late:
+            os.kill(pid_of[name], signal.SIGUSR1)
+        for (verb, name, says), client in clients.items():
+            said = client.communicate(timeout=60)[0]
+            assert (verb, name, client.returncode, said) == (verb, name, 0, says)
+    finally:
+        for client in clients.values():
+            client.kill()
+            client.communicate()
+    state = docker.sh("state ends-early ends-late stops-early stops-late")
+    assert state == "exited 5\n" * 4
+    again = [
+        f"soon 'docker logs {name}' 'ready\nterm\nusr1\nready'; state {name}"
+        for name in ("restarts-early", "restarts-late")
+    ]
+    assert docker.sh("\n".join(again)) == "running 0\n" * 2
 
 
 @cache

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from harness.daemons import Taskd
-from harness.docker import Dockerd
+from harness.docker import Dockerd, amid_a_kill
 from harness.generations import criu
 from harness.leaks import leaving_nothing
 from harness.real import BOTH_SHIMS, need
@@ -295,6 +295,11 @@ def test_restarting_taskd_loses_nothing(
     assert (out, talking.returncode) == ("after\n", 0)
     said = docker.sh("docker stop --time 0 stays; state stays; docker start late; state late")
     assert said == "stays\nexited 137\nlate\nrunning 0\n"
+
+
+@pytest.mark.timeout(300)
+def test_what_is_under_way_while_taskd_is_killed(taskd: Taskd, docker: Dockerd) -> None:
+    amid_a_kill(docker, taskd)
 
 
 def test_dockerd_finds_its_containers_again(docker: Dockerd) -> None:

@@ -1,4 +1,4 @@
-"""The newest Docker Engine with its images in containerd's place: taskd has them.
+"""The newest Docker Engine with its images in containerd's place, which taskd has, and without.
 
 A case is a shell script, and a regular expression of all that it writes.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 from harness.daemons import Taskd
-from harness.docker import NewestDockerd
+from harness.docker import NewestDockerd, amid_a_kill
 from harness.generations import GENERATIONS
 from harness.leaks import leaving_nothing
 from harness.real import need
@@ -31,6 +31,9 @@ pytestmark = [
 ]
 
 RUN = "docker run --rm --network none"
+
+IMAGE_STORE, GRAPH_DRIVER = DRIVERS = "overlayfs", "overlay2"
+"""Who keeps images, as Docker says it: containerd's snapshotter, or else Docker itself."""
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +55,17 @@ def taskd() -> Iterator[Taskd]:
     shutil.rmtree(folder)
 
 
-@pytest.fixture(scope="module")
-def docker(taskd: Taskd, rootfs: Path, registry: Registry) -> Iterator[NewestDockerd]:
+@pytest.fixture(scope="module", params=DRIVERS)
+def docker(
+    taskd: Taskd, rootfs: Path, registry: Registry, request: pytest.FixtureRequest
+) -> Iterator[NewestDockerd]:
     namespace = f"test-{uuid.uuid4().hex[:12]}"
-    running = NewestDockerd(taskd.folder.with_name("docker"), taskd.address, namespace)
+    running = NewestDockerd(
+        taskd.folder.with_name(request.param),
+        taskd.address,
+        namespace,
+        image_store=request.param == IMAGE_STORE,
+    )
     with leaving_nothing(taskd, namespace), running:
         running.sh(f"tar -C {rootfs} -c . | docker import - busybox")
         yield running
@@ -91,7 +101,7 @@ CASES = {
         docker rmi REGISTRY/other/thing:2 > /dev/null
         docker pull --quiet REGISTRY/none:1 2>&1 | grep -c 'not found'
         """,
-        r"REGISTRY/library/thing:1\nhello from a layer\nREGISTRY/other/thing:2\n2\n"
+        r"REGISTRY/library/thing:1\nhello from a layer\nREGISTRY/other/thing:2\n[24]\n"
         r"REGISTRY/other/thing:2\nhello from a layer\n1\n",
     ),
     "commit, diff, save, load": (
@@ -143,7 +153,7 @@ CASES = {
         docker system df --format '{{.Type}} {{.TotalCount}}' | head -n 2
         docker info --format '{{.Driver}}'
         """,
-        r"linux amd64 overlayfs\nImages 1\nContainers 0\noverlayfs\n",
+        r"linux amd64 DRIVER\nImages 1\nContainers 0\nDRIVER\n",
     ),
 }
 
@@ -152,7 +162,8 @@ CASES = {
 def test_case(docker: NewestDockerd, registry: Registry, script: str, expected: str) -> None:
     out = docker.sh(script.replace("REGISTRY", registry.host))
     docker.remove_containers()
-    assert re.fullmatch(expected.replace("REGISTRY", registry.host), out), out
+    expected = expected.replace("REGISTRY", registry.host).replace("DRIVER", docker.folder.name)
+    assert re.fullmatch(expected, out), out
 
 
 def test_taskd_is_killed_while_docker_pulls(
@@ -173,6 +184,25 @@ def test_taskd_is_killed_while_docker_pulls(
     docker.sh(f"docker rmi {name}")
 
 
+def test_what_is_under_way_while_taskd_is_killed(docker: NewestDockerd, taskd: Taskd) -> None:
+    try:
+        amid_a_kill(docker, taskd)
+    finally:
+        docker.remove_containers()
+
+
+def test_dockerd_is_restarted(docker: NewestDockerd) -> None:
+    """With live restore: its containers go on, and it has its images."""
+    docker.sh("up stays busybox sh -c 'echo ready; sleep 1000'")
+    pid = docker.sh("field stays State.Pid")
+    docker.stop()
+    docker.start()
+    assert docker.sh("state stays; field stays State.Pid") == f"running 0\n{pid}"
+    assert docker.sh(f"docker exec stays echo in; {RUN} busybox echo out") == "in\nout\n"
+    docker.remove_containers()
+
+
+@pytest.mark.parametrize("docker", [IMAGE_STORE], indirect=True)
 def test_docker_py(docker: NewestDockerd, registry: Registry, tmp_path: Path) -> None:
     """What its users do most: pull, build, run, exec, logs, put and get, commit, events."""
     import docker as docker_py
@@ -207,6 +237,7 @@ def test_docker_py(docker: NewestDockerd, registry: Registry, tmp_path: Path) ->
             client.images.remove(each, force=True)
 
 
+@pytest.mark.parametrize("docker", [IMAGE_STORE], indirect=True)
 async def test_aiodocker(docker: NewestDockerd, registry: Registry) -> None:
     import aiodocker
 
@@ -230,6 +261,8 @@ async def test_aiodocker(docker: NewestDockerd, registry: Registry) -> None:
 
 def test_nothing_is_left_after_a_prune(docker: NewestDockerd, taskd: Taskd) -> None:
     docker.sh("docker system prune -af")
+    said = docker.sh("docker system df --format '{{.Type}} {{.TotalCount}}'")
+    assert said == "Images 0\nContainers 0\nLocal Volumes 0\nBuild Cache 0\n"
     for command in (("content", "ls", "-q"), ("leases", "ls", "-q"), ("images", "ls", "-q")):
         assert taskd.ctr(*command, namespace=docker.namespace).stdout == "", command
     assert taskd.ctr("snapshots", "ls", namespace=docker.namespace).stdout.splitlines()[1:] == []
