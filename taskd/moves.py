@@ -10,6 +10,7 @@ rest of what is needed goes on.
 from __future__ import annotations
 
 import _thread
+import os
 import time
 from pathlib import Path
 
@@ -19,6 +20,8 @@ __all__ = ["expect"]
 
 _SECONDS = 0.05
 _PAUSE_SECONDS = 0.008
+_PLACES = Path("/proc/thread-self/cgroup")
+_PLACES_BYTES = 1 << 16
 
 _expected_until = 0.0
 _moving = False
@@ -36,11 +39,17 @@ def expect() -> None:
 
 def _move() -> None:
     global _moving
+    own = str(_thread.get_native_id()).encode()
+    known, threads = b"", Path()
     try:
-        while time.monotonic() < _expected_until:
-            # Only this thread, which soon ends: who moves the process meanwhile has moved it.
-            _own_threads().write_text(str(_thread.get_native_id()))
-            time.sleep(_PAUSE_SECONDS)
+        with _PLACES.open("rb") as places:
+            while time.monotonic() < _expected_until:
+                # Only this thread, which soon ends: who moves the process meanwhile has moved it.
+                if (found := os.pread(places.fileno(), _PLACES_BYTES, 0)) != known:
+                    known, threads = found, _own_threads()
+                with threads.open("wb", buffering=0) as file:
+                    file.write(own)
+                time.sleep(_PAUSE_SECONDS)
     except (OSError, StopIteration):
         pass
     finally:
