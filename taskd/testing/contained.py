@@ -27,6 +27,9 @@ KEPT = 1 << 20
 """Characters of output that are kept for `Contained.logs` and reports."""
 SHOWN_LINES = 40
 POLL_SECONDS = 0.05
+"""Between two looks at whether it is ready, at most; what it writes is looked at when it comes."""
+FIRST_SECONDS = 0.005
+"""Before the second look; then each time twice as long."""
 SHIM_SECONDS = 10.0
 """For a shim, or another one in its stead, to have told which process it is."""
 
@@ -44,6 +47,7 @@ class Contained:
         self.timed_out: float | None = None
         """Seconds after which it was ended, since it took too long."""
         self._text = ""
+        self._news = anyio.Event()
         for output in container.outputs:
             output.lift()
             output.listeners.append(self._heard)
@@ -60,6 +64,7 @@ class Contained:
 
     def _heard(self, data: bytes) -> None:
         self._text = (self._text + data.decode(errors="replace"))[-KEPT:]
+        self._news.set()
 
     async def wait_until(self, ready: Ready, timeout: float = 30.0) -> None:
         """Wait until it is ready.
@@ -68,7 +73,16 @@ class Contained:
         """
         try:
             with anyio.fail_after(timeout):
-                while not await ready(self):
+                pause, hears = FIRST_SECONDS, getattr(ready, "hears", False)
+                while True:
+                    self._news = anyio.Event()
+                    if await ready(self):
+                        return
+                    with anyio.move_on_after(pause):
+                        # What asks or tries something would be asked by each line of a talker.
+                        await (self._news.wait() if hears else anyio.sleep_forever())
+                        continue
+                    pause = min(2 * pause, POLL_SECONDS)
                     if await self._has_ended() and not await ready(self):
                         code = (await self.container.wait()).code
                         raise FailedPrecondition(
@@ -76,7 +90,6 @@ class Contained:
                             f"ready ({_name(ready)}):\n{self._last()}",
                             verbatim=True,
                         )
-                    await anyio.sleep(POLL_SECONDS)
         except TimeoutError:
             raise TimeoutError(
                 f'container "{self.container.id}" was not ready ({_name(ready)}) after '

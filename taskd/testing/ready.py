@@ -24,6 +24,7 @@ def log(pattern: str) -> Ready:
     async def ready(container: Contained) -> bool:
         return compiled.search(container.logs()) is not None
 
+    ready.hears = True  # type: ignore[attr-defined]
     return _named(ready, f"a line like {pattern!r}")
 
 
