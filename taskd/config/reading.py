@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 from taskd.config.settings import (
     TIMEOUTS,
@@ -65,16 +65,15 @@ def _path(value: object) -> Path:
     return Path(value)
 
 
-def _level(value: object) -> str:
-    if not isinstance(value, str) or value not in LEVELS:
-        raise ValueError(f"{value!r} is not one of {', '.join(LEVELS)}")
-    return str(value)
+def _one_of(choices: Iterable[str]) -> Callable[[object], str]:
+    known = list(choices)
 
+    def parse(value: object) -> str:
+        if not isinstance(value, str) or value not in known:
+            raise ValueError(f"{value!r} is not one of {', '.join(known)}")
+        return value
 
-def _format(value: object) -> Format:
-    if value not in get_args(Format):
-        raise ValueError(f"{value!r} is not one of {', '.join(get_args(Format))}")
-    return cast(Format, value)
+    return parse
 
 
 def _share(value: object) -> float:
@@ -97,12 +96,6 @@ def _name(value: object) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError(f"{value!r} is not a name")
     return value
-
-
-def _sync(value: object) -> str:
-    if value not in ("full", "normal"):
-        raise ValueError(f'{value!r} is not one of "full", "normal"')
-    return str(value)
 
 
 def _count(value: object) -> int:
@@ -153,7 +146,7 @@ def _diff(value: object) -> Limits:
 
 def _events(value: object) -> EventsConfig:
     parsers = {
-        "sync": _sync,
+        "sync": _one_of(("full", "normal")),
         "max_age": seconds,
         "max_size": _bytes,
         "node": _name,
@@ -236,7 +229,9 @@ def _runtimes(value: object) -> Mapping[str, str]:
 
 
 def _grpc(value: object) -> GrpcConfig:
-    return GrpcConfig(**_table(value, {"engine": _engine, "uid": _count, "gid": _count}))
+    return GrpcConfig(
+        **_table(value, {"engine": _one_of(("h2", "ngh2")), "uid": _count, "gid": _count})
+    )
 
 
 def _restart(value: object) -> RestartConfig:
@@ -261,25 +256,12 @@ def _options(value: object) -> tuple[str, ...]:
 
 def _transfer(value: object) -> TransferConfig:
     parsers = {
-        "max_concurrent_downloads": _some,
-        "max_concurrent_uploaded_layers": _some,
+        "max_concurrent_downloads": _positive,
+        "max_concurrent_uploaded_layers": _positive,
         "config_path": _path,
         "idle_timeout": seconds,
     }
     return TransferConfig(**_table(value, parsers))
-
-
-def _some(value: object) -> int:
-    found = _count(value)
-    if not found:
-        raise ValueError("0 would let nothing pass")
-    return found
-
-
-def _engine(value: object) -> str:
-    if value not in ("h2", "ngh2"):
-        raise ValueError(f'{value!r} is not one of "h2", "ngh2"')
-    return str(value)
 
 
 def _switch(value: object) -> bool:
@@ -328,8 +310,8 @@ _PARSERS = {
     "root": _path,
     "state": _path,
     "address": _path,
-    "log_level": _level,
-    "log_format": _format,
+    "log_level": _one_of(LEVELS),
+    "log_format": _one_of(get_args(Format)),
     "shutdown_timeout": seconds,
     "blockio_config_file": _path,
     "rdt_config_file": _path,

@@ -87,7 +87,7 @@ def test_the_socket_follows_the_state_folder() -> None:
         ("[gc]\npause = 1", "gc: pause: unknown key"),
         (
             "[transfer]\nmax_concurrent_downloads = 0",
-            "transfer: max_concurrent_downloads: 0 would let nothing",
+            "transfer: max_concurrent_downloads: 0 is too little",
         ),
         (
             "[transfer]\nmax_concurrent_uploaded_layers = -1",
