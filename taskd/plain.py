@@ -15,7 +15,7 @@ from taskd.proto.google.protobuf import Timestamp
 from taskd.types import TypedValue
 from taskd.wellknown import nanoseconds, unpack
 
-__all__ = ["digits", "line", "plain"]
+__all__ = ["digits", "line", "plain", "rfc3339"]
 
 
 def plain(value: Any, *, opened: bool = False) -> Any:
@@ -25,7 +25,7 @@ def plain(value: Any, *, opened: bool = False) -> Any:
     """
     match value:
         case Timestamp():
-            return digits(nanoseconds(value), "T") + "Z"
+            return rfc3339(nanoseconds(value))
         case AnyMessage() if opened:
             return {"@type": value.type_url, **_opened(value)}
         case betterproto2.Message():
@@ -69,3 +69,8 @@ def digits(nanos: int, separator: str) -> str:
     day = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
     fraction = f".{rest:09}".rstrip("0") if rest else ""
     return f"{day.year:04}-{day:%m-%d}{separator}{day:%H:%M:%S}{fraction}"
+
+
+def rfc3339(nanos: int) -> str:
+    """A time as JSON has it: ``2026-01-02T03:04:05.6Z``."""
+    return digits(nanos, "T") + "Z"

@@ -15,7 +15,7 @@ import anyio
 from taskd import durations
 from taskd.client import Event, connect
 from taskd.errors import InvalidArgument, Unavailable
-from taskd.plain import digits, line, plain
+from taskd.plain import digits, line, plain, rfc3339
 from taskd.printable import printable
 
 __all__ = ["Start", "events", "moment", "show"]
@@ -100,7 +100,7 @@ def show(event: Event, node: str = "", *, as_json: bool = False) -> str:
     document = {
         "node": node,
         "position": event.position,
-        "timestamp": digits(event.at, "T") + "Z",
+        "timestamp": rfc3339(event.at),
         "namespace": event.namespace,
         "topic": event.topic,
         "type": event.raw.type_url if event.raw else None,

@@ -18,7 +18,7 @@ from taskd.cli.table import ago, show, sized
 from taskd.client import Client, Container, Stats
 from taskd.client.sampling import command_of, status_of
 from taskd.errors import InvalidArgument
-from taskd.plain import digits, plain
+from taskd.plain import plain, rfc3339
 from taskd.proto.containerd.v1.types import Status
 from taskd.wellknown import nanoseconds
 
@@ -69,7 +69,7 @@ def _summary(container: Container) -> dict[str, Any]:
         "id": container.id,
         "image": container.source,
         "command": container.spec.get("process", {}).get("args", []),
-        "created": digits(nanoseconds(container.record.created_at), "T") + "Z",
+        "created": rfc3339(nanoseconds(container.record.created_at)),
         "status": status_of(container),
         "exit_code": task.exit_status if task is not None and ended else None,
         "pid": container.pid if not ended else 0,
@@ -152,7 +152,7 @@ async def logs(options: Namespace) -> int:
         container = await client.get(options.container)
         async for entry in container.logs(follow=options.follow, tail=options.tail, since=since):
             stream = sys.stderr if entry.stream == "stderr" else sys.stdout
-            stamp = f"{digits(entry.at, 'T')}Z " if options.timestamps else ""
+            stamp = f"{rfc3339(entry.at)} " if options.timestamps else ""
             stream.write(stamp + entry.text)
             if options.follow:
                 stream.flush()

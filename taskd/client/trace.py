@@ -12,7 +12,7 @@ from grpclib.const import Cardinality, Status
 
 from taskd import codec
 from taskd.client.channel import Channel
-from taskd.plain import digits, plain
+from taskd.plain import plain, rfc3339
 from taskd.proto.taskd.v1 import FollowRequest, FollowResponse, Payload, Way
 from taskd.wellknown import nanoseconds
 
@@ -62,7 +62,7 @@ def entry(said: FollowResponse) -> dict[str, Any]:
     way = Way(said.way).name or ""
     found = {
         "call": said.call,
-        "begin": digits(nanoseconds(said.begin), "T") + "Z",
+        "begin": rfc3339(nanoseconds(said.begin)),
         "way": way,
         "namespace": said.namespace,
         "task": said.task,
