@@ -20,6 +20,8 @@ class PoolLimits:
     """Containers that it is given in its life: memory that it has lost then goes with it."""
     idle: float = 60.0
     """Seconds that it goes on without any."""
+    of_survivors: bool = False
+    """Only containers that survive their process share one."""
 
 
 class Member:

@@ -42,6 +42,8 @@ _FOLDER = ".pool"
 """Below the folder of bundles; no namespace has such a name."""
 _GROUPS = "groups"
 """What a shim writes into its folder: annotations that put a container into another process."""
+_MORTAL = "mortal"
+"""What is in its folder if its containers end with it, whatever the daemon keeps for it."""
 _AGAIN_SECONDS = 1.0
 """Between two questions to a process that does not answer."""
 _TURN_SECONDS = 5.0
@@ -55,6 +57,16 @@ class Kind:
     namespace: str
     path: Path
     """The shim's executable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What a shim tells of its containers when a process is started for many."""
+
+    groups: tuple[bytes, ...] = ()
+    """Annotations of those that belong into another process."""
+    mortal: bool = False
+    """They end with their process, whatever is kept for it."""
 
 
 class Process(Member):
@@ -89,6 +101,8 @@ class Pools:
         self._pools: dict[Kind, Pool[Process]] = {}
         self._processes: dict[Shim, tuple[Pool[Process], Process]] = {}
         self._tending = False
+        # By executables, as far as they have told.
+        self._traits: dict[Path, Traits] = {}
 
     async def place(self, tenant: Tenant, path: Path, options: CreateOptions) -> bool:
         """Move a tenant into a process of a pool; False if it belongs into another one.
@@ -98,6 +112,8 @@ class Pools:
         if self._limits.size <= 1 or not self._generation.pools(path) or _has_cgroup(options):
             return False
         spec = options.spec.value if options.spec is not None else b""
+        if not self._may_share(path, spec):
+            return False
         kind = Kind(tenant.key.namespace, path)
         pool = self._pools.setdefault(kind, Pool(self._limits, Process))
         self._tend()
@@ -107,7 +123,8 @@ class Pools:
             try:
                 shim = await self._ready(kind, pool, process)
                 if shim is not None:
-                    if any(name in spec for name in shim.groups):
+                    if not self._may_share(path, spec):
+                        process.retired = self._is_unfit(path)
                         return False
                     tenant.move(shim)
                     placed = True
@@ -119,6 +136,14 @@ class Pools:
         if (spare := pool.spare(time.monotonic())) is not None:
             self._begin(kind, pool, spare)
         return True
+
+    def _may_share(self, path: Path, spec: bytes) -> bool:
+        """Whether a container may live in a pool, as far as its shim has told."""
+        groups = self._traits.get(path, Traits()).groups
+        return not self._is_unfit(path) and not any(name in spec for name in groups)
+
+    def _is_unfit(self, path: Path) -> bool:
+        return self._limits.of_survivors and self._traits.get(path, Traits()).mortal
 
     async def _ready(self, kind: Kind, pool: Pool[Process], process: Process) -> Shim | None:
         """The process as it serves; None if it does not. Raises `Unknown` if it does not start."""
@@ -203,7 +228,7 @@ class Pools:
             shim.home, shim.log = home, shim_log
             await self._shims.connect(shim)
             await to_thread.run_sync(note, home, kind.path, bootstrap)
-            shim.groups = await to_thread.run_sync(_groups, home)
+            self._traits[kind.path] = await to_thread.run_sync(_traits, home)
         except BaseException as exc:
             with anyio.CancelScope(shield=True):
                 if shim is not None:
@@ -301,10 +326,10 @@ class Pools:
                 self._group.start_soon(self._clear, home)
                 continue
             shim.home, shim.landlord, shim.log = home, self, ShimLog(home)
-            shim.groups = await to_thread.run_sync(_groups, home)
+            self._traits[path] = await to_thread.run_sync(_traits, home)
             kind = Kind(home.namespace, path)
             pool = self._pools.setdefault(kind, Pool(self._limits, Process))
-            process.retired = self._limits.size <= 1
+            process.retired = self._limits.size <= 1 or self._is_unfit(path)
             self._processes[shim] = pool, process
 
     async def adopt(self) -> None:
@@ -350,11 +375,12 @@ def _furnish(home: Bundle) -> None:
     (home.path / "config.json").write_text("{}")
 
 
-def _groups(home: Bundle) -> tuple[bytes, ...]:
-    try:
-        return tuple((home.path / _GROUPS).read_bytes().split())
-    except OSError:
-        return ()
+def _traits(home: Bundle) -> Traits:
+    """What a process has written into its folder."""
+    groups = b""
+    with suppress(OSError):
+        groups = (home.path / _GROUPS).read_bytes()
+    return Traits(tuple(groups.split()), (home.path / _MORTAL).exists())
 
 
 def _homes(folder: Path) -> Iterable[tuple[Bundle, Note]]:

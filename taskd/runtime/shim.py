@@ -91,11 +91,9 @@ class Shim:
         self.tenants: dict[Path, Tenant] = {}
         # A client has named it, and it is not ours to kill.
         self.foreign = False
-        # Of a process that goes on without tenants: its folder, who decides when it ends, and
-        # annotations of containers that belong into another one.
+        # Of a process that goes on without tenants: its folder, and who decides when it ends.
         self.home: Bundle | None = None
         self.landlord: Landlord | None = None
-        self.groups: tuple[bytes, ...] = ()
         # Where it writes: the log of whoever came first, and may leave first.
         self.log: ShimLog | None = None
         # Nothing of it is left, and another one may listen at its address.

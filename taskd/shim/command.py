@@ -183,6 +183,8 @@ def _start(kind: type[Container], options: argparse.Namespace, call: Call) -> in
     if "TASKD_SHIM_GROUP" in os.environ:
         # For a daemon that puts containers into this process without asking again.
         Path("groups").write_text("\n".join(kind.groups))
+        if not kind.survives():
+            Path("mortal").touch()
     if listener is None:
         call.answer(answer)  # the group's shim is there already
         return 0

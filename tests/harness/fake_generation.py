@@ -85,6 +85,9 @@ class World:
         """What a shim answers to Delete; without it, it hangs."""
         self.reachable = True
         self.pools = False
+        self.traits: dict[str, str] = {}
+        """Files that a process of a pool leaves in its folder, which say what its containers are.
+        """
         self.silent: set[str] = set()
         """Those that do not tell their pid, nor anything else that is of no task."""
         self.name = ""
@@ -123,6 +126,9 @@ class Binary:
 
     async def start(self, options: CreateOptions, group: str = "") -> Bootstrap:
         bootstrap = self.world.begin(self.bundle)
+        if group:
+            for name, text in self.world.traits.items():
+                (self.bundle.path / name).write_text(text)
         if self.world.start_error:
             raise self.world.start_error
         return bootstrap

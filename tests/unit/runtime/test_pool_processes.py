@@ -199,3 +199,34 @@ async def test_a_daemon_that_ends_takes_the_empty_ones_along(world: World) -> No
         assert full.home is not None
         assert homes(world) == [full.home.id]
         assert world.asked != [full.home.id]
+
+
+async def test_what_does_not_survive_its_process_has_one_of_its_own(world: World) -> None:
+    """Unless somebody has said that it is to share one."""
+    world.traits["mortal"] = ""
+    limits = PoolLimits(size=2, idle=100, of_survivors=True)
+    async with managing(world, limits=limits) as tasks:
+        made = [await tasks.create("ns", name, OPTIONS) for name in ("one", "two")]
+        assert [task.shim.home for task in made] == [None, None]
+        # The one that has told so is not kept, and no other one is started to ask it.
+        await until_homes(world, 0)
+        assert len(world.processes) == 3
+    async with managing(world, limits=PoolLimits(size=2, idle=100)) as tasks:
+        made = [await tasks.create("ns", name, OPTIONS) for name in ("three", "four")]
+        assert made[0].shim is made[1].shim
+
+
+async def test_what_belongs_into_another_process_starts_none_in_vain(world: World) -> None:
+    world.traits["groups"] = "a.group"
+    grouped = replace(OPTIONS, spec=TypedValue("spec", b'{"annotations": {"a.group": "g"}}'))
+    async with managing(world, limits=POOL) as tasks:
+        one = await tasks.create("ns", "one", grouped)
+        assert one.shim.home is None
+        await until_homes(world, 0)
+        begun = len(world.processes)
+        two = await tasks.create("ns", "two", grouped)
+        assert two.shim.home is None
+        assert len(world.processes) == begun + 1
+        assert homes(world) == []
+        three = await tasks.create("ns", "three", OPTIONS)
+        assert three.shim.home is not None
