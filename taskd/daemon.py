@@ -288,9 +288,10 @@ def _shims(
         RUNTIME: client.generation(daemon, warm),
         V1_RUNTIME: later(v1),
     }
+    limits = config.shims.limits(survival=isinstance(survival, Survival))
     return {
         name: Shims(
-            Settings(config.root / name, config.state / name, bounds, config.shims.limits),
+            Settings(config.root / name, config.state / name, bounds, limits),
             watch.generation(generation),
             group,
             survival if isinstance(survival, Survival) else None,

@@ -74,7 +74,8 @@ async def dev(folder: Path) -> None:
         config = Config(
             root=Path(name, "root"),
             state=Path(name, "state"),
-            shims=ShimsConfig(warm=False),  # each container imports what is there then
+            # Each container imports what is there then, and not in the middle of its life.
+            shims=ShimsConfig(warm=False, adopt=False),
             runtimes={shim.runtime: str(programs[shim.runtime]) for shim in shims if shim.text},
         )
         async with served(config), anyio.create_task_group() as group:

@@ -43,7 +43,7 @@ max_concurrent_downloads = 3
 config_path = "/etc/taskd/certs.d"  # hosts.toml of each registry
 
 [shims]                          # those written in Python
-pool = 10                        # containers that share a process
+pool = 1                         # each container has a process of its own
 
 [runtimes]                       # which runtime answers in another one's stead
 "io.containerd.runc.v2" = "io.taskd.oci.v1"

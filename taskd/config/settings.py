@@ -39,6 +39,9 @@ TIMEOUTS: Mapping[str, float] = {
 }
 """Bounds on waiting for shims, with their defaults in seconds."""
 
+_POOL = 10
+"""Containers that share a process where they survive it, if nobody says how many."""
+
 
 @dataclass(frozen=True, slots=True)
 class EventsConfig:
@@ -66,22 +69,26 @@ class ShimsConfig:
 
     warm: bool = True
     """They are forked from a process that has imported them, instead of being executed."""
-    pool: int = 1
-    """Containers of a runtime and a namespace that share a process."""
+    pool: int | None = None
+    """Containers of a runtime and a namespace that share a process, whether they survive it or not;
+    if nobody says, ten of those that do, and one of others.
+    """
     shared: bool = False
     """All of them do, however many there are."""
     lifetime: int = PoolLimits.lifetime
     """Containers that a shared process is given before another one takes its place."""
     idle: float = PoolLimits.idle
     """Seconds for which a shared process waits for more."""
-    adopt: bool = False
+    adopt: bool = True
     """When one dies, another goes on with its containers, where the kernel tells enough of them."""
     renew: bool = True
     """Those of an older version than what is installed are, when the daemon starts."""
 
-    @property
-    def limits(self) -> PoolLimits:
-        return PoolLimits(math.inf if self.shared else self.pool, self.lifetime, self.idle)
+    def limits(self, *, survival: bool) -> PoolLimits:
+        """Of the pools of a daemon in which containers may survive their shim, or cannot."""
+        unsaid = self.pool is None and not self.shared
+        size = math.inf if self.shared else self.pool or (_POOL if survival else 1)
+        return PoolLimits(size, self.lifetime, self.idle, of_survivors=unsaid)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import suppress
+from glob import escape
 from pathlib import Path
 
 import anyio
@@ -19,6 +20,7 @@ from taskd.proto.containerd.services.containers.v1 import (
 )
 from taskd.proto.containerd.services.tasks.v1 import ListTasksRequest
 from taskd.proto.taskd.v1 import ListShimsRequest, ShimsStub
+from taskd.runtime.survival import RECORD
 
 __all__ = ["clear"]
 
@@ -62,6 +64,11 @@ async def _kill_shims(socket: Path, namespace: str) -> bool:
         found = (await ShimsStub(client.channel).list(ListShimsRequest())).shims
     for shim in found:
         if shim.pid and any(namespace in ("", each.namespace) for each in shim.tenants):
+            for tenant in shim.tenants:
+                # Another one would refuse as well: nobody is to go on with what lives in it.
+                place = f"io.containerd.*/{escape(tenant.namespace)}/{escape(tenant.id)}/{RECORD}"
+                for record in socket.parent.glob(place):
+                    record.unlink(missing_ok=True)
             with suppress(ProcessLookupError):
                 os.kill(shim.pid, signal.SIGKILL)
     return True

@@ -34,7 +34,9 @@ def taskd(runc_shim: None) -> Iterator[Taskd]:
     folder = Path(tempfile.mkdtemp(prefix="taskd-"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", str(criu()), prepend=":")
-        with Taskd(folder / "taskd", "--log-level", "debug") as running:
+        # With more in one process, its death while no daemon runs would end them all.
+        settings = "[shims]\npool = 1\n"
+        with Taskd(folder / "taskd", "--log-level", "debug", settings=settings) as running:
             yield running
     shutil.rmtree(folder)
 

@@ -14,7 +14,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,7 +27,8 @@ from harness.pace import SLOWER
 from harness.processes import LIBCS_SIGNALS
 from harness.real import AS_NOBODY, NOBODY, need
 
-from taskd.client import connect
+from taskd import pidfd
+from taskd.client import Container, connect
 from taskd.errors import FailedPrecondition, NotFound, TaskdError
 from taskd.proto.containerd.services.tasks.v1 import (
     CloseIoRequest,
@@ -83,10 +84,15 @@ class Unprivileged(Taskd):
 @pytest.fixture(scope="module", params=["root", "nobody"])
 def daemon(request: pytest.FixtureRequest) -> Iterator[Taskd]:
     """One for all tests."""
+    with served(Unprivileged if request.param == "nobody" else Taskd) as running:
+        yield running
+
+
+@contextmanager
+def served(kind: type[Taskd], settings: str = "") -> Iterator[Taskd]:
     need("setpriv")
     folder = Path(tempfile.mkdtemp(prefix="taskd-"))
-    kind = Unprivileged if request.param == "nobody" else Taskd
-    daemon = kind(folder / "taskd", "--log-level", "debug")
+    daemon = kind(folder / "taskd", "--log-level", "debug", settings=settings)
     if kind is Unprivileged:
         for path in (folder, daemon.folder):
             os.chown(path, NOBODY, NOBODY)
@@ -106,6 +112,12 @@ def is_root(daemon: Taskd) -> bool:
 @pytest.fixture
 async def taskd(daemon: Taskd, is_root: bool, namespace: str) -> AsyncIterator[Daemon]:
     """A client with the rights that the daemon has, which has to leave nothing behind."""
+    async with using(daemon, is_root, namespace) as user:
+        yield user
+
+
+@asynccontextmanager
+async def using(daemon: Taskd, is_root: bool, namespace: str) -> AsyncIterator[Daemon]:
     with (
         leaving_nothing(daemon, namespace),
         as_user(0 if is_root else NOBODY),
@@ -471,22 +483,50 @@ async def test_the_daemon_is_restarted(daemon: Taskd, taskd: Daemon) -> None:
         assert (await container.wait()).code == 143
 
 
-async def test_its_shim_is_killed(taskd: Daemon, namespace: str) -> None:
+async def test_its_shim_is_killed(daemon: Taskd, is_root: bool, namespace: str) -> None:
+    settings = "[shims]\nadopt = false\n"
+    with served(type(daemon), settings) as mortal:
+        async with using(mortal, is_root, namespace) as taskd, beginning(taskd) as (one, pids):
+            (shim,) = shims(namespace)
+            async with anyio.create_task_group() as group:
+
+                async def wait() -> None:
+                    assert (await one.wait()).code == 137
+
+                group.start_soon(wait)
+                await anyio.sleep(0.1)
+                os.kill(shim, signal.SIGKILL)
+            await until_gone(*pids)
+
+
+@pytest.mark.skipif(
+    not pidfd.tells_exits(), reason="needs Linux 6.15: containers end with their shim"
+)
+async def test_it_survives_its_shim(taskd: Daemon, namespace: str) -> None:
+    """Whoever's it is, and if nobody has set anything."""
+    async with beginning(taskd) as (container, pids):
+        (shim,) = shims(namespace)
+        os.kill(shim, signal.SIGKILL)
+        state = await container.state()
+        assert (state.pid, state.status) == (container.pid, Status.RUNNING)
+        assert shim not in shims(namespace)
+        assert all(Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids)
+        execed = await container.exec(["/bin/sh", "-c", "exit 5"])
+        assert (await execed.wait()).code == 5
+        await container.kill(everything=True)
+        assert (await container.wait()).code == 137
+        await until_gone(*pids)
+
+
+@asynccontextmanager
+async def beginning(taskd: Daemon) -> AsyncIterator[tuple[Container, tuple[int, ...]]]:
+    """A container, and what runs in it: itself, what it has started, and an exec."""
     command = ["/bin/sh", "-c", "sleep 1000 & echo $!; wait"]
     async with taskd.container(RUNTIME, SLEEP, spec=process(command)) as container:
         await container.start()
         execed = await container.exec(SLEEP)
         child = int(await anext(container.stdout.lines()))
-        (shim,) = shims(namespace)
-        async with anyio.create_task_group() as group:
-
-            async def wait() -> None:
-                assert (await container.wait()).code == 137
-
-            group.start_soon(wait)
-            await anyio.sleep(0.1)
-            os.kill(shim, signal.SIGKILL)
-        await until_gone(container.pid, child, execed.pid)
+        yield container, (container.pid, child, execed.pid)
 
 
 def shims(namespace: str) -> list[int]:

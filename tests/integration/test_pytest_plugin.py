@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from harness.real import need
 
+from taskd import pidfd
 from taskd.errors import FailedPrecondition, NotFound
 from taskd.testing import ready
 
@@ -165,9 +166,19 @@ def test_what_is_told(taskd_container: Any, taskd_event_log: Any, rootfs: Path) 
 def test_a_shim_that_is_killed(
     taskd_container: Any, taskd_event_log: Any, where: dict[str, Any]
 ) -> None:
+    """Of taskd's own, another goes on, as often as that happens, if the kernel lets it."""
     container = taskd_container(args=SLEEP, **where)
     container.exec(SLEEP)
     container.kill_shim()
+    if where.get("runtime") == PROCESS and pidfd.tells_exits():
+        for _ in range(2):
+            container.state()  # answered when another goes on; a call that does things may fail
+            with container.exec(sh("echo inside")) as process:
+                assert process.stdout.text() == "inside\n"
+                process.wait()
+            container.kill_shim()
+        assert container.state().status.name == "RUNNING"
+        container.kill()
     with suppress(NotFound):  # it is deleted at once, if nobody waits for it
         assert container.wait(20).code == 137
     container.delete(force=True)

@@ -400,8 +400,7 @@ async def test_with_the_client_library(daemon: Daemon, namespace: str, rootfs: P
 def surviving(folder: Path, namespace: str) -> Iterator[Taskd]:
     """A taskd whose containers survive their shims."""
     need("runc", "busybox")
-    settings = "[shims]\nadopt = true\n"
-    with Taskd(folder / "t", "--log-level", "debug", settings=settings) as running:
+    with Taskd(folder / "t", "--log-level", "debug") as running:
         try:
             with leaving_nothing(running, namespace):
                 yield running

@@ -233,3 +233,29 @@ def test_processes_beside_each_other_do_not_meet(rootfs: Path) -> None:
     ]
     assert [process.communicate(timeout=60)[1] for process in several] == [None] * 3
     assert [process.returncode for process in several] == [0] * 3
+
+
+REFUSING = """#!{python}
+from taskd.errors import Unknown
+from taskd.shim import Container, run
+
+class Refusing(Container):
+    async def start(self, init):
+        return await self.spawn(["/bin/sleep", "1000"], init)
+
+    async def delete(self):
+        raise Unknown("never")
+
+run(Refusing, "io.example.refusing.v1")
+"""
+
+
+async def test_a_shim_that_refuses_to_let_go(folder: Path) -> None:
+    """It is killed, and no other one goes on with what it has, to refuse as well."""
+    shim = folder / "containerd-shim-refusing-v1"
+    shim.write_text(REFUSING.format(python=sys.executable))
+    shim.chmod(0o755)
+    async with daemon() as taskd:
+        container = await taskd.container(str(shim), SLEEP)
+        await container.start()
+    wait_until_gone(taskd.folder)

@@ -41,11 +41,25 @@ def test_everything_can_be_set(file: Path) -> None:
 
 
 def test_how_many_containers_share_a_process(file: Path) -> None:
-    assert Config().shims.limits.size == 1
-    file.write_text('[shims]\npool = 10\nlifetime = 50\nidle = "5s"\n')
-    assert config.load(file).shims.limits == PoolLimits(10, 50, 5.0)
-    file.write_text("[shims]\npool = 10\nshared = true\n")
-    assert config.load(file).shims.limits.size == math.inf
+    """Ten where they survive it; who says a number has that in any case."""
+
+    def limits(text: str) -> tuple[PoolLimits, PoolLimits]:
+        file.write_text(f"[shims]\n{text}")
+        shims = config.load(file).shims
+        return shims.limits(survival=True), shims.limits(survival=False)
+
+    surviving = PoolLimits(10, of_survivors=True)
+    assert limits("") == (surviving, PoolLimits(1, of_survivors=True))
+    said = 'pool = 7\nlifetime = 50\nidle = "5s"\n'
+    assert limits(said) == (PoolLimits(7, 50, 5.0),) * 2
+    assert limits("pool = 1\n") == (PoolLimits(1),) * 2
+    assert limits("pool = 10\nshared = true\n") == (PoolLimits(math.inf),) * 2
+
+
+def test_containers_survive_unless_somebody_says_otherwise(file: Path) -> None:
+    assert Config().shims.adopt
+    file.write_text("[shims]\nadopt = false\n")
+    assert not config.load(file).shims.adopt
 
 
 def test_one_runtime_may_answer_in_anothers_stead(file: Path) -> None:

@@ -77,7 +77,8 @@ pool = 7
 shared = true
 lifetime = 77
 idle = "1.5s"
-adopt = true
+adopt = false
+renew = false
 
 [runtimes]
 "io.containerd.runc.v2" = "io.taskd.oci.v1"
