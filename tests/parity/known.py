@@ -210,6 +210,20 @@ KNOWN: tuple[Known, ...] = (
         "leases: resources",
     ),
     Known(
+        r"(progress \{'event': 'saved', 'name': '[^']*').*",
+        r"\1}",
+        "1.7 does not say what it is that it has saved",
+        ("1.7",),
+        "transfer: ",
+    ),
+    Known(
+        r"event /images/.*",
+        "",
+        "1.7 tells of no image that a transfer makes",
+        ("1.7",),
+        "transfer: ",
+    ),
+    Known(
         r"UNKNOWN: (failed to start shim: )?mkdir [^:]*: file exists|"
         r"ALREADY_EXISTS: task one: already exists",
         "EXISTS",
