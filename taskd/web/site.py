@@ -219,20 +219,34 @@ class Site:
                 await tell()
                 await anyio.sleep(_OUTPUT_SECONDS)
 
-        try:
-            container = await self._client.get(name)
-            entries = container.logs(follow=True, tail=_LINES)
-            async with anyio.create_task_group() as group:
-                group.start_soon(keep_telling)
-                async for each in entries:
-                    waiting.append({"stream": each.stream, "text": each.text, "at": each.at / 1e6})
-                    if len(waiting) == _LINES:
-                        # The newest lines of those who write so much are all that is shown.
-                        await anyio.sleep(_OUTPUT_SECONDS)
-                await tell()
-                group.cancel_scope.cancel()
-        except (TaskdError, OSError) as exc:
-            await stream.send("quiet", errors.words(exc))
+        since: int | None = None
+        away = True
+        while away:
+            away = False
+            try:
+                container = await self._client.get(name)
+                entries = container.logs(follow=True, tail=_LINES, since=since)
+                async with anyio.create_task_group() as group:
+                    group.start_soon(keep_telling)
+                    try:
+                        async for each in entries:
+                            since = each.at + 1
+                            waiting.append(
+                                {"stream": each.stream, "text": each.text, "at": each.at / 1e6}
+                            )
+                            if len(waiting) == _LINES:
+                                # The newest lines of those who write so much are all that is shown.
+                                await anyio.sleep(_OUTPUT_SECONDS)
+                    except Unavailable:
+                        away = True  # it goes on when the daemon is back
+                    await tell()
+                    group.cancel_scope.cancel()
+            except Unavailable:
+                away = True
+            except (TaskdError, OSError) as exc:
+                await stream.send("quiet", errors.words(exc))
+            if away:
+                await anyio.sleep(_RETRY_SECONDS)
 
     async def _tell_life(self, stream: _Stream, name: str) -> None:
         version, trouble = 0, None
@@ -284,7 +298,7 @@ class Site:
 
     async def _there(self, id: str) -> Container:  # noqa: A002
         """The container. What is asked of a daemon that is away is not done when it is back."""
-        with anyio.move_on_after(_ANSWER_SECONDS):
+        with suppress(Unavailable), anyio.move_on_after(_ANSWER_SECONDS):
             return await self._client.get(id)
         raise Unavailable("the daemon does not answer, and nothing was done", verbatim=True)
 
