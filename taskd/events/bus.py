@@ -77,19 +77,21 @@ class Bus:
         until: int | None = None,
         *,
         passes: Filter | None = None,
+        internal: bool = False,
     ) -> Subscription:
         """Events that pass any of `filters`; use it in ``async with``.
 
         They are those published from now on, or all that follow position `after` of the journal,
         for ever, or up to position `until`. Raises `InvalidArgument` for a bad filter; `passes` is
-        what `filters.prepare` has made of them.
+        what `filters.prepare` has made of them. What is `internal` to the daemon is none of `lags`.
         """
         feed = self._feeds.get(tuple(filters), passes)
         returning = self._kept if after is None and self._kept else ()
         position = self._journal.last if after is None else after
         first = [entry for entry in returning if feed.wants(entry)]
         subscription = Subscription(self._journal, self._feeds, feed, position, until, first)
-        self._subscriptions.add(subscription)
+        if not internal:
+            self._subscriptions.add(subscription)
         return subscription
 
     def lags(self) -> list[int]:

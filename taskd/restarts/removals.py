@@ -67,7 +67,7 @@ class Removals:
 
     async def _run(self, group: TaskGroup) -> None:
         while True:
-            async with self._bus.subscribe([_FILTER]) as exits:
+            async with self._bus.subscribe([_FILTER], internal=True) as exits:
                 for namespace, container in self._containers.labelled(REMOVE):
                     self._begin(group, (namespace, container.id))
                 with suppress(ResourceExhausted):  # of what was missed all are looked at again
