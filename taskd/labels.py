@@ -1,17 +1,25 @@
-"""Labels of containers that are taskd's own, which its client sets."""
+"""What taskd's client leaves for the daemon: labels of containers, and folders of their streams."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["LOG", "REMOVE", "log_of"]
+__all__ = ["LOG", "REMOVE", "STREAMS", "is_to_go", "log_of"]
 
 LOG = "io.taskd.client/log"
 """The file that what it writes is kept in."""
 
 REMOVE = "io.taskd/remove"
-"""With any value: it is removed once its task has ended."""
+"""With the container's id as value: it is removed once its task has ended."""
+
+STREAMS = "taskd-io-"
+"""What the name of a folder with a container's FIFOs begins with."""
+
+
+def is_to_go(labels: Mapping[str, str], container_id: str) -> bool:
+    """Whether `REMOVE` is there for this container, and not for all that have an image's labels."""
+    return labels.get(REMOVE) == container_id
 
 
 def log_of(labels: Mapping[str, str], namespace: str, container_id: str) -> Path | None:

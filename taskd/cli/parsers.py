@@ -24,7 +24,7 @@ class Parser(argparse.ArgumentParser):
         found = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
         if found is not None:
             near = difflib.get_close_matches(found[1], re.findall(r"[\w-]+", found[2]), n=1)
-            known = f"did you mean {near[0]}?" if near else f"there are {found[2]}"
+            known = f"did you mean {near[0]}?" if near else f"choose from {found[2]}"
             message = f"there is no {found[1]}; {known}".replace("'", "")
         super().error(message)
 

@@ -326,7 +326,7 @@ class Client:
         if output == "log":
             labels[LOG] = str(logs.usual(self.namespace, chosen["id"]))
         if chosen.get("remove"):
-            labels[REMOVE] = "ended"
+            labels[REMOVE] = chosen["id"]
         given = chosen.get("runtime_options")
         record = Record(
             id=chosen["id"],
@@ -388,6 +388,7 @@ class Client:
             await self.tasks.get(GetRequest(container_id=container.id))
         except NotFound:
             container.forget()
+            container.remove_log()
             await _quietly(self.containers.delete(DeleteContainerRequest(id=container.id)))
         else:
             await container.leave()

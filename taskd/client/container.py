@@ -23,7 +23,7 @@ from taskd.client.process import Exit, Process
 from taskd.client.spec import Amendment, Limits, amended, packed, user_in
 from taskd.client.stats import Stats
 from taskd.errors import FailedPrecondition, NotFound, TaskdError
-from taskd.labels import REMOVE, log_of
+from taskd.labels import is_to_go, log_of
 from taskd.proto.containerd.runc.v1 import CheckpointOptions
 from taskd.proto.containerd.services.containers.v1 import (
     Container as Record,
@@ -185,13 +185,24 @@ class Container(Process):
         return process
 
     async def wait(self, timeout: float | None = None) -> Exit:
+        goes = is_to_go(self.labels, self.id)
+        if goes and self._exit is None and not await self._is_there():
+            self._exit = await self._told()
         try:
             return await super().wait(timeout)
         except NotFound:
-            if REMOVE not in self.labels or (found := await self._told()) is None:
+            if not goes or (found := await self._told()) is None:
                 raise
             self._exit = found
             return found
+
+    async def _is_there(self) -> bool:
+        """Whether the record is still this one's, and not of another container of that name."""
+        try:
+            found = await self._client.containers.get(GetContainerRequest(id=self.id))
+        except NotFound:
+            return False
+        return found.container is None or found.container.created_at == self.record.created_at
 
     async def _told(self) -> Exit | None:
         """How one has ended that is removed already: the daemon's events have it."""
@@ -199,7 +210,8 @@ class Container(Process):
         exits = 'topic=="/tasks/exit"'
         found = None
         async for event in self._client.events(exits, since=since, follow=False):
-            if event.container_id == self.id == getattr(event.message, "id", ""):
+            mine = event.container_id == self.id == getattr(event.message, "id", "")
+            if mine and found is None:  # later ones are of others who had the name
                 found = Exit(event.message.exit_status, nanoseconds(event.message.exited_at))  # type: ignore[union-attr]
         return found
 
@@ -236,6 +248,11 @@ class Container(Process):
                 verbatim=True,
             )
         return logs.Reader(path, ended=self._has_ended if follow else None, tail=tail, since=since)
+
+    def remove_log(self) -> None:
+        """Remove what it has written, if that was kept."""
+        if log := self._log:
+            logger.remove(log)
 
     @property
     def _log(self) -> Path | None:
@@ -370,10 +387,9 @@ class Container(Process):
                     self.record.snapshot_key
                 )
         # The daemon may be about to do it, too.
-        with suppress(NotFound) if REMOVE in self.labels else naming("container", self.id):
+        with suppress(NotFound) if is_to_go(self.labels, self.id) else naming("container", self.id):
             await self._client.containers.delete(DeleteContainerRequest(id=self.id))
-        if log := self._log:
-            logger.remove(log)
+        self.remove_log()
 
     async def leave(self) -> None:
         """End and remove it, whatever it does. Raises TimeoutError if that takes too long."""

@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from taskd.labels import STREAMS
+
 __all__ = ["Input", "Output", "Streams", "home", "lines"]
 
 LIMIT = 1 << 20
@@ -296,7 +298,7 @@ class Streams:
 def home(address: Path, namespace: str, id: str) -> Path:  # noqa: A002
     """The folder for all streams of a container, of whatever clients."""
     daemon = hashlib.sha256(os.fsencode(address)).hexdigest()[:8]
-    return _base() / f"taskd-io-{daemon}-{namespace}-{id}"
+    return _base() / f"{STREAMS}{daemon}-{namespace}-{id}"
 
 
 def _base() -> Path:

@@ -18,7 +18,7 @@ from anyio.abc import TaskGroup
 from taskd import logger
 from taskd.errors import NotFound, ResourceExhausted, TaskdError
 from taskd.events import Bus
-from taskd.labels import REMOVE, log_of
+from taskd.labels import REMOVE, STREAMS, is_to_go, log_of
 from taskd.metadata import Container, ContainerStore
 from taskd.proto.containerd import events
 from taskd.runtime.types import Status, Stdio, TaskState
@@ -95,7 +95,7 @@ class Removals:
             container = self._containers.get(namespace, container_id)
         except NotFound:
             return None
-        return container if REMOVE in container.labels else None
+        return container if is_to_go(container.labels, container_id) else None
 
     async def _see_to(self, name: tuple[str, str]) -> None:
         told = done = False
@@ -123,6 +123,8 @@ class Removals:
             return False
         if state is not None and state.status is not Status.STOPPED:
             return state.status is not Status.UNKNOWN  # it runs: its exit is still to be told
+        if not self._is_still(namespace, container):
+            return True
         with suppress(NotFound):
             await self._tasks.delete(namespace, container.id)
         snapshotter = self._snapshotters.get(container.snapshotter)
@@ -132,12 +134,19 @@ class Removals:
         stdio = state.stdio if state is not None else Stdio()
         log = log_of(container.labels, namespace, container.id)
         await anyio.to_thread.run_sync(_remove_files, stdio, log)
+        if not self._is_still(namespace, container):
+            return True
         with suppress(NotFound):
             await self._containers.delete(namespace, container.id)
             event = events.ContainerDelete(id=container.id)
             await self._bus.publish(namespace, "/containers/delete", pack(event))
         _log.debug("%s/%s has ended and is removed", namespace, container.id)
         return True
+
+    def _is_still(self, namespace: str, container: Container) -> bool:
+        """Whether nobody has removed it, and made another one of that name."""
+        found = self._wanted(namespace, container.id)
+        return found is not None and found.created_at == container.created_at
 
     async def _state(self, namespace: str, container_id: str) -> TaskState | None:
         """None if there is no task."""
@@ -148,11 +157,11 @@ class Removals:
 
 
 def _remove_files(stdio: Stdio, log: Path | None) -> None:
-    """Its log, and the FIFOs that a client has left, with their folder if nothing else is in it."""
+    """Its log, and the FIFOs that a client of ours has left, with the folders that are theirs."""
     if log is not None:
         logger.remove(log)
     for path in map(Path, filter(None, (stdio.stdin, stdio.stdout, stdio.stderr))):
-        if path.is_fifo():
+        if path.parent.parent.name.startswith(STREAMS) and path.is_fifo():
             path.unlink(missing_ok=True)
             with suppress(OSError):
                 path.parent.rmdir()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from taskd.client import logs
-from taskd.labels import LOG, log_of
+from taskd.labels import LOG, REMOVE, is_to_go, log_of
 
 
 def test_where_the_client_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,3 +41,10 @@ def test_what_is_somewhere_else(path: str) -> None:
 def test_a_container_of_another_kind_of_name() -> None:
     path = Path("/x/taskd-logs/n/a-b-c-12/a-b-c-json.log")
     assert log_of({LOG: str(path)}, "n", "a-b-c") == path
+
+
+def test_an_image_cannot_have_containers_removed() -> None:
+    assert is_to_go({REMOVE: "one"}, "one")
+    for value in ("", "true", "two"):
+        assert not is_to_go({REMOVE: value}, "one")
+    assert not is_to_go({}, "one")

@@ -154,7 +154,7 @@ def test_a_bad_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         (["shim", "chek"], "there is no chek; did you mean check?"),
         (["config", "dmp"], "there is no dmp; did you mean dump?"),
         (["serve", "--log-level", "inof"], "there is no inof; did you mean info?"),
-        (["config", "zzz"], "there is no zzz; there are check, dump"),
+        (["config", "zzz"], "there is no zzz; choose from check, dump"),
     ],
 )
 def test_a_word_that_is_no_command(
