@@ -186,7 +186,7 @@ async def test_errors_name_what_they_are_about(client: Client, rootfs: Path) -> 
         await client.run("/no/such", SLEEP)
     with pytest.raises(NotFound, match='image "nosuch".*docker.io/library/nosuch:latest'):
         await client.run("nosuch", SLEEP)
-    with pytest.raises(InvalidArgument, match="nothing to run"):
+    with pytest.raises(InvalidArgument, match="no command"):
         await client.run(rootfs)
     with pytest.raises(InvalidArgument, match="relative"):
         await client.run(rootfs, SLEEP, mounts=["relative:/x"])
