@@ -179,11 +179,14 @@ class Process:
 
     async def release(self, seconds: float = _DRAIN_SECONDS) -> None:
         """Close all that was opened for it, when its output is copied, or after that time."""
-        if self._io is not None:
-            await self._io.drained(seconds)
-            await self._io.aclose()
+        io = self._io
+        if io is not None:
+            await io.drained(seconds)
         self.console = self.streams = None
+        # First: a logger does not read the end of its input while a daemon keeps the other one.
         self._opened()
+        if io is not None:
+            await io.aclose()
 
     # --- what another shim would need of it -----------------------------------------------
 

@@ -316,6 +316,18 @@ async def test_a_logger(user: Client, rootfs: Path, runtime: str, tty: bool) -> 
 
 
 @BOTH
+async def test_nobody_waits_for_the_logger_of_what_never_ran(
+    user: Client, rootfs: Path, runtime: str
+) -> None:
+    """The daemon, which keeps the other ends of its pipes, lets go of them first."""
+    container = await user.create(rootfs, ["/bin/true"], runtime=runtime, output="log")
+    began = asyncio.get_running_loop().time()
+    await container.delete(force=True)
+    # It is given ten seconds before it is ended.
+    assert asyncio.get_running_loop().time() - began < 8
+
+
+@BOTH
 @TERMINAL
 async def test_a_log_file(
     user: Client, rootfs: Path, tmp_path: Path, runtime: str, tty: bool

@@ -253,6 +253,26 @@ async def test_a_logger(reaper: Reaper, tmp_path: Path) -> None:
     assert descriptors(os.getpid()) == before
 
 
+async def test_a_logger_whose_input_a_daemon_keeps_open(reaper: Reaper, tmp_path: Path) -> None:
+    """It keeps what the process has open, and lets go of it when it is told to: before the wait."""
+    held: list[int] = []
+
+    def keep() -> None:
+        while held:
+            os.close(held.pop())
+        held.extend(os.dup(each) for each in process.kept().values())
+
+    process = Process("", {}, Stdio(stdout=logger(tmp_path)))
+    process.streams = await opened(reaper, stdout=process.stdio.stdout)
+    process.regard(lambda: None, keep)
+    process.opened()
+    assert held
+    await process.release(0)
+    assert not held
+    # It was not ended by a signal, which comes after ten seconds.
+    assert (tmp_path / "end").read_text() == "end\n"
+
+
 async def test_a_logger_that_ends_at_once(reaper: Reaper, tmp_path: Path) -> None:
     streams = await opened(reaper, stdout=logger(tmp_path, "#!/bin/sh\nexit 3\n"))
     await streams.aclose()
