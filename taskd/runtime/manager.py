@@ -183,11 +183,19 @@ class TaskManager:
 
         A shim that has `refused` to make it has undone what it did itself, unless it has noted an
         init process: what its ``delete`` would find under that id is somebody else's. One that has
-        not answered may have been killed, or be making the task still.
+        not answered may have been killed, or be making the task still: it deletes it then, once it
+        is there, whether it is waited for or not.
         """
         found = None
-        with anyio.move_on_after(self._shims.timeouts.cleanup) as asking, suppress(TaskdError):
-            found = await task.api.delete("")
+        failed = False
+        with anyio.move_on_after(self._shims.timeouts.cleanup) as asking:
+            try:
+                found = await task.api.delete("")
+            except (NotFound, ttrpc.ConnectionClosed):
+                pass
+            except TaskdError as exc:
+                log.warning("shim %s does not delete what nobody wants: %s", task.key, exc)
+                failed = True
         left = not refused or (task.bundle.path / "init.pid").exists()
         ending = Ending(
             asks=not asking.cancelled_caught,  # one that hangs is asked no more
@@ -195,6 +203,10 @@ class TaskManager:
             delete=Delete.ALWAYS if left else Delete.UNLESS_AGREED,
         )
         await self._shims.take_down(task.tenant, ending)
+        if failed and not task.shim.ends:
+            # What may have been in its way is gone; one that goes on is not to keep the rest.
+            with anyio.move_on_after(self._shims.timeouts.cleanup), suppress(TaskdError):
+                await task.api.delete("")
         await self._observer.abandoned(task, options, found)
 
     async def _finish(self, task: Task) -> None:

@@ -15,6 +15,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -75,8 +76,8 @@ class TaskService:
         self._custody = custody
         self._tasks: dict[str, Task] = {}
         self._background: set[asyncio.Task[Any]] = set()
-        # Ids of the containers that are being made.
-        self._creating: set[str] = set()
+        # Containers that are being made, by id; set when that is over, be it undone.
+        self._creating: dict[str, asyncio.Event] = {}
         self.sandboxes: dict[str, Sandbox] = {}
         """Those that containers may be in; as long as there is one, the process goes on."""
         # The daemon wants it to end as soon as it has no containers.
@@ -113,16 +114,19 @@ class TaskService:
         if request.id in self._tasks or request.id in self._creating:
             raise AlreadyExists(f"container {request.id}")
         making = self.in_background(self._create(request))
-        self._creating.add(request.id)
+        over = self._creating[request.id] = asyncio.Event()
         try:
             return await asyncio.shield(making)
         except asyncio.CancelledError:
-            with suppress(Exception):
+            try:
                 await making
                 await self._delete_task(self._task(request.id))
+            except Exception as exc:
+                log.warning("undoing the creation of %s, which was given up: %s", request.id, exc)
             raise
         finally:
-            self._creating.remove(request.id)
+            del self._creating[request.id]
+            over.set()
             self._stop_if_idle()
 
     async def _create(self, request: api.CreateTaskRequest) -> api.CreateTaskResponse:
@@ -212,7 +216,7 @@ class TaskService:
             if starting.cancelled():  # for its container has ended
                 words = f"container {request.id} init process is not running"
                 raise FailedPrecondition(words) from None
-            starting.add_done_callback(_log_failure)
+            starting.add_done_callback(partial(_log_failure, "start"))
             asyncio.get_running_loop().call_later(_START_SECONDS, starting.cancel)
             raise
 
@@ -279,6 +283,31 @@ class TaskService:
         self._follow(task, process)
 
     async def delete(self, request: api.DeleteRequest) -> api.DeleteResponse:
+        """A container that is being made is deleted once it is there, as by containerd's shim.
+
+        That is how a daemon tells that nobody wants it any more: on a connection that goes on, no
+        call can be taken back. It need not wait for it.
+        """
+        over = self._creating.get(request.id)
+        if over is None or request.exec_id:
+            return await self._delete(request)
+        deleting = self.in_background(self._delete_made(over, request))
+        try:
+            return await asyncio.shield(deleting)
+        except asyncio.CancelledError:
+            deleting.add_done_callback(partial(_log_failure, "delete"))
+            raise
+
+    async def _delete_made(
+        self, over: asyncio.Event, request: api.DeleteRequest
+    ) -> api.DeleteResponse:
+        await over.wait()
+        try:
+            return await self._delete(request)
+        finally:
+            self._stop_if_idle()
+
+    async def _delete(self, request: api.DeleteRequest) -> api.DeleteResponse:
         task = self._task(request.id)
         process = task.process(request.exec_id)
         async with process.lock:
@@ -297,7 +326,13 @@ class TaskService:
 
     async def _delete_task(self, task: Task) -> None:
         container, init = task.container, task.init
-        await container.delete()
+        try:
+            await container.delete()
+        except Exception as exc:
+            if container.bundle.exists():
+                raise
+            # The daemon has cleaned up after it, and nobody will ask again.
+            log.warning("deleting %s, whose bundle is gone: %s", container.id, exc)
         await init.release()
         if task.rootfs is not None:
             try:
@@ -683,6 +718,6 @@ def _without_nulls(given: Any) -> Any:
     return given
 
 
-def _log_failure(starting: asyncio.Task[Any]) -> None:
-    if not starting.cancelled() and (exc := starting.exception()) is not None:
-        log.warning("a start that nobody waited for: %s", exc)
+def _log_failure(doing: str, work: asyncio.Task[Any]) -> None:
+    if not work.cancelled() and (exc := work.exception()) is not None:
+        log.warning("a %s that nobody waited for: %s", doing, exc)

@@ -6,22 +6,25 @@ import asyncio
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from pathlib import Path
 
 import anyio
 import pytest
+from grpclib import GRPCError
 from harness.client import Client
 from harness.daemons import Daemon, Taskd, client
 from harness.docker import Dockerd
 from harness.leaks import leaving_nothing, traces
 from harness.real import BOTH_SHIMS, need
 
-from taskd import ttrpc
+from taskd import procfs, ttrpc
+from taskd.client.logs import uri
 from taskd.codec import encode
 from taskd.proto.containerd.services.containers.v1 import GetContainerRequest
 from taskd.proto.containerd.services.tasks.v1 import (
     CreateTaskRequest,
+    DeleteTaskRequest,
     ListTasksRequest,
     WaitRequest,
 )
@@ -133,6 +136,49 @@ async def test_a_pod_has_its_own_process(folder: Path, namespace: str, rootfs: P
             assert len(shims(daemon, namespace)) == 2
             for name in ("one", "pod", "other"):
                 assert await ask.end(name) == 137
+
+
+async def test_creations_that_are_given_up_leave_nothing_in_a_pool(
+    folder: Path, namespace: str, rootfs: Path
+) -> None:
+    """Whenever that is: on the connection that all share, a call cannot be taken back."""
+    log = uri(folder / "log")
+
+    def left() -> list[str]:
+        commands = [procfs.command(each.pid) for each in procfs.processes()]
+        found = traces(daemon.state, daemon.root, namespace)
+        folders = [*map(Path, found.bundles | found.runc)]
+        return [
+            *(each for each in commands if "taskd-logger" in each and str(folder) in each),
+            # One that is being removed has another name.
+            *(str(each) for each in folders if each.name.removeprefix(".") in names),
+        ]
+
+    names = [f"c{number}" for number in range(12)]
+    with taskd(folder, namespace, SOON) as daemon:
+        async with client(daemon.address, namespace) as channel:
+            ask = Client(channel, rootfs)
+            # Somebody lives in the process all the time.
+            await ask.start("base", "/bin/sleep", "1000", runtime=OCI)
+            for number, name in enumerate(names):
+                await ask.container(name, "/bin/sleep", "1000", runtime=OCI)
+                with anyio.move_on_after(0.005 + 0.02 * number):
+                    await ask.tasks.create(
+                        CreateTaskRequest(container_id=name, stdout=log, stderr=log)
+                    )
+            for name in names:
+                with suppress(GRPCError):  # there is none, most of the time
+                    await ask.tasks.delete(DeleteTaskRequest(container_id=name))
+            with anyio.fail_after(60):
+                while left():
+                    await anyio.sleep(0.05)
+            for name in names:
+                await ask.tasks.create(CreateTaskRequest(container_id=name))
+                await ask.remove(name)
+            assert await ask.end("base") == 137
+        with anyio.fail_after(60):
+            while shims(daemon, namespace):
+                await anyio.sleep(0.05)
 
 
 @pytest.mark.parametrize("size", ["shared = true", "pool = 2"])

@@ -5,15 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from harness.leaks import descriptors
 from shim_puppet import Early, Puppet, Shim, serving
 
+from taskd.codec import encode
 from taskd.errors import (
     AlreadyExists,
     Code,
+    DeadlineExceeded,
     FailedPrecondition,
     InvalidArgument,
     NotFound,
@@ -23,6 +29,7 @@ from taskd.errors import (
 )
 from taskd.proto.containerd import events
 from taskd.proto.containerd.runc.v1 import ProcessDetails
+from taskd.proto.containerd.task import v3 as api
 from taskd.proto.containerd.v1.types import Status
 from taskd.proto.google.protobuf import Any as AnyMessage
 from taskd.shim import Container, Ended, Process, Stdio
@@ -37,6 +44,7 @@ async def refused(call: object) -> tuple[Code, str]:
 
 
 JSON = AnyMessage(value=b"{}")
+NOT_CREATED = (Code.NOT_FOUND, "container not created: not found")
 
 
 @pytest.mark.parametrize("version", [2, 3])
@@ -165,8 +173,7 @@ async def test_what_is_refused(shim: Shim, state: str, method: str, words: str) 
     ],
 )
 async def test_without_a_container(shim: Shim, method: str) -> None:
-    expected = (Code.NOT_FOUND, "container not created: not found")
-    assert await refused(shim.call(method)) == expected
+    assert await refused(shim.call(method)) == NOT_CREATED
 
 
 @pytest.mark.parametrize("method", ["Start", "Delete", "State", "Kill", "Wait", "CloseIO"])
@@ -432,6 +439,97 @@ async def test_a_create_whose_client_goes_away(tmp_path: Path) -> None:
             await shim.service.stopped.wait()
         assert Puppet.calls == [("delete",)]
         assert shim.told == ["Create", "Delete"]
+
+
+class Held(Puppet):
+    """Is not created before `go_on` is set."""
+
+    begun: ClassVar[asyncio.Event]
+    go_on: ClassVar[asyncio.Event]
+
+    async def create(self, init: Process) -> int:
+        self.begun.set()
+        await self.go_on.wait()
+        self._note("create")
+        return 0
+
+
+@asynccontextmanager
+async def creating(folder: Path) -> AsyncIterator[tuple[Shim, asyncio.Task[Any]]]:
+    """A shim that is making a container, and the call for that."""
+    Held.begun, Held.go_on = asyncio.Event(), asyncio.Event()
+    async with serving(Held, folder) as shim:
+        making = asyncio.create_task(shim.call("Create"))
+        await Held.begun.wait()
+        yield shim, making
+        await asyncio.gather(making, return_exceptions=True)
+        # Nothing is left: it ends as soon as it is to.
+        await shim.call("Shutdown")
+        assert shim.service.stopped.is_set()
+
+
+async def test_what_is_being_created_is_deleted_once_it_is_there(tmp_path: Path) -> None:
+    async with creating(tmp_path) as (shim, making):
+        deleting = asyncio.create_task(shim.call("Delete"))
+        assert await refused(shim.call("Delete", exec_id="two")) == NOT_CREATED
+        assert not deleting.done()
+        Held.go_on.set()
+        await deleting
+        await making
+        assert shim.told == ["Create", "Delete"]
+        assert await refused(shim.call("State")) == NOT_CREATED
+        await shim.call("Create")
+        await shim.call("Delete")
+
+
+async def test_a_delete_that_gives_up_waiting_for_the_creation(tmp_path: Path) -> None:
+    """A daemon that has stopped waiting takes it for gone."""
+    async with creating(tmp_path) as (shim, making):
+        request = encode(api.DeleteRequest(id="one"))
+        with pytest.raises(DeadlineExceeded):
+            await shim.client.call("containerd.task.v3.Task", "Delete", request, timeout=0.05)
+        await shim.call("Shutdown")
+        Held.go_on.set()
+        await making
+        async with asyncio.timeout(60):
+            await shim.service.stopped.wait()
+        assert shim.told == ["Create", "Delete"]
+
+
+async def test_a_delete_of_what_cannot_be_created(tmp_path: Path) -> None:
+    async with creating(tmp_path) as (shim, making):
+        deleting = asyncio.create_task(shim.call("Delete"))
+        await refused(shim.call("Delete", exec_id="two"))  # the other one was heard before
+        Puppet.fail["create"] = Unknown("no")
+        Held.go_on.set()
+        assert await refused(making) == (Code.UNKNOWN, "no")
+        assert await refused(deleting) == NOT_CREATED
+
+
+async def test_a_creation_that_took_too_long_is_deleted_by_either(tmp_path: Path) -> None:
+    """By its own deadline, or by the delete that waits; each is told of once."""
+    async with creating(tmp_path) as (shim, making):
+        making.cancel()
+        request = encode(api.CreateTaskRequest(id="two", bundle=str(tmp_path)))
+        with pytest.raises(DeadlineExceeded):
+            await shim.client.call("containerd.task.v3.Task", "Create", request, timeout=0.05)
+        deletes = [asyncio.create_task(shim.call("Delete", id=name)) for name in ("one", "two")]
+        await refused(shim.call("Delete", exec_id="two"))
+        Held.go_on.set()
+        first, second = await asyncio.gather(*deletes, return_exceptions=True)
+        assert isinstance(first, api.DeleteResponse)
+        # The shim has the same deadline as its client, and may come to it after `go_on`.
+        assert isinstance(second, NotFound | api.DeleteResponse)
+        assert sorted(shim.told) == ["Create", "Create", "Delete", "Delete"]
+
+
+async def test_what_cannot_be_deleted_goes_with_its_bundle(shim: Shim) -> None:
+    await shim.call("Create")
+    Puppet.fail["delete"] = Unknown("no log.json")
+    shutil.rmtree(shim.bundle)
+    await shim.call("Delete")
+    await shim.call("Shutdown")
+    assert shim.service.stopped.is_set()
 
 
 async def test_it_ends_when_it_is_told_to_and_the_last_container_has_gone(shim: Shim) -> None:
