@@ -149,6 +149,7 @@ def write(bundle: Path, record: Record | SandboxRecord) -> None:
     text = json.dumps({"form": _FORM, **_members(record)}, default=_plain).encode()
     made = bundle / f".{RECORD}"
     try:
+        made.touch(0o600)  # the processes' environments are nobody else's affair
         made.write_bytes(b"%08x\n%s" % (zlib.crc32(text), text))
         made.replace(bundle / RECORD)
     except OSError:

@@ -73,6 +73,8 @@ class World:
         self.deleted: list[str] = []
         """Bundles for which ``delete`` was run."""
         self.gone: set[str] = set()
+        self.undone: list[tuple[str, bool]] = []
+        """Tasks of which a process was asked to delete them, and whether there was a bundle."""
         self.delete_error: Exception | None = None
         self.create_error: BaseException | None = None
         self.start_error: Exception | None = None
@@ -177,6 +179,7 @@ class Api:
         return TaskState(pid=7, status=Status.RUNNING)
 
     async def delete(self, exec_id: str) -> Exit:
+        self.world.undone.append((self.bundle.id, self.bundle.path.exists()))
         if self.world.deletion is None:
             await anyio.sleep_forever()
         if isinstance(self.world.deletion, Exception):

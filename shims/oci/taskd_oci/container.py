@@ -120,6 +120,7 @@ class Oci(Container):
 
     async def exec(self, process: Process) -> int:
         pid_file, spec = self._pid_file(process), self.bundle / f"exec.{process.id}.json"
+        spec.touch(0o600)  # its environment is nobody else's affair
         spec.write_text(json.dumps(process.spec))
         command = ["exec", "--process", str(spec), "--detach", "--pid-file", str(pid_file)]
         try:

@@ -147,3 +147,14 @@ async def test_of_a_shim_with_another_task(world: World, how: str) -> None:
     assert not world.asked
     assert (bool(world.deleted), observer.told) == (alone.cleaned, alone.told)
     assert [bundle.name for bundle in bundles(world)] == ["two"]
+
+
+@pytest.mark.parametrize("knows", [True, False])
+async def test_a_shim_that_goes_on_is_asked_again_to_delete_what_nobody_wants(
+    world: World, knows: bool
+) -> None:
+    """It could not, and the bundle is gone now; one that knows of no such task has done so."""
+    world.name = "group"
+    world.deletion = Unknown("busy") if knows else NotFound("one")
+    await end(world, "create is not answered", "two")
+    assert world.undone == [("one", True), ("one", False)][: 1 + knows]

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import termios
@@ -166,6 +167,16 @@ async def shim(folder: Path, store: DescriptorStore) -> AsyncIterator[Shim]:
     )
     os.close(shim.output)
     assert done.returncode == 0
+
+
+def test_nobody_else_reads_the_record(tmp_path: Path) -> None:
+    """In which there are the environments of a container's processes."""
+    for number in range(2):  # it is replaced
+        whole = record.Record(f"c{number}", "testing", None, "", False, ())
+        record.write(tmp_path, whole)
+        assert record.read(tmp_path) == whole
+        (path,) = tmp_path.iterdir()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 async def test_one_that_runs(shim: Shim) -> None:
