@@ -55,6 +55,8 @@ log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 _START_SECONDS = 10.0
 """For a process to be started when its client, or its container, has gone."""
+_END_SECONDS = 2.0
+"""For the end of a process that was never started to be told, once its container is deleted."""
 _NAMES = ("containerd.task.v2.Task", "containerd.task.v3.Task")
 
 
@@ -120,7 +122,8 @@ class TaskService:
         except asyncio.CancelledError:
             try:
                 await making
-                await self._delete_task(self._task(request.id))
+                task = self._task(request.id)
+                await self._tell_deleted(task.init, await self._delete_task(task))
             except Exception as exc:
                 log.warning("undoing the creation of %s, which was given up: %s", request.id, exc)
             raise
@@ -312,19 +315,31 @@ class TaskService:
         process = task.process(request.exec_id)
         async with process.lock:
             process.refuse("delete", Status.RUNNING, Status.PAUSED)
+            deleted = None
             if process is task.init:
-                await self._delete_task(task)
+                deleted = await self._delete_task(task)
             else:
                 await process.release()
                 task.execs.pop(process.id, None)
             process.deleted()
-        return api.DeleteResponse(
-            pid=process.pid,
-            exit_status=process.exit_status,
-            exited_at=timestamp(process.exited_at),
-        )
+            answer = api.DeleteResponse(
+                pid=process.pid,
+                exit_status=process.exit_status,
+                exited_at=timestamp(process.exited_at),
+            )
+        if deleted is not None:
+            await self._tell_deleted(process, deleted)
+        return answer
 
-    async def _delete_task(self, task: Task) -> None:
+    async def _tell_deleted(self, init: Process, deleted: events.TaskDelete) -> None:
+        """One that was never started ends by being deleted: that is told first."""
+        if init.pid:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_END_SECONDS):
+                    await init.ended.wait()
+        self._publish(deleted)
+
+    async def _delete_task(self, task: Task) -> events.TaskDelete:
         container, init = task.container, task.init
         try:
             await container.delete()
@@ -343,13 +358,11 @@ class TaskService:
         del self._tasks[container.id]
         if self._custody is not None:
             self._custody.release(task)
-        self._publish(
-            events.TaskDelete(
-                container_id=container.id,
-                pid=init.pid,
-                exit_status=init.exit_status,
-                exited_at=timestamp(init.exited_at),
-            )
+        return events.TaskDelete(
+            container_id=container.id,
+            pid=init.pid,
+            exit_status=init.exit_status,
+            exited_at=timestamp(init.exited_at),
         )
 
     async def exec(self, request: api.ExecProcessRequest) -> Empty:

@@ -110,6 +110,24 @@ async def test_one_that_ends_before_it_is_started(tmp_path: Path) -> None:
         assert shim.told == ["Create", "Exit one", "Delete"]
 
 
+class Ending(Early):
+    """What has a process ends with its container, a little later."""
+
+    async def delete(self) -> None:
+        self._note("delete")
+        for end in self.ends.values():
+            asyncio.get_running_loop().call_later(0.05, end.set_result, Ended(137, 1))
+
+
+async def test_the_end_of_one_that_is_deleted_instead_of_started_is_told_first(
+    tmp_path: Path,
+) -> None:
+    async with serving(Ending, tmp_path) as shim:
+        await shim.call("Create")
+        await shim.call("Delete")
+        assert shim.told == ["Create", "Exit one", "Delete"]
+
+
 async def prepare(shim: Shim, state: str) -> None:
     if state == "none":
         return
