@@ -1,6 +1,7 @@
 """What containers use, read from the kernel by a client on their machine, instead of asked for.
 
-The daemon would ask their shims, each of which reads the same files. Sources: the kernel's
+The daemon would ask their shims, each of which reads the same files. Of these only a few are read
+here, for a fifth of what all of `taskd.cgroups`' statistics take. Sources: the kernel's
 ``admin-guide/cgroup-v2.rst`` and ``admin-guide/cgroup-v1``; what of it counts is as in `Stats`.
 """
 

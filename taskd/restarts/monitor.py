@@ -83,7 +83,7 @@ class RestartMonitor:
     async def _see_to(self, namespace: str, container: Container) -> None:
         name = namespace, container.id
         try:
-            state = await self._state(namespace, container.id)
+            state = await self._tasks.find(namespace, container.id)
             wanted = container.labels[policy.STATUS]
             if state is not None and state.status.name.lower() == wanted:
                 return
@@ -101,13 +101,6 @@ class RestartMonitor:
             _log.error("restart of %s/%s: %s", namespace, container.id, error)
         finally:
             self._busy.discard(name)
-
-    async def _state(self, namespace: str, container_id: str) -> TaskState | None:
-        """None if there is no task."""
-        try:
-            return await self._tasks.get(namespace, container_id, "")
-        except NotFound:
-            return None
 
     def _restarts(
         self, name: tuple[str, str], container: Container, state: TaskState | None

@@ -21,7 +21,7 @@ from taskd.events import Bus
 from taskd.labels import REMOVE, STREAMS, is_to_go, log_of
 from taskd.metadata import Container, ContainerStore
 from taskd.proto.containerd import events
-from taskd.runtime.types import Status, Stdio, TaskState
+from taskd.runtime.types import Status, Stdio
 from taskd.snapshots import Snapshotter
 from taskd.tasks import TaskService
 from taskd.wellknown import pack, unpack
@@ -118,7 +118,7 @@ class Removals:
 
     async def _removed(self, namespace: str, container: Container) -> bool:
         """Remove it if it has ended; False if it is to be looked at again."""
-        state = await self._state(namespace, container.id)
+        state = await self._tasks.find(namespace, container.id)
         if state is None and time.time_ns() - container.created_at < MAKING_SECONDS * 1e9:
             return False
         if state is not None and state.status is not Status.STOPPED:
@@ -147,13 +147,6 @@ class Removals:
         """Whether nobody has removed it, and made another one of that name."""
         found = self._wanted(namespace, container.id)
         return found is not None and found.created_at == container.created_at
-
-    async def _state(self, namespace: str, container_id: str) -> TaskState | None:
-        """None if there is no task."""
-        try:
-            return await self._tasks.get(namespace, container_id, "")
-        except NotFound:
-            return None
 
 
 def _remove_files(stdio: Stdio, log: Path | None) -> None:

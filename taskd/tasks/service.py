@@ -166,6 +166,13 @@ class TaskService:
         """State of a process; `Status.UNKNOWN` if its shim does not tell in time."""
         return await self._state(self._task(namespace, container_id), exec_id)
 
+    async def find(self, namespace: str, container_id: str) -> TaskState | None:
+        """State of a container's own process; None without a record, or a task."""
+        try:
+            return await self.get(namespace, container_id, "")
+        except NotFound:
+            return None
+
     async def states(self, namespace: str) -> list[tuple[str, TaskState]]:
         """Id and state of every task of the namespace; all shims are asked at once."""
 

@@ -18,6 +18,7 @@ import taskd
 from taskd import errors, procfs
 from taskd.client import Client, Container, Event
 from taskd.client.events import journal
+from taskd.client.logs import Reader
 from taskd.errors import InvalidArgument, NotFound, TaskdError, Unavailable
 from taskd.plain import line, plain
 from taskd.web.guard import Guard
@@ -220,33 +221,37 @@ class Site:
                 await anyio.sleep(_OUTPUT_SECONDS)
 
         since: int | None = None
-        away = True
-        while away:
-            away = False
+
+        async def follow(entries: Reader) -> bool:
+            """To the container's end; False if the daemon is away before that."""
+            nonlocal since
+            with suppress(Unavailable):
+                async for each in entries:
+                    since = each.at + 1
+                    waiting.append({"stream": each.stream, "text": each.text, "at": each.at / 1e6})
+                    if len(waiting) == _LINES:
+                        # The newest lines of those who write so much are all that is shown.
+                        await anyio.sleep(_OUTPUT_SECONDS)
+                return True
+            return False
+
+        while True:
             try:
                 container = await self._client.get(name)
                 entries = container.logs(follow=True, tail=_LINES, since=since)
                 async with anyio.create_task_group() as group:
                     group.start_soon(keep_telling)
-                    try:
-                        async for each in entries:
-                            since = each.at + 1
-                            waiting.append(
-                                {"stream": each.stream, "text": each.text, "at": each.at / 1e6}
-                            )
-                            if len(waiting) == _LINES:
-                                # The newest lines of those who write so much are all that is shown.
-                                await anyio.sleep(_OUTPUT_SECONDS)
-                    except Unavailable:
-                        away = True  # it goes on when the daemon is back
+                    ended = await follow(entries)
                     await tell()
                     group.cancel_scope.cancel()
+                if ended:
+                    return
             except Unavailable:
-                away = True
+                pass  # it goes on when the daemon is back
             except (TaskdError, OSError) as exc:
                 await stream.send("quiet", errors.words(exc))
-            if away:
-                await anyio.sleep(_RETRY_SECONDS)
+                return
+            await anyio.sleep(_RETRY_SECONDS)
 
     async def _tell_life(self, stream: _Stream, name: str) -> None:
         version, trouble = 0, None
