@@ -67,20 +67,27 @@ class Removals:
 
     async def _run(self, group: TaskGroup) -> None:
         while True:
-            async with self._bus.subscribe([_FILTER], internal=True) as exits:
-                for namespace, container in self._containers.labelled(REMOVE):
-                    self._begin(group, (namespace, container.id))
-                with suppress(ResourceExhausted):  # of what was missed all are looked at again
-                    while True:
-                        for entry in await exits.next_batch():
-                            event = unpack(entry.envelope.event) if entry.envelope.event else None
-                            # Of execs the id is their own.
-                            if isinstance(event, events.TaskExit) and event.id in (
-                                event.container_id,
-                                "",
-                            ):
-                                name = entry.envelope.namespace, event.container_id
-                                self._begin(group, name)
+            try:
+                await self._follow(group)
+            except TaskdError as error:
+                _log.error("containers that are to be removed are not known: %s", error)
+                await anyio.sleep(RETRY_SECONDS)
+
+    async def _follow(self, group: TaskGroup) -> None:
+        """Begin with all that are labelled; returns when exits have been missed."""
+        async with self._bus.subscribe([_FILTER], internal=True) as exits:
+            for namespace, container in self._containers.labelled(REMOVE):
+                self._begin(group, (namespace, container.id))
+            while True:
+                try:
+                    entries = await exits.next_batch()
+                except ResourceExhausted:
+                    return
+                for entry in entries:
+                    event = unpack(entry.envelope.event) if entry.envelope.event else None
+                    # Of execs the id is their own.
+                    if isinstance(event, events.TaskExit) and event.id in (event.container_id, ""):
+                        self._begin(group, (entry.envelope.namespace, event.container_id))
 
     def _begin(self, group: TaskGroup, name: tuple[str, str]) -> None:
         if name in self._busy:
@@ -98,12 +105,13 @@ class Removals:
         return container if is_to_go(container.labels, container_id) else None
 
     async def _see_to(self, name: tuple[str, str]) -> None:
-        told = done = False
+        told = False
         try:
-            while container := self._wanted(*name):
+            while True:
                 self._again.discard(name)
                 try:
-                    done = await self._removed(name[0], container)
+                    container = self._wanted(*name)
+                    done = container is None or await self._removed(name[0], container)
                 except (TaskdError, OSError) as error:
                     if not told:
                         _log.error("removal of %s/%s: %s", *name, error)
