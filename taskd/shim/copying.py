@@ -204,7 +204,8 @@ class Copy:
                 self._close_source()
             return False
         except OSError as exc:
-            if exc.errno != errno.EIO:  # nobody has the terminal's other side
+            # With EIO a terminal says that nobody has its other side.
+            if exc.errno != errno.EIO or not _is(stat.S_ISCHR, self._source):
                 log.warning("%s: %s", self._about, exc.strerror)
             data = b""
         if not data:
@@ -226,10 +227,8 @@ class Copy:
             return False
         except BrokenPipeError:
             moved = 0  # there will be nobody to write to
-        except OSError as exc:
-            if exc.errno != errno.EINVAL:
-                raise
-            self._splices = False  # a file that is none, such as some in /proc
+        except OSError:
+            self._splices = False  # it cannot be, as of some in /proc, or cannot be read at all
             return self._read()
         if not moved:
             self._close_source()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import resource
@@ -243,6 +244,31 @@ async def test_a_source_that_epoll_refuses_is_read_to_its_end(
     async with asyncio.timeout(SECONDS):
         await copy.done.wait()
     assert descriptors(os.getpid()) == before
+
+
+@pytest.mark.parametrize("error", [errno.EINVAL, errno.EIO, errno.ESTALE])
+async def test_a_source_that_cannot_be_moved_or_read(
+    pipes: tuple[Pipe, Pipe],
+    tmp_path: Path,
+    error: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As some in /proc, or a file on a disk that is broken: it ends there, with a word."""
+
+    def refuse(*_: object, **__: object) -> int:
+        raise OSError(error, os.strerror(error))
+
+    _, target = pipes
+    (tmp_path / "file").write_bytes(b"unreadable")
+    monkeypatch.setattr(os, "splice", refuse)
+    copy = Copy(os.open(tmp_path / "file", os.O_RDONLY), os.dup(target.writer), "it")
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "read", refuse)
+        copy.start()
+    async with asyncio.timeout(SECONDS):
+        await copy.done.wait()
+    assert caplog.messages == [f"it: {os.strerror(error)}"]
 
 
 async def test_a_source_without_end_lets_others_run(pipes: tuple[Pipe, Pipe]) -> None:
