@@ -10,7 +10,6 @@ import fcntl
 import os
 import signal
 from contextlib import closing, suppress
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 from taskd.errors import Unknown
 from taskd.shim.copying import readable
@@ -28,8 +27,7 @@ _READY_SECONDS = 30.0
 class Logger:
     """A program that takes a container's output: containerd's ``binary://`` URIs.
 
-    It has its standard streams as descriptors 3 and 4, and closes 5 when it is ready. What the URI
-    asks is its arguments.
+    It has its standard streams as descriptors 3 and 4, and closes 5 when it is ready.
     """
 
     def __init__(
@@ -49,20 +47,19 @@ class Logger:
     @classmethod
     async def start(
         cls,
-        uri: str,
+        command: tuple[str, ...],
         id: str,  # noqa: A002
         namespace: str,
         reaper: Reaper,
         own: Descriptors,
     ) -> Logger:
         """Start it and wait until it is ready; what it will read from becomes `own`."""
-        parts = urlsplit(uri)
-        arguments = [
-            each
-            for key, value in parse_qsl(parts.query, keep_blank_values=True)
-            for each in ((key, value) if value else (key,))
-        ]
-        program = unquote(parts.path)
+        program = command[0]
+        if not program:
+            raise Unknown(
+                "failed to create init process I/O: failed to start binary process: "
+                "exec: no command"
+            )
         whose = {"CONTAINER_ID": id, "CONTAINER_NAMESPACE": namespace}
         with closing(Descriptors()) as passing:
             out_read, out = _pipe(passing, own)
@@ -70,7 +67,7 @@ class Logger:
             ready, told = _pipe(passing, passing)
             try:
                 with reaper.starting():
-                    pid = _run_with([program, *arguments], (out_read, err_read, told), whose)
+                    pid = _run_with(command, (out_read, err_read, told), whose)
                     # Nobody has reaped it yet.
                     pidfd = passing.keep(os.pidfd_open(pid))
                     end = reaper.end(pid)
@@ -114,7 +111,7 @@ def _pipe(readers: Descriptors, writers: Descriptors) -> tuple[int, int]:
     return readers.keep(reader), writers.keep(writer)
 
 
-def _run_with(command: list[str], descriptors: tuple[int, ...], env: dict[str, str]) -> int:
+def _run_with(command: tuple[str, ...], descriptors: tuple[int, ...], env: dict[str, str]) -> int:
     """Start `command` with `descriptors` as its numbers 3 and up; its pid. Raises OSError."""
     with closing(Descriptors()) as high:
         # First out of the way of the numbers that they are to have.

@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from taskd.errors import Unknown
 from taskd.shim.copying import Copy
 from taskd.shim.descriptors import Descriptors
 from taskd.shim.logger import Logger
+from taskd.shim.output import Output
 from taskd.shim.reaper import Reaper
 from taskd.slots import Slots
 
@@ -119,17 +119,19 @@ class Streams:
         # A terminal has one output, and whatever is named for another is not looked at.
         named = {1: stdio.stdout} if stdio.terminal else {1: stdio.stdout, 2: stdio.stderr}
         doing = "console copy" if stdio.terminal else "io pipe copy"
-        url = urlsplit(stdio.stdout)
-        if url.scheme == "binary":
-            self._logger = await Logger.start(stdio.stdout, id, namespace, reaper, own)
+        output = Output.named(stdio.stdout)
+        if output.scheme == "binary":
+            command = (output.path, *output.arguments)
+            self._logger = await Logger.start(command, id, namespace, reaper, own)
             given[1:] = self._logger.stdout, self._logger.stderr
             named = {}
-        elif url.scheme == "file":
-            path = unquote(url.path)
-            _make(path)
-            named = {number: path for number, name in named.items() if name}
-        elif url.scheme:
-            raise Unknown(f"failed to create init process I/O: unknown STDIO scheme {url.scheme}")
+        elif output.scheme == "file":
+            _make(output.path)
+            named = {number: output.path for number, name in named.items() if name}
+        elif output.scheme:
+            raise Unknown(
+                f"failed to create init process I/O: unknown STDIO scheme {output.scheme}"
+            )
         for number, path in named.items():
             if not path:
                 continue
@@ -296,6 +298,8 @@ def _place(path: str) -> Iterator[tuple[str, bool]]:
     What is opened by that name is what has been looked at, though `path` may be another's by then:
     to open a FIFO that nobody reads would hold up everybody.
     """
+    if "\0" in path:  # Python would not ask the kernel
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     handle = os.open(path, os.O_PATH)
     try:
         yield f"/proc/self/fd/{handle}", stat.S_ISFIFO(os.fstat(handle).st_mode)

@@ -182,6 +182,11 @@ async def test_a_file(reaper: Reaper, tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
 
+async def test_a_file_whose_name_is_not_utf8(reaper: Reaper, tmp_path: Path) -> None:
+    await (await opened(reaper, stdout=f"file://{tmp_path}/%fe%20log")).aclose()
+    assert [os.fsencode(each.name) for each in tmp_path.iterdir()] == [b"\xfe log"]
+
+
 async def test_an_existing_file_by_its_path(reaper: Reaper, tmp_path: Path) -> None:
     (tmp_path / "log").write_text("before ")
     streams = await opened(reaper, stdout=str(tmp_path / "log"))
@@ -206,6 +211,13 @@ async def test_an_existing_file_by_its_path(reaper: Reaper, tmp_path: Path) -> N
             'opening file "{0}/socket" failed: open {0}/socket: no such device',
         ),
         ("stdin", "{}/socket", "open {0}/socket: no such device or address"),
+        ("stdin", "{}/\0", "failed to open stdin fifo {0}/\0: open {0}/\0: invalid argument"),
+        ("stdout", "{}/\0", 'opening file "{0}/\0" failed: open {0}/\0: invalid argument'),
+        ("stdout", "file://{}/%00", "unable to parse stdout uri: file://{0}/%00: invalid argument"),
+        ("stdout", "file://{}/a\tb", "file://{0}/a\tb: invalid control character in URL"),
+        ("stdout", "file://[", "unable to parse stdout uri: file://[: "),
+        ("stdout", "binary://", "failed to start binary process: exec: no command"),
+        ("stdout", "binary:///bin/true?%00", "binary:///bin/true?%00: invalid argument"),
     ],
 )
 async def test_what_cannot_be_opened_is_named(
