@@ -19,7 +19,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import NamedTuple
 
-from taskd import pidfd
+from taskd import pidfd, procfs
 from taskd.config import Config
 from taskd.errors import TaskdError
 
@@ -115,8 +115,8 @@ def _unified(root: Path) -> Iterator[Finding]:
     """Of cgroup v2 the group counts that this process is in: an unprivileged one has no other."""
     own = root
     if os.geteuid() != 0:
-        line = next(iter(Path("/proc/self/cgroup").read_text().splitlines()), "")
-        own = root / line.rpartition("::")[2].lstrip("/")
+        _, _, place = next(procfs.cgroups("self"), ("", [], ""))
+        own = root / place.lstrip("/")
     controllers = (own / "cgroup.controllers").read_text().split()
     missing = {"cpu", "memory", "pids"}.difference(controllers)
     if not missing:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from taskd import procfs
 from taskd.client import Client, Container
 from taskd.client import spec as default
 from taskd.errors import FailedPrecondition, NotFound, TaskdError
@@ -177,10 +178,9 @@ def _name(ready: Ready) -> str:
 
 def _parent(pid: int) -> int | None:
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        return procfs.stat(pid).parent
     except OSError:
         return None
-    return int(stat.rpartition(") ")[2].split()[1])
 
 
 def _command(pid: int) -> bytes:

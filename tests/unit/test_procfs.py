@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from harness.real import need
 
 from taskd import mounts, procfs
 
+HOME = Path(__file__).parents[2]
 _PR_SET_NAME = 15
 NAMES = [b"plain", b"\xff\xfe", b") Z 1 (", b"a\nb", b"\xc2\x85\xc3", b"  ", b"\xc3\xa4"]
 
@@ -64,6 +66,19 @@ def test_mounts(tmp_path: Path, name: bytes) -> None:
         assert mounts.mounts_below(tmp_path) == [folder / "in", folder]
         mounts.unmount_below(folder / "in")
         assert mounts.mounts_below(tmp_path) == [folder]
+
+
+_AS_TEXT = re.compile(
+    r'"/proc/[^"]*/(stat|status|comm|cmdline|environ|cgroup|maps|mounts|mountinfo)"\)'
+    r"\.(read_text|open\(\))"
+)
+
+
+def test_nobody_takes_names_for_text() -> None:
+    """One process of anybody's, with a name that is cut at its 15th byte, would stop them."""
+    sources = [*(HOME / "taskd").rglob("*.py"), *(HOME / "shims").rglob("*.py")]
+    assert len(sources) > 300
+    assert not [path for path in sources if _AS_TEXT.search(path.read_text())]
 
 
 def test_cgroups() -> None:
