@@ -109,6 +109,8 @@ class Task:
         self._processes: dict[str, Process] = {}
         self._waits: dict[str, _Wait] = {}
         self._end: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+        # What its deletion has told.
+        self._exit: Exit | None = None
 
     @property
     def namespace(self) -> str:
@@ -207,6 +209,7 @@ class Task:
     async def deleted(self, found: Exit | None) -> None:
         """The shim has deleted it; `found` is its exit, if the shim knew it."""
         self.fate = Fate.DELETED
+        self._exit = found
         await self._observer.deleted(self, found)
 
     async def wait(self, exec_id: str) -> Exit:
@@ -232,11 +235,14 @@ class Task:
                 try:
                     found = await self.api.wait(exec_id)
                 except ttrpc.ConnectionClosed as exc:
-                    if self.fate is not Fate.LOST and self.shim.state is State.ENDING:
+                    if self.fate is Fate.DELETED:
+                        found = self._told(exec_id)
+                    elif self.fate is not Fate.LOST and self.shim.state is State.ENDING:
                         raise  # by the daemon
-                    # The exit is found out while the dead shim is cleaned up.
-                    log.debug("waiting for %s of %s: %s", exec_id, self.id, exc)
-                    found = await self.end()
+                    else:
+                        # The exit is found out while the dead shim is cleaned up.
+                        log.debug("waiting for %s of %s: %s", exec_id, self.id, exc)
+                        found = await self.end()
                 except NotFound:
                     if self.fate is not Fate.LOST:
                         raise
@@ -254,12 +260,21 @@ class Task:
             if not answer.done():
                 answer.cancel()
 
+    def _told(self, exec_id: str) -> Exit:
+        """What its deletion has told of a process. Raises `NotFound`."""
+        if exec_id or self._exit is None:
+            raise NotFound(f"process {exec_id or self.id}")
+        return self._exit
+
     def close(self) -> None:
-        """Once it is deleted: nobody can wait for its processes any longer."""
-        for waiting in self._waits.values():
+        """Once it is deleted: who waits for its processes has waited long enough."""
+        for exec_id, waiting in self._waits.items():
             if not waiting.answer.done():
-                waiting.answer.set_exception(ttrpc.ConnectionClosed())
-                waiting.answer.exception()
+                try:
+                    waiting.answer.set_result(self._told(exec_id))
+                except NotFound as exc:
+                    waiting.answer.set_exception(exc)
+                    waiting.answer.exception()
             waiting.scope.cancel()
 
     async def end(self) -> Exit:

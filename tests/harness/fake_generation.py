@@ -13,6 +13,7 @@ from typing import Any
 
 import anyio
 
+from taskd import ttrpc
 from taskd.errors import NotFound, TaskdError, Unknown
 from taskd.runtime.binary import Bootstrap
 from taskd.runtime.bundle import Bundle
@@ -73,6 +74,8 @@ class World:
         self.deleted: list[str] = []
         """Bundles for which ``delete`` was run."""
         self.gone: set[str] = set()
+        self.waiting = 0
+        """Calls of Wait; they have no answer."""
         self.undone: list[tuple[str, bool]] = []
         """Tasks of which a process was asked to delete them, and whether there was a bundle."""
         self.delete_error: Exception | None = None
@@ -158,7 +161,8 @@ class Api:
 
     def __init__(self, world: World, connection: Connection, bundle: Bundle) -> None:
         self.world, self.bundle = world, bundle
-        world.connections[bundle.id] = getattr(connection, "connection", connection)
+        self.connection = getattr(connection, "connection", connection)
+        world.connections[bundle.id] = self.connection
 
     async def create(self, bundle: str, options: CreateOptions) -> int:
         await anyio.sleep(0.05)
@@ -177,6 +181,11 @@ class Api:
         if self.bundle.id in self.world.gone:
             raise NotFound(self.bundle.id)
         return TaskState(pid=7, status=Status.RUNNING)
+
+    async def wait(self, exec_id: str) -> Exit:
+        self.world.waiting += 1
+        await self.connection.wait_closed()
+        raise ttrpc.ConnectionClosed
 
     async def delete(self, exec_id: str) -> Exit:
         self.world.undone.append((self.bundle.id, self.bundle.path.exists()))

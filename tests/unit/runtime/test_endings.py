@@ -12,6 +12,7 @@ from harness.fake_generation import OPTIONS, Observer, World, bundles, managing
 from taskd import ttrpc
 from taskd.errors import NotFound, TaskdError, Unknown
 from taskd.runtime.bundle import Bundle
+from taskd.runtime.task import Task
 from taskd.runtime.types import Exit
 
 EXITED = Exit(7, 3, 1)
@@ -158,3 +159,31 @@ async def test_a_shim_that_goes_on_is_asked_again_to_delete_what_nobody_wants(
     world.deletion = Unknown("busy") if knows else NotFound("one")
     await end(world, "create is not answered", "two")
     assert world.undone == [("one", True), ("one", False)][: 1 + knows]
+
+
+@pytest.mark.parametrize("others", [(), ("other",)])
+async def test_who_waits_for_what_is_deleted_hears_how_it_ended(
+    world: World, others: tuple[str, ...]
+) -> None:
+    """A process that goes on, for others, answers no more than one that ends."""
+    world.name, world.deletion = "shared", EXITED
+    answers: dict[str, object] = {}
+
+    async def wait(task: Task, exec_id: str) -> None:
+        try:
+            answers[exec_id] = await task.wait(exec_id)
+        except TaskdError as exc:
+            answers[exec_id] = type(exc)
+
+    async with managing(world) as tasks:
+        for other in others:
+            await tasks.create("ns", other, OPTIONS)
+        task = await tasks.create("ns", "one", OPTIONS)
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+                for exec_id in ("", "exec"):
+                    group.start_soon(wait, task, exec_id)
+                while world.waiting < 2:
+                    await anyio.sleep(0.01)
+                await tasks.delete("ns", "one")
+    assert answers == {"": EXITED, "exec": NotFound}
