@@ -25,8 +25,11 @@ _PYTHONS = {signal.SIGPIPE, signal.SIGXFSZ}
 """Ignored by Python itself, which resets them in what it starts."""
 _DEFAULT = {signal.SIGCHLD, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
 """What is not to be ignored in this process either."""
-_OUTLIVED = {signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
-"""What must not end a daemon, nor a shim with its containers."""
+_ENDING = {signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGKILL}
+_FAULTS = {signal.SIGILL, signal.SIGTRAP, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE}
+_FAULTS |= {signal.SIGSEGV, signal.SIGSTKFLT, signal.SIGSYS}
+_OUTLIVED = signal.valid_signals() - _PYTHONS - _DEFAULT - _ENDING - _FAULTS - {signal.SIGSTOP}
+"""What must not end a daemon, nor a shim with its containers: as in Go, and SIGHUP besides."""
 _SPARE = 64
 """Descriptors that may be opened while a program is started with the old limit."""
 
@@ -39,8 +42,8 @@ _starting = threading.Lock()
 def take(*, umask: int | None = None) -> None:
     """Do first what a process has to do that goes on for long. Further calls do nothing new.
 
-    Raises the limit of open files, gives up what is ignored, takes ``SIGHUP``, ``SIGUSR1`` and
-    ``SIGUSR2``, and with `umask` sets that.
+    Raises the limit of open files, gives up what is ignored, takes signals that are neither to end
+    it nor a fault of its own, and with `umask` sets that.
     """
     global _umask, _files
     if umask is not None and _umask < 0:

@@ -24,6 +24,10 @@ from taskd.proto.containerd.services.tasks.v1 import GetRequest
 SOFT = 96
 """Descriptors for each process; a daemon alone has some forty."""
 IGNORED = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR2)
+OUTLIVED = (
+    *(signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGUSR1, signal.SIGALRM, signal.SIGIO),
+    *(signal.SIGPROF, signal.SIGVTALRM, signal.SIGXCPU, signal.SIGPWR, signal.SIGRTMIN, 64),
+)
 SHIMS = ("io.taskd.process.v1", "io.taskd.oci.v1", "io.containerd.runc.v2")
 
 
@@ -103,7 +107,7 @@ async def test_signals_end_nobody(taskd: Taskd, namespace: str, rootfs: Path) ->
             for number, runtime in enumerate(SHIMS[:2])
         ]
         for victim in (taskd.pid, *shims(taskd, namespace), *helpers(taskd)):
-            for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGUSR1):
+            for number in OUTLIVED:
                 os.kill(victim, number)
                 await anyio.sleep(0.05)
         for number, pid in enumerate(pids):

@@ -96,6 +96,26 @@ def test_what_was_ignored_is_not_in_children() -> None:
     assert int(mask, 16) & ~LIBCS_SIGNALS == 0
 
 
+def test_what_go_outlives_and_what_ends_it() -> None:
+    ended = run(
+        """
+        inherited.take()
+        stops = {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        for each in signal.valid_signals() - stops:
+            if os.fork() == 0:
+                resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+                os.kill(os.getpid(), each)
+                os._exit(0)
+            _, status = os.wait()
+            if os.WIFSIGNALED(status): print(int(each))
+        """
+    )
+    names = "INT QUIT ILL TRAP ABRT BUS FPE KILL SEGV TERM STKFLT SYS"
+    expected = {int(signal.Signals[f"SIG{name}"]) for name in names.split()}
+    assert {int(each) for each in ended} == expected
+
+
 def test_a_fork_becomes_as_the_process_was_started(tmp_path: Path) -> None:
     soft, mask, ignored, caught = run(
         """
