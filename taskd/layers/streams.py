@@ -46,6 +46,8 @@ _GZIP_MAGIC = b"\x1f\x8b\x08"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 _READ = 128 << 10
+_HEADER = 66 << 10
+"""Bytes of the longest header of gzip's that Go reads: 64 KiB in an extra field, and two names."""
 _BLOCK = 128 << 10
 """Bytes that are handed from thread to thread at once."""
 _AHEAD = 4
@@ -201,6 +203,9 @@ def _decompressed(
 ) -> Iterator[bytes]:
     """One member, or frame, after another, in blocks of a bounded size."""
     while data or (data := _read(blob)):
+        if kind == GZIP:  # isal takes no optional fields that come in pieces
+            while len(data) < _HEADER and (more := _read(blob)):
+                data += more
         decompressor = make()
         try:
             while not decompressor.eof:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
+import struct
 import tarfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -145,3 +148,23 @@ def test_old_archives() -> None:
     header[148:156] = b"%06o\0 " % (sum(header[:148]) + sum(header[156:]) + 256)
     ((entry, _),) = read(bytes(header))
     assert (entry.type, entry.name) == (b"5", b"d/")
+
+
+def test_members_of_gzip_whose_headers_are_read_in_two() -> None:
+    """Headers with all that gzip has for them, wherever a block of the blob ends."""
+    archive = tar(file("a", b"x" * 3000))
+    last = gzipped(archive[1000:], extra=b"x" * 6)
+    for cut in range(1, len(last)):
+        filled = (128 << 10) - cut
+        blob = gzipped(archive[:1000], extra=bytes(60_000)) + gzipped(b"", extra=bytes(60_000))
+        blob += gzipped(b"", extra=bytes(filled - len(blob) - len(gzipped(b"", extra=b""))))
+        assert len(blob) == filled
+        with source(blob + last) as opened:
+            assert opened.read(1 << 20) == archive
+
+
+def gzipped(data: bytes, *, extra: bytes) -> bytes:
+    """One member, with an extra field, a name, a comment, and a checksum of its header."""
+    header = b"\x1f\x8b\x08\x1e" + bytes(5) + b"\xff" + struct.pack("<H", len(extra)) + extra
+    header += b"layer.tar\0of a test\0"
+    return header + struct.pack("<H", zlib.crc32(header) & 0xFFFF) + gzip.compress(data)[10:]
