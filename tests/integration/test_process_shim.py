@@ -26,6 +26,7 @@ from harness.leaks import leaving_nothing
 from harness.pace import SLOWER
 from harness.processes import LIBCS_SIGNALS
 from harness.real import AS_NOBODY, NOBODY, need
+from taskd_process.cgroup import Cgroup
 
 from taskd import pidfd
 from taskd.client import Container, connect
@@ -414,6 +415,34 @@ async def test_what_is_paused_can_be_killed(taskd: Daemon, grouped: bool, everyo
             await container.kill(everything=everyone)
             assert (await container.wait()).code == 137
             assert (await two.wait()).code == 137
+
+
+@pytest.mark.parametrize("below", ["", "/below"])
+async def test_a_cgroup_of_somebody_elses(taskd: Daemon, is_root: bool, below: str) -> None:
+    """Of a containerd's beside it, say, whose container has the same id."""
+    if not is_root:
+        return  # who has no cgroup
+    linux = cgroup()
+    other = Cgroup.make(linux["cgroupsPath"] + below)
+    assert other is not None
+    with subprocess.Popen(SLEEP) as bystander:
+        other.add(bystander.pid)
+        for args in (SLEEP, ["/no/such"]):
+            spec = process(args) | {"linux": linux | {"resources": {"pids": {"limit": 1}}}}
+            with pytest.raises(TaskdError, match=r"is not empty: 1 process\(es\) found"):
+                async with taskd.container(RUNTIME, SLEEP, spec=spec) as container:
+                    await container.start()
+            assert bystander.poll() is None
+            assert other.pids() == [bystander.pid]
+        bystander.kill()
+    assert Cgroup.make(linux["cgroupsPath"]) is not None
+    for each in filter(None, (other, Cgroup.existing(linux["cgroupsPath"]))):
+        each.remove()
+
+
+@pytest.mark.parametrize("path", ["", "/", "/.", "./.", "//", "/../etc", "a/../.."])
+def test_what_is_nobodys_own_is_no_cgroup(path: str) -> None:
+    assert Cgroup.existing(path) is None
 
 
 @pytest.mark.parametrize("grouped", [True, False])
