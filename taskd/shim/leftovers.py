@@ -22,7 +22,6 @@ __all__ = [
     "RECORD",
     "end",
     "exit_of",
-    "has_noted",
     "init_pid",
     "kill",
     "kill_strangers",
@@ -71,11 +70,6 @@ def note(bundle: Path, pid: int) -> None:
     """Write down a process that leads a session."""
     with suppress(OSError), (bundle / _STARTED).open("a") as file:
         file.write(f"{pid} {procfs.stat(pid).started}\n")
-
-
-def has_noted(bundle: Path) -> bool:
-    """Whether any process has been started for it."""
-    return bool(_noted(bundle))
 
 
 def kill(bundle: Path) -> None:
