@@ -22,6 +22,7 @@ __all__ = [
     "RECORD",
     "end",
     "exit_of",
+    "has_noted",
     "init_pid",
     "kill",
     "kill_strangers",
@@ -70,6 +71,11 @@ def note(bundle: Path, pid: int) -> None:
     """Write down a process that leads a session."""
     with suppress(OSError), (bundle / _STARTED).open("a") as file:
         file.write(f"{pid} {procfs.stat(pid).started}\n")
+
+
+def has_noted(bundle: Path) -> bool:
+    """Whether any process has been started for it."""
+    return bool(_noted(bundle))
 
 
 def kill(bundle: Path) -> None:

@@ -7,10 +7,12 @@ conversion of CPU shares to weights, the OCI specification's config-linux.md.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from taskd.errors import Unknown
 
 __all__ = ["Cgroup"]
 
@@ -27,9 +29,15 @@ class Cgroup:
 
     @classmethod
     def make(cls, path: str) -> Cgroup | None:
-        """Make the cgroup `path`; None if that is not permitted."""
+        """Make the cgroup `path`; None if that is not permitted.
+
+        Raises `Unknown` if there are processes in it, or below: they are somebody else's.
+        """
         folders = {}
-        for controller, folder in _places(path).items():
+        places = _places(path)
+        if others := _inhabitants(places.values()):
+            raise Unknown(f"container's cgroup is not empty: {len(others)} process(es) found")
+        for controller, folder in places.items():
             with suppress(OSError):
                 folder.mkdir(parents=True, exist_ok=True)
                 if not controller:
@@ -129,6 +137,15 @@ class Cgroup:
         return True
 
 
+def _inhabitants(folders: Iterable[Path]) -> set[int]:
+    found: set[int] = set()
+    for folder in folders:
+        for file in folder.rglob("cgroup.procs"):
+            with suppress(OSError):  # it may go meanwhile, or have threads alone
+                found.update(map(int, file.read_text().split()))
+    return found
+
+
 def _is_unified() -> bool:
     return (_ROOT / "cgroup.controllers").exists()
 
@@ -158,7 +175,8 @@ def _places(path: str) -> dict[str, Path]:
     """Where the cgroup `path` is, by controller; nowhere if it is named in another way."""
     name = path.lstrip("/")
     # systemd's form, slice:prefix:name, would have to be asked of systemd.
-    if not name or ".." in Path(name).parts or ":" in name:
+    # Nor is the root anybody's own.
+    if not Path(name).parts or ".." in Path(name).parts or ":" in name:
         return {}
     controllers = ("",) if _is_unified() else _CONTROLLERS
     return {each: _ROOT / each / name for each in controllers if (_ROOT / each).is_dir()}

@@ -185,13 +185,16 @@ class HostProcess(Container):
         cgroup = Cgroup.existing(linux.get("cgroupsPath") or "")
         if cgroup is None:
             return
+        # Of one that was refused nobody has been noted, and whoever is there is not ours.
+        ours = leftovers.has_noted(bundle)
         for _ in range(_REMOVALS):
-            for pid in cgroup.pids():
-                with suppress(ProcessLookupError):
-                    os.kill(pid, SIGKILL)
-            with suppress(FileNotFoundError):
-                cgroup.freeze(False)  # what is frozen would only die later
-            if cgroup.remove():
+            if ours:
+                for pid in cgroup.pids():
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, SIGKILL)
+                with suppress(FileNotFoundError):
+                    cgroup.freeze(False)  # what is frozen would only die later
+            if cgroup.remove() or not ours:
                 break
             time.sleep(_REMOVAL_SECONDS)
 
