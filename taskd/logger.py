@@ -98,18 +98,27 @@ def _unread(pid: int) -> bool:
 
 
 class _File:
-    """Where lines go; it is put aside when it is full."""
+    """Where lines go; it is put aside when it is full.
+
+    What the disk does not take is lost, which is said as soon as it takes something.
+    """
 
     def __init__(self, path: Path, max_size: int, max_files: int) -> None:
         self._path = path
         self._max_size = max_size
         self._max_files = max_files
+        self._lost = 0
+        # What is there ends in the middle of a line.
+        self._torn = False
+        self._fd = -1
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._open()
 
     def _open(self) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        self._fd = os.open(self._path, flags, 0o640)
+        before, self._fd = self._fd, os.open(self._path, flags, 0o640)
+        if before >= 0:
+            os.close(before)
         self._take()
         self.busy(True)
         self._size = os.fstat(self._fd).st_size
@@ -141,17 +150,38 @@ class _File:
         self._write(pending)
 
     def _write(self, data: bytes) -> None:
-        left = memoryview(data)
-        while left:
+        if self._lost:
+            words = f"{NAME}: {self._lost} bytes were dropped: the disk was full\n"
+            told = _entry("stderr", words.encode())
+            if self._put(b"\n" + told if self._torn else told):
+                self._lost += len(data)
+                return
+        self._lost = self._put(data)
+
+    def _put(self, data: bytes) -> int:
+        """How many bytes of it the disk does not take."""
+        done = 0
+        while done < len(data):
             try:
-                written = os.write(self._fd, left)
+                done += os.write(self._fd, data[done:])
             except OSError:
-                return  # the disk is full: what does not fit is lost, and the container goes on
-            self._size += written
-            left = left[written:]
+                break
+        self._size += done
+        if done:
+            self._torn = data[done - 1 : done] != b"\n"
+        return len(data) - done
 
     def _rotate(self) -> None:
-        os.close(self._fd)
+        """Go on in another file; as long as the disk has no room for one, in this one."""
+        try:
+            if self._path.exists():
+                self._put_aside()
+            self._open()
+        except OSError:
+            return
+        self._torn = False
+
+    def _put_aside(self) -> None:
         for number in range(self._max_files - 1, 0, -1):
             older = self._path.with_name(f"{self._path.name}.{number}")
             newer = older.with_name(f"{self._path.name}.{number - 1}") if number > 1 else self._path
@@ -159,7 +189,6 @@ class _File:
                 newer.replace(older)
         if self._max_files <= 1:
             self._path.unlink(missing_ok=True)
-        self._open()
 
 
 class _Stream:
@@ -190,18 +219,19 @@ class _Stream:
         # Not in the middle of a character, if it is text at all.
         while LINE - 3 < end < len(text) and text[end] & 0xC0 == 0x80:
             end -= 1
-        yield self._entry(text[:end])
+        yield _entry(self._name, text[:end])
         return text[end:]
 
-    def _entry(self, piece: bytes) -> bytes:
-        seconds, rest = divmod(time.time_ns(), 10**9)
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-        document = {
-            "log": piece.decode(errors="replace"),
-            "stream": self._name,
-            "time": f"{stamp}.{rest:09}Z",
-        }
-        return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+def _entry(stream: str, piece: bytes) -> bytes:
+    seconds, rest = divmod(time.time_ns(), 10**9)
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    document = {
+        "log": piece.decode(errors="replace"),
+        "stream": stream,
+        "time": f"{stamp}.{rest:09}Z",
+    }
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
 def main() -> int:
@@ -228,6 +258,7 @@ def main() -> int:
         if begun:  # nothing has come: somebody is to see what is there of a line
             for stream in streams.values():
                 file.write(stream.entries(b""))
+    file.write(())  # what was lost last is to be said, too
     return 0
 
 

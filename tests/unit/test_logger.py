@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from harness.mounts import tmpfs
+from harness.real import need
 
 from taskd import logger
 
@@ -99,6 +102,68 @@ def test_files_are_put_aside(tmp_path: Path) -> None:
     kept = [text for file in files for text in texts(file)]
     assert kept == [f"line {number}\n" for number in range(100)][-len(kept) :]
     assert len(kept) > 20
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    """What fits is kept; when there is room again it goes on, and says what is missing."""
+    need("mount", "umount")
+    with tmpfs(tmp_path / "disk", "size=64k") as disk, running(disk / "log") as one:
+        path = disk / "log"
+        wait_for(path, "stdout", [])
+        ballast = disk / "ballast"
+        ballast.write_bytes(bytes(32_000))
+        for number in range(600):
+            os.write(one.out, b"line %d\n" % number)
+        until(lambda: logger.settled(path))
+        ballast.unlink()
+        os.write(one.out, b"again\n")
+        until(lambda: lines(path)[-1:] == ["again\n"])
+        assert one.end() == 0
+        found = lines(path)
+    whole = [f"line {number}\n" for number in range(len(found) - 2)]
+    assert found[:-2] == whole
+    assert 100 < len(whole) < 600
+    assert re.fullmatch(r"taskd-logger: \d{4,} bytes were dropped: the disk was full\n", found[-2])
+
+
+@pytest.mark.parametrize("files", [1, 3])
+def test_a_disk_without_room_for_another_file(tmp_path: Path, files: int) -> None:
+    need("mount", "umount")
+    options = ("max-size", "1000", "max-file", str(files))
+    with tmpfs(tmp_path / "disk", "size=1m,nr_inodes=5") as disk:
+        path = disk / "log"
+        with running(path, *options) as one:
+            wait_for(path, "stdout", [])
+            taken = 0
+            with suppress(OSError):
+                while True:
+                    (disk / f"ballast{taken}").touch()
+                    taken += 1
+            for number in range(100):
+                os.write(one.out, b"line %d\n" % number)
+                until(lambda: logger.settled(path))
+            assert len(list(disk.glob("log*"))) == (files > 1)
+            for number in range(taken):
+                (disk / f"ballast{number}").unlink()
+            os.write(one.out, b"again\n")
+            until(lambda: path.exists() and lines(path)[-1:] == ["again\n"])
+            assert one.end() == 0
+
+
+def lines(path: Path) -> list[str]:
+    """What can be read of it."""
+    found = []
+    for line in path.read_bytes().splitlines():
+        with suppress(ValueError):
+            found.append(json.loads(line)["log"])
+    return found
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_two_loggers_of_one_file(tmp_path: Path) -> None:
