@@ -13,8 +13,14 @@ from pathlib import Path
 import anyio
 
 from taskd import inherited
+from taskd.errors import ResourceExhausted
 
 __all__ = ["Completed", "detach", "kill_group", "run"]
+
+_OUTPUT = 16 << 20
+"""Bytes that a command may print, which are in memory."""
+_LOOK_SECONDS = 0.1
+"""Between two looks at how many there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +46,7 @@ async def run(
     It reads `stdin`, which is bytes or a descriptor, and has `pass_fds` under their numbers. With
     `merge`, standard error goes to where standard output goes. If the caller is cancelled, the
     group is killed and reaped before the cancellation goes on. Raises OSError if the command
-    cannot be started.
+    cannot be started, and `ResourceExhausted` if it prints without end, which ends it, too.
 
     Output goes to memory files, not pipes: a shim's ``start`` leaves a daemon behind, and one
     that keeps its parent's standard output open must not hold up its caller.
@@ -58,7 +64,7 @@ async def run(
             pass_fds=pass_fds,
         )
         try:
-            await _exited(process.pid)
+            await _exited(process.pid, out, err)
         except BaseException:
             os.killpg(process.pid, signal.SIGKILL)
             with anyio.CancelScope(shield=True):
@@ -106,13 +112,17 @@ def detach(
     return process.pid
 
 
-async def _exited(pid: int) -> None:
+async def _exited(pid: int, *outputs: int) -> None:
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     descriptor = os.pidfd_open(pid)
     try:
         loop.add_reader(descriptor, ended.set)
-        await ended.wait()
+        while not ended.is_set():
+            with anyio.move_on_after(_LOOK_SECONDS if outputs else None):
+                await ended.wait()
+            if any(os.fstat(each).st_size > _OUTPUT for each in outputs):
+                raise ResourceExhausted(f"it printed more than {_OUTPUT} bytes")
     finally:
         loop.remove_reader(descriptor)
         os.close(descriptor)

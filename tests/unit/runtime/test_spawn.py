@@ -7,6 +7,8 @@ from pathlib import Path
 import anyio
 import pytest
 
+from taskd import procfs
+from taskd.errors import ResourceExhausted
 from taskd.runtime import spawn
 
 
@@ -28,6 +30,16 @@ async def test_merged_output_is_in_order(tmp_path: Path) -> None:
 async def test_much_input_and_output(tmp_path: Path) -> None:
     data = os.urandom(1 << 20)
     assert (await sh("cat", tmp_path, stdin=data)).stdout == data
+
+
+@pytest.mark.parametrize("script", ["yes & wait", "yes >&2", "head -c 20m /dev/zero"])
+async def test_output_without_end(tmp_path: Path, script: str) -> None:
+    with anyio.fail_after(20), pytest.raises(ResourceExhausted, match="printed more than"):
+        await sh(f"echo $$ > pid; {script}", tmp_path)
+    group = int((tmp_path / "pid").read_text())
+    with anyio.fail_after(5):
+        while any(each.group == group and each.state != "Z" for each in procfs.processes()):
+            await anyio.sleep(0.01)
 
 
 async def test_a_daemon_left_behind_does_not_hold_it_up(tmp_path: Path) -> None:
