@@ -49,7 +49,10 @@ async def run(options: Namespace) -> int:
             terminal.require()
         async with open_client(options) as client:
             await _fetch(client, options)
-            container = await client.create(options.source, options.args, **_options(options))
+            chosen = _options(options)
+            # A containerd cannot, and the command does it alone.
+            chosen["remove"] = options.rm and (options.detach or await client.is_taskd())
+            container = await client.create(options.source, options.args, **chosen)
             if options.detach:
                 return await _leave(container)
             return await _run(container, options)
@@ -106,7 +109,6 @@ def _options(options: Namespace) -> Options:
         "tty": options.tty,
         "stdin": options.interactive,
         "output": "log" if options.detach else "stream",
-        "remove": options.rm and options.detach,
         "network": options.network,
         "read_only": options.read_only,
         "labels": dict(map(_pair, options.label)),

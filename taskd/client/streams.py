@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import fcntl
 import hashlib
 import os
 import shutil
@@ -37,6 +38,8 @@ class Output:
         self._loop = asyncio.get_running_loop()
         self._reading = False
         self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        # Tells a daemon that is to remove the container that somebody still reads this.
+        fcntl.flock(self._fd, fcntl.LOCK_SH)
         # As long as there is a writer it has no end, though nobody has opened it yet.
         self._hold = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         self._resume()

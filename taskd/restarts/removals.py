@@ -5,9 +5,11 @@ What ``docker run --rm --detach`` asks of Docker's daemon; containerd's has noth
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import os
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -35,6 +37,9 @@ RETRY_SECONDS = 10.0
 
 MAKING_SECONDS = 60.0
 """After which a container without a task is one that had one, and not one that is being made."""
+
+READ_SECONDS = 0.2
+"""Between two looks at whether what it has written is still being read."""
 
 _FILTER = 'topic=="/tasks/exit"'
 
@@ -131,6 +136,8 @@ class Removals:
             return False
         if state is not None and state.status is not Status.STOPPED:
             return state.status is not Status.UNKNOWN  # it runs: its exit is still to be told
+        stdio = state.stdio if state is not None else Stdio()
+        await _wait_for_readers(stdio)
         if not self._is_still(namespace, container):
             return True
         with suppress(NotFound):
@@ -139,7 +146,6 @@ class Removals:
         if container.snapshot_key and snapshotter is not None:
             with suppress(NotFound):
                 await snapshotter.remove(namespace, container.snapshot_key)
-        stdio = state.stdio if state is not None else Stdio()
         log = log_of(container.labels, namespace, container.id)
         await anyio.to_thread.run_sync(_remove_files, stdio, log)
         if not self._is_still(namespace, container):
@@ -161,9 +167,37 @@ def _remove_files(stdio: Stdio, log: Path | None) -> None:
     """Its log, and the FIFOs that a client of ours has left, with the folders that are theirs."""
     if log is not None:
         logger.remove(log)
+    for path in _fifos(stdio):
+        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.parent.rmdir()
+            path.parent.parent.rmdir()
+
+
+async def _wait_for_readers(stdio: Stdio) -> None:
+    """With its task goes what the shim has not got rid of yet."""
+    while True:
+        if not await anyio.to_thread.run_sync(_is_read, stdio):
+            return
+        await anyio.sleep(READ_SECONDS)
+
+
+def _is_read(stdio: Stdio) -> bool:
+    """Whether a client of ours reads its output: it has a lock as long as it does."""
+    for path in _fifos(stdio):
+        with suppress(OSError):
+            fifo = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                fcntl.flock(fifo, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            finally:
+                os.close(fifo)
+    return False
+
+
+def _fifos(stdio: Stdio) -> Iterator[Path]:
+    """Those of its streams that a client of ours has made."""
     for path in map(Path, filter(None, (stdio.stdin, stdio.stdout, stdio.stderr))):
         if path.parent.parent.name.startswith(STREAMS) and path.is_fifo():
-            path.unlink(missing_ok=True)
-            with suppress(OSError):
-                path.parent.rmdir()
-                path.parent.parent.rmdir()
+            yield path

@@ -208,6 +208,23 @@ def test_one_in_the_background_that_goes_by_itself(shell: Shell, rootfs: Path) -
         until(lambda: shell.ids("-a") == [])
 
 
+def test_a_command_that_is_gone_before_its_container(shell: Shell, rootfs: Path) -> None:
+    run = ("run", "--rm", "--name", "left", rootfs, "/bin/sleep", "1000")
+    running = shell.begin(*run)
+    until(lambda: shell.ids() == ["left"])
+    running.kill()
+    running.communicate()
+    typed = shell.at_terminal("run", "-it", "--rm", "--name", "tty", rootfs, "/bin/cat")
+    until(lambda: sorted(shell.ids()) == ["left", "tty"])
+    typed.close()  # SIGHUP
+    shell("kill", "left", "tty")
+    if isinstance(shell.daemon, Containerd):
+        until(lambda: sorted(shell.ids("-f", "status=exited")) == ["left", "tty"])
+    else:
+        until(lambda: shell.ids("-a") == [])
+        assert not list(Path("/run").glob(f"taskd-io-*-{shell.namespace}-*"))
+
+
 @on_taskd
 def test_some_of_them(shell: Shell, rootfs: Path) -> None:
     for name, label in (("one", "a=1"), ("two", "a=2"), ("three", "b")):
@@ -283,6 +300,8 @@ def test_leaving_a_terminal_and_coming_back(shell: Shell, rootfs: Path) -> None:
     again.expect(pexpect.EOF)
     again.close()
     assert again.exitstatus == 6
+    if isinstance(shell.daemon, Taskd):
+        until(lambda: shell.ids("-a") == [])
 
 
 @on_taskd

@@ -1,26 +1,29 @@
-"""Removals while the daemon's records cannot be read."""
+"""Removals while the daemon's records cannot be read, or what was written has not been read."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
+from taskd.client.streams import Streams
 from taskd.errors import NotFound, Unavailable
 from taskd.events import Bus, Journal
-from taskd.labels import REMOVE
+from taskd.labels import REMOVE, STREAMS
 from taskd.metadata import Container
 from taskd.restarts import Removals, removals
+from taskd.runtime.types import Status, Stdio, TaskState
 
 
 class Records:
-    """Has one container, which is to go, and fails at first wherever it is asked."""
+    """Has one container, which is to go, and fails the first time that it is asked for some."""
 
-    def __init__(self) -> None:
+    def __init__(self, *failures: str) -> None:
         self.there = [Container("one", labels={REMOVE: "one"})]
-        self.failures = {"labelled", "get"}
+        self.failures = set(failures)
 
     def _fail_once(self, name: str) -> None:
         if name in self.failures:
@@ -51,7 +54,7 @@ class NoTasks:
 
 async def test_it_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(removals, "RETRY_SECONDS", 0.01)
-    records: Any = Records()
+    records: Any = Records("labelled", "get")
     tasks: Any = NoTasks()
     with Journal(tmp_path / "events.db") as journal:
         async with Removals(records, tasks, {}, Bus(journal)).running():
@@ -59,3 +62,45 @@ async def test_it_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
                 while records.there:
                     await anyio.sleep(0.01)
     assert not records.failures
+
+
+class Ended:
+    """One task that has ended, and a client that reads what it has written."""
+
+    def __init__(self, streams: Streams) -> None:
+        self.streams = streams
+        self.asked = anyio.Event()
+        self.read_first = False
+
+    async def find(self, namespace: str, id: str) -> TaskState:  # noqa: A002
+        self.asked.set()
+        stdio = Stdio(stdout=self.streams.path("stdout"), stderr=self.streams.path("stderr"))
+        return TaskState(status=Status.STOPPED, stdio=stdio)
+
+    async def delete(self, namespace: str, id: str) -> None:  # noqa: A002
+        self.read_first = all(each.ended for each in self.streams.outputs)
+
+
+async def closing() -> None: ...
+
+
+async def test_what_is_being_read_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(removals, "READ_SECONDS", 0.01)
+    home = tmp_path / f"{STREAMS}home"
+    streams = Streams.make(home, stdin=False, output=True, tty=False, close=closing)
+    writers = [os.open(each.path, os.O_WRONLY | os.O_NONBLOCK) for each in streams.outputs]
+    streams.opened()
+    tasks: Any = Ended(streams)
+    records: Any = Records()
+    with Journal(tmp_path / "events.db") as journal:
+        async with Removals(records, tasks, {}, Bus(journal)).running():
+            with anyio.fail_after(60):
+                await tasks.asked.wait()
+                for writer in writers:
+                    await anyio.sleep(0.05)
+                    assert records.there
+                    os.close(writer)
+                while records.there:
+                    await anyio.sleep(0.01)
+    assert tasks.read_first
+    assert not home.exists()
