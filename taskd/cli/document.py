@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
+from taskd import pidfd
 from taskd.config import Config
 from taskd.events.journal import Retention
+from taskd.grpc import engine
 
-__all__ = ["document"]
+__all__ = ["document", "text"]
 
 _DURATIONS = {
     *("idle", "idle_timeout", "interval", "max_age"),
@@ -22,6 +27,44 @@ _UNITS = (("GiB", 30), ("MiB", 20), ("KiB", 10))
 def document(config: Config) -> dict[str, Any]:
     """All keys that have a value, given or by default; `taskd.config.load` makes the same of it."""
     return {**_table(config), "address": str(config.socket)}
+
+
+def text(config: Config) -> str:
+    """That as TOML; in comments what the daemon decides, as nobody has."""
+    lines = tomli_w.dumps(document(config)).splitlines()
+    for table, notes in _undecided(config).items():
+        heading = f"[{table}]"
+        if table and heading not in lines:
+            lines += ["", heading]
+        place = lines.index(heading) + 1 if table else 0
+        lines[place:place] = [f"# {note}" for note in notes]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _undecided(config: Config) -> Mapping[str, Sequence[str]]:
+    """What holds of the keys without a value, by the table that they are in."""
+    found: dict[str, list[str]] = {}
+
+    def add(table: str, key: str, note: str) -> None:
+        found.setdefault(table, []).append(f"{key}: {note}")
+
+    if config.resctrl_path is None:
+        add("", "resctrl_path", "where it is mounted")
+    if config.shims.pool is None and not config.shims.shared:
+        survive = False
+        with suppress(OSError):
+            survive = config.shims.adopt and pidfd.tells_exits()
+        size = config.shims.limits(survival=survive).size
+        if survive:
+            add("shims", "pool", f"{size} of containers that survive their shim, 1 of others")
+        else:
+            add("shims", "pool", f"{size}, as containers end with their shim here")
+    if not config.grpc.engine:
+        add("grpc", "engine", f"{engine.chosen()}, the best that is installed")
+    for key in ("uid", "gid"):
+        if getattr(config.grpc, key) < 0:
+            add("grpc", key, "the daemon's")
+    return found
 
 
 def _table(settings: object) -> dict[str, Any]:

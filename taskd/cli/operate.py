@@ -60,12 +60,10 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _dump(options: argparse.Namespace) -> None:
-    import tomli_w
-
     from taskd import config
-    from taskd.cli.document import document
+    from taskd.cli.document import text
 
-    print(tomli_w.dumps(document(config.load(options.config))), end="")
+    print(text(config.load(options.config)), end="")
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ from taskd.cli import doctor, main
 from taskd.cli.doctor import Verdict, findings
 from taskd.cli.document import document
 from taskd.config import Config
+from taskd.grpc import engine
 
 WHOLE = """
 root = "/a/root"
@@ -118,6 +119,36 @@ def test_what_is_dumped_is_what_was_loaded(
     assert document(again) == document(loaded)
     # The socket is said although it follows from the state folder.
     assert config.load(dumped, address=None) == config.load(given, address=None)
+
+
+@pytest.mark.parametrize(
+    ("survive", "text", "pool"),
+    [
+        (True, "", "10 of containers that survive their shim, 1 of others"),
+        (True, "[shims]\nadopt = false", "1, as containers end with their shim here"),
+        (False, "", "1, as containers end with their shim here"),
+    ],
+)
+def test_what_nobody_has_decided_is_said(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    survive: bool,
+    text: str,
+    pool: str,
+) -> None:
+    monkeypatch.setattr("taskd.pidfd.tells_exits", lambda: survive)
+    given = tmp_path / "given.toml"
+    given.write_text(text)
+    _, out, _ = run(capsys, "config", "dump", "--config", str(given))
+    *_, shims = out.partition("\n[shims]\n")
+    assert f"# pool: {pool}\n" in shims.partition("\n[")[0]
+    *_, grpc = out.partition("\n[grpc]\n")
+    assert f"# engine: {engine.chosen()}," in grpc
+    given.write_text("[shims]\npool = 3\n[grpc]\nengine = 'h2'\nuid = 1\ngid = 2")
+    _, out, _ = run(capsys, "config", "dump", "--config", str(given))
+    assert out.startswith("# resctrl_path: where it is mounted\n")
+    assert out.count("#") == 1
 
 
 def test_every_setting_is_dumped(tmp_path: Path) -> None:
