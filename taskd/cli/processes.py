@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
+import time
 from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import suppress
@@ -155,7 +157,7 @@ def _summary(shim: Shim) -> dict[str, Any]:
     memory = age = None
     if shim.pid:
         with suppress(OSError, ValueError):
-            age = procfs.age(shim.pid)
+            age = min(procfs.age(shim.pid), _listening(shim.address))
             memory = _memory(shim.pid)
     return {
         "pid": shim.pid,
@@ -168,6 +170,14 @@ def _summary(shim: Shim) -> dict[str, Any]:
         "version": shim.version,
         "tenants": _tenants(shim),
     }
+
+
+def _listening(address: str) -> float:
+    """Seconds since its socket was made: a fork may have waited long to become this shim."""
+    with suppress(OSError):
+        made = Path(address.removeprefix("unix://")).stat().st_mtime
+        return max(0.0, time.time() - made)
+    return math.inf
 
 
 def _tenants(shim: Shim) -> list[str]:

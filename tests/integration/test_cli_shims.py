@@ -62,6 +62,7 @@ def test_processes_and_who_lives_in_them(
     run: Run, namespace: str, rootfs: Path, pooled: bool
 ) -> None:
     for name, runtime in (("go", GO), ("one", OURS), ("two", OURS)):
+        begun = time.time()
         run("run", "-d", "--name", name, "--runtime", runtime, rootfs, "/bin/sleep", "1000")
     found = [json.loads(line) for line in run("shims", "--json").stdout.splitlines()]
     lived_in = [each for each in found if each["tenants"]]
@@ -76,6 +77,9 @@ def test_processes_and_who_lives_in_them(
         name = "containerd-shim-runc-v2" if go in each["tenants"] else "containerd-shim-oci-v1"
         assert Path(each["binary"]).name == name
         assert Path(f"/proc/{each['pid']}").exists()
+        # As a fork that waits for a container it is older.
+        if each["tenants"] == [two]:
+            assert each["age"] < time.time() - begun
     table = run("shims").stdout
     assert all(str(each["pid"]) in table for each in found)
 
