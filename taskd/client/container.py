@@ -408,19 +408,12 @@ class Container(Process):
             with suppress(TaskdError):  # cgroup v1: nothing that is frozen ends
                 await self.resume()
         try:
-            await self._kill_all()
+            # With its first process all go, as the shim sees to; a signal to all reaches nobody
+            # where CRIU has put what it restored into the cgroup of the container that it was.
+            await self.kill()
         except NotFound:
             pass  # it has ended meanwhile
         except TaskdError:
             return  # there is nothing yet that a signal could reach, or deletion will say so
         with suppress(TaskdError):
             await self.wait()
-
-    async def _kill_all(self) -> None:
-        try:
-            await self.kill(everything=True)
-        except NotFound:
-            raise
-        except TaskdError:
-            # A runtime without cgroups knows no others; with the first process all go.
-            await self.kill()

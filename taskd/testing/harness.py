@@ -157,7 +157,7 @@ class Factory:
 async def _end_after(seconds: float, made: Contained) -> None:
     await anyio.sleep(seconds)
     with suppress(TaskdError):  # it has ended already
-        await made.container.kill(everything=True)
+        await made.container.kill()
         made.timed_out = seconds
 
 

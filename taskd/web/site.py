@@ -57,7 +57,7 @@ _ACTIONS: Mapping[str, _Act] = {
     "pause": lambda each: each.pause(),
     "resume": lambda each: each.resume(),
     "stop": lambda each: each.stop(),
-    "kill": lambda each: each.kill(everything=True),
+    "kill": lambda each: each.kill(),
     "delete": lambda each: each.delete(),
 }
 

@@ -169,7 +169,7 @@ class Top(App[None]):
         self._act_on(lambda container: container.stop())
 
     def action_kill(self) -> None:
-        self._act_on(lambda container: container.kill(everything=True))
+        self._act_on(lambda container: container.kill())
 
     def _act_on(self, act: _Act) -> None:
         for row in self._rows:
