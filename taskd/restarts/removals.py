@@ -36,12 +36,28 @@ RETRY_SECONDS = 10.0
 """Between two attempts to remove what could not be removed."""
 
 MAKING_SECONDS = 60.0
-"""After which a container without a task is one that had one, and not one that is being made."""
+"""After which a container without a task is one that had one, and not one that is being made, if
+no exit has been told of it.
+"""
 
 READ_SECONDS = 0.2
 """Between two looks at whether what it has written is still being read."""
 
 _FILTER = 'topic=="/tasks/exit"'
+
+
+class _Exits:
+    """What has been told of one container's ends."""
+
+    def __init__(self, last: int) -> None:
+        self.last = last
+        """When the last one was, of this container or of an earlier one of its name."""
+        self.news = anyio.Event()
+        """There has been one since it was last looked at."""
+
+    def tell(self, when: int) -> None:
+        self.last = max(self.last, when)
+        self.news.set()
 
 
 class Removals:
@@ -58,9 +74,8 @@ class Removals:
         self._tasks = tasks
         self._snapshotters = snapshotters
         self._bus = bus
-        self._busy: set[tuple[str, str]] = set()
-        self._again: set[tuple[str, str]] = set()
-        """Those whose exit has been told since they were last looked at."""
+        self._busy: dict[tuple[str, str], _Exits] = {}
+        """Those that are being seen to."""
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -82,7 +97,7 @@ class Removals:
         """Begin with all that are labelled; returns when exits have been missed."""
         async with self._bus.subscribe([_FILTER], internal=True) as exits:
             for namespace, container in self._containers.labelled(REMOVE):
-                self._begin(group, (namespace, container.id))
+                self._begin(group, (namespace, container.id), 0)
             while True:
                 try:
                     entries = await exits.next_batch()
@@ -92,14 +107,15 @@ class Removals:
                     event = unpack(entry.envelope.event) if entry.envelope.event else None
                     # Of execs the id is their own.
                     if isinstance(event, events.TaskExit) and event.id in (event.container_id, ""):
-                        self._begin(group, (entry.envelope.namespace, event.container_id))
+                        name = (entry.envelope.namespace, event.container_id)
+                        self._begin(group, name, entry.envelope.timestamp)
 
-    def _begin(self, group: TaskGroup, name: tuple[str, str]) -> None:
+    def _begin(self, group: TaskGroup, name: tuple[str, str], exited_at: int) -> None:
         if name in self._busy:
-            self._again.add(name)
+            self._busy[name].tell(exited_at)
         elif self._wanted(*name):
-            self._busy.add(name)
-            group.start_soon(self._see_to, name)
+            self._busy[name] = _Exits(exited_at)
+            group.start_soon(self._see_to, name, self._busy[name])
 
     def _wanted(self, namespace: str, container_id: str) -> Container | None:
         """The container, if it is there and labelled."""
@@ -109,30 +125,30 @@ class Removals:
             return None
         return container if is_to_go(container.labels, container_id) else None
 
-    async def _see_to(self, name: tuple[str, str]) -> None:
+    async def _see_to(self, name: tuple[str, str], exits: _Exits) -> None:
         told = False
         try:
             while True:
-                self._again.discard(name)
+                exits.news = anyio.Event()
                 try:
                     container = self._wanted(*name)
-                    done = container is None or await self._removed(name[0], container)
+                    done = container is None or await self._removed(name[0], container, exits)
                 except (TaskdError, OSError) as error:
                     if not told:
                         _log.error("removal of %s/%s: %s", *name, error)
                     told, done = True, False
                 if not done:
-                    await anyio.sleep(RETRY_SECONDS)
-                elif name not in self._again:
+                    with anyio.move_on_after(RETRY_SECONDS):
+                        await exits.news.wait()
+                elif not exits.news.is_set():
                     return
         finally:
-            self._busy.discard(name)
-            self._again.discard(name)
+            del self._busy[name]
 
-    async def _removed(self, namespace: str, container: Container) -> bool:
+    async def _removed(self, namespace: str, container: Container, exits: _Exits) -> bool:
         """Remove it if it has ended; False if it is to be looked at again."""
         state = await self._tasks.find(namespace, container.id)
-        if state is None and time.time_ns() - container.created_at < MAKING_SECONDS * 1e9:
+        if state is None and exits.last < container.created_at and _is_young(container):
             return False
         if state is not None and state.status is not Status.STOPPED:
             return state.status is not Status.UNKNOWN  # it runs: its exit is still to be told
@@ -161,6 +177,10 @@ class Removals:
         """Whether nobody has removed it, and made another one of that name."""
         found = self._wanted(namespace, container.id)
         return found is not None and found.created_at == container.created_at
+
+
+def _is_young(container: Container) -> bool:
+    return time.time_ns() - container.created_at < MAKING_SECONDS * 1e9
 
 
 def _remove_files(stdio: Stdio, log: Path | None) -> None:

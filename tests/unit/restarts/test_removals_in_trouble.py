@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ from taskd.errors import NotFound, Unavailable
 from taskd.events import Bus, Journal
 from taskd.labels import REMOVE, STREAMS
 from taskd.metadata import Container
+from taskd.proto.containerd.events import TaskExit
 from taskd.restarts import Removals, removals
 from taskd.runtime.types import Status, Stdio, TaskState
+from taskd.wellknown import pack
 
 
 class Records:
@@ -62,6 +66,25 @@ async def test_it_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
                 while records.there:
                     await anyio.sleep(0.01)
     assert not records.failures
+
+
+async def test_one_that_is_gone_before_it_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its shim died: an exit is told, and then there is no task."""
+    monkeypatch.setattr(removals, "MAKING_SECONDS", float("inf"))
+    records: Any = Records()
+    records.there = [replace(each, created_at=time.time_ns()) for each in records.there]
+    tasks: Any = NoTasks()
+    with Journal(tmp_path / "events.db") as journal:
+        bus = Bus(journal)
+        async with Removals(records, tasks, {}, bus).running():
+            await anyio.wait_all_tasks_blocked()
+            assert records.there  # it may be in the making
+            await bus.publish("space", "/tasks/exit", pack(TaskExit(container_id="one", id="one")))
+            with anyio.fail_after(60):
+                while records.there:
+                    await anyio.sleep(0.01)
 
 
 class Ended:
