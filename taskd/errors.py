@@ -10,6 +10,7 @@ The texts are containerd's (its ``errdefs`` package): an error's message ends in
 from __future__ import annotations
 
 import enum
+import errno
 from typing import ClassVar
 
 __all__ = [
@@ -32,8 +33,11 @@ __all__ = [
     "Unimplemented",
     "Unknown",
     "from_status",
+    "of_system",
     "words",
 ]
+
+_EXHAUSTED = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
 class Code(enum.IntEnum):
@@ -176,11 +180,18 @@ def from_status(code: int, message: str) -> TaskdError:
     return _BY_CODE.get(code, Unknown)(message, verbatim=False)
 
 
+def of_system(exc: OSError) -> TaskdError:
+    """What the system has refused: for want of room, or of descriptors, or something else."""
+    return (ResourceExhausted if exc.errno in _EXHAUSTED else Unknown)(words(exc))
+
+
 def words(exc: BaseException) -> str:
     """What an exception says of itself, or else its name: a TimeoutError, for one, says nothing.
 
-    Of an error of the system the file and what is wrong with it, without the number.
+    Of an error of the system the file, if any, and what is wrong with it, without the number.
     """
-    if isinstance(exc, OSError) and exc.strerror and isinstance(exc.filename, str):
-        return f"{exc.filename}: {exc.strerror.lower()}"
+    if isinstance(exc, OSError) and exc.strerror:
+        about = f"{exc.filename}: " if isinstance(exc.filename, str) else ""
+        # A name that is no UTF-8 could not be sent.
+        return f"{about.encode(errors='backslashreplace').decode()}{exc.strerror.lower()}"
     return str(exc) or type(exc).__name__

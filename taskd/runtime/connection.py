@@ -71,7 +71,7 @@ async def _connect_ttrpc(address: str, timeout: float) -> ttrpc.Client:
         return await ttrpc.Client.from_socket(connected)
     except OSError as exc:
         connected.close()
-        raise errors.Unknown(f"connecting to {address}: {exc}") from exc
+        raise errors.Unknown(f"connecting to {address}: {errors.words(exc)}") from exc
 
 
 class GrpcConnection:

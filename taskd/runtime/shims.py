@@ -15,7 +15,7 @@ from anyio.abc import TaskGroup
 
 import taskd
 from taskd import ttrpc
-from taskd.errors import TaskdError, Unavailable, Unimplemented, Unknown
+from taskd.errors import TaskdError, Unavailable, Unimplemented, Unknown, of_system
 from taskd.runtime import remains
 from taskd.runtime.binary import NEWEST_VERSION, Bootstrap
 from taskd.runtime.bundle import Bundle
@@ -132,7 +132,7 @@ class Shims:
                     Bundle.create, state, root, *key, spec, options.sandbox
                 )
             except OSError as exc:
-                raise Unknown(str(exc)) from exc
+                raise of_system(exc).within(f"bundle of {key}") from exc
             tenant = Tenant(bundle, self.unstarted(bundle))
             try:
                 path = self._executable(options, within)

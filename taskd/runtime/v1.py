@@ -26,7 +26,7 @@ from anyio import to_thread
 
 from taskd import cgroups, shim_sockets
 from taskd.codec import decode, encode
-from taskd.errors import NotFound, Unimplemented, Unknown
+from taskd.errors import NotFound, Unimplemented, Unknown, words
 from taskd.mounts import unmount_all
 from taskd.proto.containerd import events
 from taskd.proto.containerd.linux.runc import RuncOptions
@@ -89,7 +89,7 @@ class LinuxBinary:
         try:
             listener, address = await to_thread.run_sync(self._listen)
         except OSError as exc:
-            raise Unknown(f"the shim's socket: {exc}") from exc
+            raise Unknown(f"the shim's socket: {words(exc)}") from exc
         with listener:
             flags = [
                 *("-namespace", self.bundle.namespace),

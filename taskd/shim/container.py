@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from taskd import rooted
-from taskd.errors import NotFound, Unimplemented, Unknown
+from taskd.errors import NotFound, Unimplemented, Unknown, words
 from taskd.shim import leftovers
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Container:
         try:
             found: dict[str, Any] = json.loads((self.bundle / "config.json").read_bytes())
         except (OSError, ValueError) as exc:
-            raise Unknown(f"reading the specification: {exc}") from exc
+            raise Unknown(f"reading the specification: {words(exc)}") from exc
         return found
 
     @property

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from taskd.errors import Unknown
+from taskd.errors import Unknown, words
 from taskd.shim import leftovers
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Sandbox:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as exc:
-            raise Unknown(f"reading the specification: {exc}") from exc
+            raise Unknown(f"reading the specification: {words(exc)}") from exc
         return found
 
     # --- what an author writes ------------------------------------------------------------

@@ -28,6 +28,7 @@ from taskd.errors import (
     Unavailable,
     Unimplemented,
     Unknown,
+    words,
 )
 from taskd.proto.containerd import events
 from taskd.proto.containerd.runc.v1 import ProcessDetails
@@ -353,7 +354,7 @@ class TaskService:
             try:
                 mounts.unmount_below(task.rootfs)
             except OSError as exc:
-                raise Unknown(f"failed rootfs umount: {exc}") from exc
+                raise Unknown(f"failed rootfs umount: {words(exc)}") from exc
         await asyncio.gather(*(process.release() for process in task.execs.values()))
         del self._tasks[container.id]
         if self._custody is not None:

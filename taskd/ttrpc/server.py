@@ -23,6 +23,7 @@ from taskd.errors import (
     Unavailable,
     Unimplemented,
     Unknown,
+    words,
 )
 from taskd.ttrpc.address import listen, socket_name
 from taskd.ttrpc.connection import ServerConnection
@@ -310,7 +311,7 @@ class _Session(Endpoint):
                 self._connection.fail(stream_id, DeadlineExceeded())
             else:
                 logger.exception("/%s/%s failed", context.service, context.method)
-                self._connection.fail(stream_id, Unknown(str(exc) or type(exc).__name__))
+                self._connection.fail(stream_id, Unknown(words(exc)))
         self._flush()
 
     def _answer(self, stream_id: int, handler: Handler, result: bytes | None) -> None:

@@ -12,9 +12,13 @@ from pathlib import Path
 
 import anyio
 import pytest
+from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 from harness.client import Client
 from harness.daemons import Taskd, client
+from harness.disks import full_disk
+from harness.mounts import tmpfs
+from harness.real import need
 
 from taskd.proto.containerd.services.tasks.v1 import CreateTaskRequest, KillRequest
 
@@ -117,6 +121,23 @@ async def test_what_failed_is_worth_a_line(folder: Path, namespace: str, rootfs:
     assert f"{create} (two): UNKNOWN: " in lines[1]
     assert f"{create} (missing\\x1b[2J): NOT_FOUND: " in lines[2]
     assert len(lines) == 3
+
+
+async def test_a_full_disk_is_named(folder: Path, namespace: str, rootfs: Path) -> None:
+    need("mount", "umount")
+    taskd = Taskd(folder / "taskd")
+    with tmpfs(taskd.state, "size=256k"), taskd:
+        async with client(taskd.address, namespace) as channel:
+            ask = Client(channel, rootfs)
+            await ask.container("one", "/bin/sleep", "1000", runtime=PROCESS)
+            with full_disk(taskd.state), pytest.raises(GRPCError) as caught:
+                await ask.tasks.create(CreateTaskRequest(container_id="one"))
+            assert caught.value.status is Status.RESOURCE_EXHAUSTED
+            words = f"failed to start shim: bundle of {namespace}/one: no space left on device"
+            assert (caught.value.message or "").startswith(words)
+            # Nothing is in the way when there is room.
+            await ask.tasks.create(CreateTaskRequest(container_id="one"))
+            assert await ask.end("one") == 137
 
 
 async def test_trace_shows_each_call(folder: Path, namespace: str, rootfs: Path) -> None:

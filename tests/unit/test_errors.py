@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
-from taskd.errors import NotFound, Unknown, words
+from taskd.errors import NotFound, ResourceExhausted, TaskdError, Unknown, of_system, words
 from taskd.ttrpc.messages import Response
 
 
@@ -29,5 +30,22 @@ def test_words_for_people(tmp_path: Path) -> None:
         (tmp_path / "none").read_text()
     assert words(missing.value) == f"{tmp_path}/none: no such file or directory"
     assert words(ConnectionResetError("gone")) == "gone"
-    assert words(OSError(5, "Input/output error")) == "[Errno 5] Input/output error"
+    assert words(OSError(5, "Input/output error")) == "input/output error"
+    assert words(OSError(2, "No such file", "a\udcff")) == "a\\udcff: no such file"
     assert words(TimeoutError()) == "TimeoutError"
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.ENOSPC, ResourceExhausted),
+        (errno.EDQUOT, ResourceExhausted),
+        (errno.EMFILE, ResourceExhausted),
+        (errno.EIO, Unknown),
+        (errno.EROFS, Unknown),
+    ],
+)
+def test_what_the_system_refuses(number: int, kind: type[TaskdError]) -> None:
+    error = of_system(OSError(number, os.strerror(number), "/a/file"))
+    assert type(error) is kind
+    assert str(error).startswith(f"/a/file: {os.strerror(number).lower()}")

@@ -119,7 +119,7 @@ async def test_unknown(wires: Wires, service: str, method: str, message: str) ->
         (TimeoutError("of its own"), Unknown("of its own: unknown")),
         (
             FileNotFoundError(2, "No such file", "\udcff"),
-            Unknown("[Errno 2] No such file: '\\udcff': unknown"),
+            Unknown("\\udcff: no such file: unknown"),
         ),
         (asyncio.CancelledError(), Cancelled()),
     ],
