@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from grpclib.const import Cardinality, Handler
 
 from taskd.api import request
-from taskd.errors import NotFound
+from taskd.errors import NotFound, Unknown
 from taskd.proto.google.protobuf import Any, Timestamp
 
 __all__ = ["Message", "Service"]
@@ -40,6 +40,11 @@ class Service:
         message = await stream.recv_message()
         raise NotFound("ü" * message.seconds)
 
+    async def refuse(self, stream: request.Stream) -> None:
+        """Fails with the text that the request says."""
+        message = await stream.recv_message()
+        raise Unknown(message.value.decode())
+
     async def wait(self, stream: request.Stream) -> None:
         await stream.recv_message()
         self.begun += 1
@@ -70,6 +75,7 @@ class Service:
             "/test.Service/Echo": Handler(self.echo, unary, Message, Message),
             "/test.Service/Grow": Handler(self.grow, unary, Timestamp, Message),
             "/test.Service/Fail": Handler(self.fail, unary, Timestamp, Message),
+            "/test.Service/Refuse": Handler(self.refuse, unary, Message, Message),
             "/test.Service/Wait": Handler(self.wait, unary, Timestamp, Message),
             "/test.Service/Repeat": Handler(self.repeat, streams, Message, Message),
             "/test.Service/Pour": Handler(self.pour, Cardinality.UNARY_STREAM, Timestamp, Message),

@@ -106,6 +106,14 @@ async def test_errors(path: Path, service: Service) -> None:
         assert await call(channel, "Echo") == HELLO
 
 
+@pytest.mark.parametrize("text", ["exit status 1: ", " a word", " ", "   ", "%20", "\n"])
+async def test_an_error_text_with_space_at_its_ends(path: Path, text: str) -> None:
+    async with Channel(path) as channel:
+        with pytest.raises(GRPCError) as caught:
+            await call(channel, "Refuse", Message(value=text.encode()))
+        assert (caught.value.status, caught.value.message) == (Status.UNKNOWN, text)
+
+
 @pytest.mark.parametrize("seconds", [99_999_999, 1e8, 1e9, 1e300, math.inf])
 async def test_a_timeout_that_is_as_good_as_none(
     path: Path, service: Service, seconds: float
