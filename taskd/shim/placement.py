@@ -44,15 +44,20 @@ def _join(name: str) -> None:
     inner = name.lstrip("/")
     unified = (_ROOT / "cgroup.controllers").exists()
     places = [_ROOT / inner] if unified else [each / inner for each in _ROOT.iterdir()]
-    files = [file for each in places if (file := each / "cgroup.procs").exists()]
+    files = [each / "cgroup.procs" for each in places]
+    if not unified:
+        files = [each for each in files if each.exists()]
     if not files:
         raise NotFound(f"failed to load cgroup {name}: cgroups: cgroup deleted", verbatim=True)
     for file in files:
+        doing = "open"
         try:
-            file.write_text(str(os.getpid()))
+            with file.open("w") as members:
+                doing = "write"
+                members.write(str(os.getpid()))
         except OSError as exc:
             words = (exc.strerror or str(exc)).lower()
-            raise Unknown(f"failed to join cgroup {name}: write {file}: {words}") from exc
+            raise Unknown(f"failed to join cgroup {name}: {doing} {file}: {words}") from exc
 
 
 def adjust_oom_score() -> None:

@@ -429,8 +429,8 @@ KNOWN: tuple[Known, ...] = (
         own_shim=True,
     ),
     Known(
-        r"io\.(containerd\.runc\.v2|taskd\.oci\.v1): failed to load cgroup",
-        "failed to load cgroup",
+        r"io\.(containerd\.runc\.v2|taskd\.oci\.v1): failed to (load|join) cgroup",
+        r"failed to \2 cgroup",
         "a shim says which it is",
         scenario="creation: options with a missing cgroup for the shim",
         own_shim=True,
