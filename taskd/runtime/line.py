@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from taskd import ttrpc
 from taskd.errors import DeadlineExceeded
@@ -51,34 +51,45 @@ class Line:
         timeout: float | None = None,
         metadata: ttrpc.Metadata | None = None,
     ) -> bytes:
-        try:
-            async with asyncio.timeout(timeout):
-                while True:
-                    while self._held and method not in _LASTING:
+        # Only what waits for a process has a clock here: the connection has its own, and two for
+        # each call would be a tenth of it.
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout is None else loop.time() + timeout
+        while True:
+            if self._held and method not in _LASTING:
+                async with _until(deadline):
+                    while self._held:
                         await self._changed.wait()
-                    connection = self.connection
-                    sent = self._up
-                    try:
-                        if connection is None:
-                            raise ttrpc.ConnectionClosed
-                        with self._under_way(method):
-                            return await connection.call(
-                                service, method, payload, timeout=timeout, metadata=metadata
-                            )
-                    except ttrpc.ConnectionClosed:
-                        if sent and method not in _REPEATABLE:
-                            raise
-                        if not await self.goes_on(connection):
-                            raise
-        except TimeoutError:
-            raise DeadlineExceeded from None
+            connection = self.connection
+            sent = self._up
+            left = None if deadline is None else deadline - loop.time()
+            try:
+                if connection is None:
+                    raise ttrpc.ConnectionClosed
+                return await self._ask(connection, service, method, payload, left, metadata)
+            except ttrpc.ConnectionClosed:
+                if sent and method not in _REPEATABLE:
+                    raise
+                async with _until(deadline):
+                    if not await self.goes_on(connection):
+                        raise
 
-    @contextmanager
-    def _under_way(self, method: str) -> Iterator[None]:
+    async def _ask(
+        self,
+        connection: Connection,
+        service: str,
+        method: str,
+        payload: bytes,
+        timeout: float | None,
+        metadata: ttrpc.Metadata | None,
+    ) -> bytes:
+        """Have one process answer."""
         brief = method not in _LASTING
         self._brief += brief
         try:
-            yield
+            return await connection.call(
+                service, method, payload, timeout=timeout, metadata=metadata
+            )
         finally:
             self._brief -= brief
             if self._held and not self._brief:
@@ -131,3 +142,13 @@ class Line:
         self._tell()
         if self.connection is not None:
             await self.connection.aclose()
+
+
+@asynccontextmanager
+async def _until(deadline: float | None) -> AsyncIterator[None]:
+    """Raise `DeadlineExceeded` at that time, which is the event loop's."""
+    try:
+        async with asyncio.timeout_at(deadline):
+            yield
+    except TimeoutError:
+        raise DeadlineExceeded from None
