@@ -282,7 +282,10 @@ class _Session(Endpoint):
         task = self._loop.create_task(self._serve(stream_id, handler, context, request.payload))
         self._calls[stream_id] = task
         self._server._tasks.add(task)
-        task.add_done_callback(partial(self._finished, stream_id))
+        timer = None
+        if deadline is not None:
+            timer = self._loop.call_at(deadline, self._expire, stream_id)
+        task.add_done_callback(partial(self._finished, stream_id, timer))
 
     def _open(self, event: RequestReceived) -> ServerStream:
         stream = ServerStream(self, event.stream_id)
@@ -298,20 +301,16 @@ class _Session(Endpoint):
         self, stream_id: int, handler: Handler, context: CallContext, payload: bytes
     ) -> None:
         try:
-            async with asyncio.timeout_at(context.deadline) as scope:
-                if isinstance(handler, Streaming):
-                    result = await handler.func(context, self._streams[stream_id])
-                else:
-                    result = await handler(context, payload)
+            if isinstance(handler, Streaming):
+                result = await handler.func(context, self._streams[stream_id])
+            else:
+                result = await handler(context, payload)
             self._answer(stream_id, handler, result)
         except TaskdError as exc:
             self._connection.fail(stream_id, exc)
         except Exception as exc:
-            if isinstance(exc, TimeoutError) and scope.expired():
-                self._connection.fail(stream_id, DeadlineExceeded())
-            else:
-                logger.exception("/%s/%s failed", context.service, context.method)
-                self._connection.fail(stream_id, Unknown(words(exc)))
+            logger.exception("/%s/%s failed", context.service, context.method)
+            self._connection.fail(stream_id, Unknown(words(exc)))
         self._flush()
 
     def _answer(self, stream_id: int, handler: Handler, result: bytes | None) -> None:
@@ -324,7 +323,16 @@ class _Session(Endpoint):
         else:
             raise TypeError("the handler returned nothing")
 
-    def _finished(self, stream_id: int, task: asyncio.Task[None]) -> None:
+    def _expire(self, stream_id: int) -> None:
+        self._connection.fail(stream_id, DeadlineExceeded())
+        self._flush()
+        _cancel(self._calls[stream_id])
+
+    def _finished(
+        self, stream_id: int, timer: asyncio.TimerHandle | None, task: asyncio.Task[None]
+    ) -> None:
+        if timer is not None:
+            timer.cancel()
         del self._calls[stream_id]
         self._server._tasks.discard(task)
         stream = self._streams.pop(stream_id, None)
