@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
 
 import betterproto2
@@ -211,7 +211,8 @@ def _value(
         case "bool":
             return VARINT, lambda value: b"\1" if value else b"\0", bool
         case "enum":
-            return VARINT, varint, lambda number: python_type(signed(number, 32))
+            # Enums take long to look up one of their members.
+            return VARINT, varint, lru_cache(lambda number: python_type(signed(number, 32)))
         case "int32" | "int64":
             bits = int(proto_type[3:])
             return VARINT, varint, lambda number: signed(number, bits)

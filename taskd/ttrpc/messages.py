@@ -11,13 +11,30 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
 from taskd import wire
 from taskd.ttrpc.frames import ProtocolError
 from taskd.wire import BYTES, VARINT, bytes_field, signed, tag, varint
 
 __all__ = ["KeyValue", "Request", "Response"]
+
+# Of a `Request`.
+_SERVICE: Final = tag(1, BYTES)
+_METHOD: Final = tag(2, BYTES)
+_PAYLOAD: Final = tag(3, BYTES)
+_TIMEOUT: Final = tag(4, VARINT)
+_METADATA: Final = tag(5, BYTES)
+
+# Of a `Response`, and of the `Status` in it.
+_STATUS: Final = tag(1, BYTES)
+_ANSWER: Final = tag(2, BYTES)
+_CODE: Final = tag(1, VARINT)
+_MESSAGE: Final = tag(2, BYTES)
+
+# Of a `KeyValue`.
+_KEY: Final = tag(1, BYTES)
+_VALUE: Final = tag(2, BYTES)
 
 
 class KeyValue(NamedTuple):
@@ -51,17 +68,17 @@ class Request:
         """Raises `ProtocolError` if `data` is no such message."""
         request = cls("", "")
         metadata = []
-        for key, number, content in _fields(data):
-            if key == tag(1, BYTES):
-                request.service = _text(content)
-            elif key == tag(2, BYTES):
-                request.method = _text(content)
-            elif key == tag(3, BYTES):
-                request.payload = content
-            elif key == tag(4, VARINT):
-                request.timeout_nano = signed(number, 64)
-            elif key == tag(5, BYTES):
-                metadata.append(_decode_key_value(content))
+        for key, value, _, _ in _fields(data):
+            if key == _SERVICE:
+                request.service = _text(value)
+            elif key == _METHOD:
+                request.method = _text(value)
+            elif key == _PAYLOAD:
+                request.payload = value
+            elif key == _TIMEOUT:
+                request.timeout_nano = signed(value, 64)
+            elif key == _METADATA:
+                metadata.append(_decode_key_value(value))
         if metadata:
             request.metadata = tuple(metadata)
         return request
@@ -90,29 +107,27 @@ class Response:
     def decode(cls, data: bytes) -> Response:
         """Raises `ProtocolError` if `data` is no such message."""
         response = cls()
-        for key, _, content in _fields(data):
-            if key == tag(1, BYTES):
-                response._merge_status(content)
-            elif key == tag(2, BYTES):
-                response.payload = content
+        for key, value, _, _ in _fields(data):
+            if key == _STATUS:
+                response._merge_status(value)
+            elif key == _ANSWER:
+                response.payload = value
         return response
 
     def _merge_status(self, data: bytes) -> None:
-        for key, number, content in _fields(data):
-            if key == tag(1, VARINT):
-                self.code = signed(number, 32)
-            elif key == tag(2, BYTES):
-                self.message = _text(content)
+        for key, value, _, _ in _fields(data):
+            if key == _CODE:
+                self.code = signed(value, 32)
+            elif key == _MESSAGE:
+                self.message = _text(value)
 
 
 def _decode_key_value(data: bytes) -> KeyValue:
-    name = value = ""
-    for key, _, content in _fields(data):
-        if key == tag(1, BYTES):
-            name = _text(content)
-        elif key == tag(2, BYTES):
-            value = _text(content)
-    return KeyValue(name, value)
+    entry = {_KEY: "", _VALUE: ""}
+    for key, value, _, _ in _fields(data):
+        if key in entry:
+            entry[key] = _text(value)
+    return KeyValue(*entry.values())
 
 
 @functools.lru_cache(maxsize=128)
@@ -139,13 +154,9 @@ def _text(content: bytes) -> str:
         raise ProtocolError("malformed message: text that is not UTF-8") from None
 
 
-def _fields(data: bytes) -> list[tuple[int, int, bytes]]:
-    """All fields: the tag, and the number or else the bytes."""
+def _fields(data: bytes) -> list[tuple[int, Any, int, int]]:
+    """All fields, whose tag says whether the value is a number or bytes."""
     try:
-        found = wire.fields(data)
+        return wire.fields(data)
     except wire.MalformedMessage as exc:
         raise ProtocolError(f"malformed message: {exc.reason}") from None
-    return [
-        (key, value, b"") if isinstance(value, int) else (key, 0, value)
-        for key, value, _, _ in found
-    ]
