@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["Deprecations", "Warned"]
 
@@ -16,8 +16,7 @@ _RUNTIMES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Warned:
+class Warned(NamedTuple):
     """`last` is when it was used last, in nanoseconds since the epoch."""
 
     id: str

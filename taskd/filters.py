@@ -17,8 +17,7 @@ import logging
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Final, NoReturn, Protocol
+from typing import Final, NamedTuple, NoReturn, Protocol
 
 from anyio import CapacityLimiter, to_thread
 from anyio.lowlevel import RunVar
@@ -64,8 +63,7 @@ _END = ""
 _ILLEGAL = "\0"  # what `peek` says of an illegal character; NUL is one itself
 
 
-@dataclass(frozen=True, slots=True)
-class Filter:
+class Filter(NamedTuple):
     """A compiled filter: one of `alternatives` must hold, each of whose selectors must hold."""
 
     alternatives: tuple[tuple[_Selector, ...], ...] = ()
@@ -149,8 +147,7 @@ class _Operator(enum.Enum):
     MATCHES = "~="
 
 
-@dataclass(frozen=True, slots=True)
-class _Selector:
+class _Selector(NamedTuple):
     fieldpath: tuple[str, ...]
     operator: _Operator = _Operator.PRESENT
     value: str = ""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["Mount", "TypedValue"]
 
 
-@dataclass(frozen=True, slots=True)
-class TypedValue:
+class TypedValue(NamedTuple):
     """Serialised data and the name of its type: the domain's counterpart of ``protobuf.Any``.
 
     taskd carries these between clients and shims without looking inside.

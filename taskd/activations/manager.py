@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import anyio
 from anyio.to_thread import run_sync
@@ -27,8 +28,7 @@ __all__ = ["MountManager", "asks_for_more"]
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
+class _Plan(NamedTuple):
     mounts: Sequence[Mount]
     made: int
     """How many of them are to be mounted; the rest is left to others."""

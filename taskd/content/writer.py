@@ -6,8 +6,9 @@ import logging
 import sqlite3
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import anyio
 from anyio.from_thread import check_cancelled
@@ -28,8 +29,7 @@ __all__ = ["Shared", "Writer"]
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Shared:
+class Shared(NamedTuple):
     """What a writer expects, if a namespace has it already: nothing need be written."""
 
     digest: str

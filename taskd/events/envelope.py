@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from taskd import identifiers
 from taskd.errors import InvalidArgument
@@ -13,8 +13,7 @@ from taskd.wellknown import GO_ZERO, from_any, nanoseconds, timestamp, to_any
 __all__ = ["Envelope", "validate_topic"]
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(NamedTuple):
     timestamp: int
     """When it happened, in nanoseconds since the epoch."""
     namespace: str

@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Literal, Self, TypeVar
+from typing import Literal, NamedTuple, Self, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -100,8 +100,7 @@ _BUSY_SECONDS = 0.02
 """Between two attempts to write what somebody else has locked."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     position: int
     envelope: Envelope
 

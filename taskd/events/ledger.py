@@ -12,7 +12,7 @@ nothing is let in.
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from taskd.events.envelope import Envelope
 from taskd.proto.containerd.events import (
@@ -58,8 +58,7 @@ _NOBODY = -1
 """Pid of the process that stands for a task of which nothing was told when it ended."""
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
+class Process(NamedTuple):
     """A process of a task that is not deleted, by what has been told of it."""
 
     id: str

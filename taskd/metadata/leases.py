@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 from taskd import digests
 from taskd.errors import AlreadyExists, InvalidArgument, NotFound, Unimplemented, Unknown
@@ -52,8 +53,7 @@ class Lease:
     created_at: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Resource:
+class Resource(NamedTuple):
     """Something that a lease holds; `type` is ``content``, ``ingests`` or ``snapshots/<name>``."""
 
     id: str

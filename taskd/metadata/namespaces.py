@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from taskd import identifiers
 from taskd.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unknown
@@ -23,8 +23,7 @@ _OCCUPANTS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Namespace:
+class Namespace(NamedTuple):
     name: str
     labels: Mapping[str, str]
 

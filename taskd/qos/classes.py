@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from taskd.errors import InvalidArgument, TaskdError, Unknown
 from taskd.qos.origin import Origin
@@ -30,8 +29,7 @@ _SPEC = "opencontainers/runtime-spec/"
 _CONTAINER_NAME = "io.kubernetes.cri.container-name"
 
 
-@dataclass(frozen=True, slots=True)
-class Qos:
+class Qos(NamedTuple):
     """The classes that there are; None where none are configured."""
 
     blockio: BlockIO | None = None

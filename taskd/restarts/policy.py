@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["COUNT", "LOG_URI", "POLICIES", "STATUS", "Policy", "count", "policy", "restarts"]
 
@@ -24,8 +24,7 @@ POLICIES = ("no", "always", "on-failure", "unless-stopped")
 _TRUE = {"1", "t", "T", "TRUE", "true", "True"}
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(NamedTuple):
     name: str
     retries: int = 0
     """For ``on-failure``; without end if it is 0."""

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import taskd
 from taskd import plugins, shim_sockets, slots
@@ -48,8 +49,7 @@ _SHOWN = 200
 """Characters of a shim's answer that an error quotes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Daemon:
+class Daemon(NamedTuple):
     """What shims are told of the daemon."""
 
     address: str

@@ -13,8 +13,8 @@ import contextlib
 import json
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from taskd import folders, identifiers
 from taskd.errors import AlreadyExists, InvalidArgument
@@ -27,8 +27,7 @@ SANDBOX = "sandbox"
 """Name of the file that says in which sandbox a container is."""
 
 
-@dataclass(frozen=True, slots=True)
-class Bundle:
+class Bundle(NamedTuple):
     namespace: str
     id: str
     path: Path

@@ -6,7 +6,7 @@ All go through `taskd.runtime.shims.Shims.take_down`.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["DIED", "FINISHED", "NOT_STARTED", "UNKNOWN", "Delete", "Ending"]
 
@@ -22,8 +22,7 @@ class Delete(enum.Enum):
     """As after a task that the shim itself has deleted: if its generation wants it, at once."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(NamedTuple):
     """What the ways in which a tenant's stay ends differ in."""
 
     asks: bool

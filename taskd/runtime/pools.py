@@ -11,9 +11,8 @@ import secrets
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
 from anyio import to_thread
@@ -50,8 +49,7 @@ _TURN_SECONDS = 5.0
 """Between two looks at which processes have been idle for too long, at most."""
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(NamedTuple):
     """Which containers may live together."""
 
     namespace: str
@@ -59,8 +57,7 @@ class Kind:
     """The shim's executable."""
 
 
-@dataclass(frozen=True, slots=True)
-class Traits:
+class Traits(NamedTuple):
     """What a shim tells of its containers when a process is started for many."""
 
     groups: tuple[bytes, ...] = ()

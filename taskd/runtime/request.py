@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import enum
 import os
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import taskd
 from taskd import plugins
@@ -42,8 +42,7 @@ class Form(enum.Enum):
     PARAMETERS = enum.auto()
 
 
-@dataclass(frozen=True, slots=True)
-class StartRequest:
+class StartRequest(NamedTuple):
     """What a daemon has to say to ``start``."""
 
     id: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,8 +10,7 @@ from taskd.runtime.pool import PoolLimits
 __all__ = ["Place", "Settings", "Timeouts"]
 
 
-@dataclass(frozen=True, slots=True)
-class Timeouts:
+class Timeouts(NamedTuple):
     """Bounds, in seconds, on waiting for a shim (containerd: ``io.containerd.timeout.shim.*``)."""
 
     start: float = 60.0
@@ -27,14 +25,13 @@ class Timeouts:
     """For a process to answer that is to get another container."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     root: Path
     """Holds the work folders of bundles."""
     state: Path
     """Holds the bundles."""
-    timeouts: Timeouts = field(default_factory=Timeouts)
-    limits: PoolLimits = field(default_factory=PoolLimits)
+    timeouts: Timeouts = Timeouts()
+    limits: PoolLimits = PoolLimits()
     """Of the processes that hold many containers."""
 
 

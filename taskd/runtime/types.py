@@ -51,8 +51,7 @@ class Status(enum.IntEnum):
     PAUSING = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Stdio:
+class Stdio(NamedTuple):
     """Where a process reads and writes: paths of FIFOs, or ``file://`` and ``binary://`` URIs."""
 
     stdin: str = ""
@@ -88,11 +87,10 @@ class CreateOptions:
         return self.task_options or self.runtime_options
 
 
-@dataclass(frozen=True, slots=True)
-class TaskState:
+class TaskState(NamedTuple):
     pid: int = 0
     status: Status = Status.UNKNOWN
-    stdio: Stdio = field(default_factory=Stdio)
+    stdio: Stdio = Stdio()
     exit_status: int = 0
     exited_at: int = GO_ZERO_TIME
 
@@ -104,7 +102,6 @@ class Exit:
     exited_at: int
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessInfo:
+class ProcessInfo(NamedTuple):
     pid: int
     info: TypedValue | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import betterproto2
 
@@ -48,8 +48,7 @@ class State:
     extra: TypedValue | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     id: str
     collected_at: int
     data: TypedValue | None

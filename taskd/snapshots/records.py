@@ -11,8 +11,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from taskd.metadata import labels as labels_
 from taskd.metadata.database import Row
@@ -54,8 +53,7 @@ _CHAIN = """
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """`number` is that of its folder, which no other snapshot has had or will have."""
 
     number: int

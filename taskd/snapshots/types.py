@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 __all__ = ["GID_MAPPING_LABEL", "REF_LABEL", "UID_MAPPING_LABEL", "Info", "Kind", "Usage"]
 
@@ -38,8 +39,7 @@ class Info:
     updated_at: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """What a snapshot takes on the disk beside its parents. `size` is in bytes."""
 
     size: int = 0

@@ -10,8 +10,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from taskd import filters, identifiers
 from taskd.deprecations import Deprecations
@@ -38,8 +37,7 @@ STATE_TIMEOUT = 2.0
 """Seconds a shim has to tell a process's state (``io.containerd.timeout.task.state``)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Metric:
+class Metric(NamedTuple):
     """Resource usage of one task, in whatever type its shim measures it."""
 
     id: str
@@ -47,8 +45,7 @@ class Metric:
     data: TypedValue | None
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """What one task uses, and which it is."""
 
     namespace: str

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from taskd.errors import TaskdError
 from taskd.ttrpc.frames import ProtocolError
@@ -38,8 +37,7 @@ class StreamState(enum.Enum):
     """The client has said all it wanted; the server may send data."""
 
 
-@dataclass(slots=True)
-class RequestReceived:
+class RequestReceived(NamedTuple):
     """A call begins; in state `OPEN`, the client goes on to send data."""
 
     stream_id: int
@@ -47,16 +45,14 @@ class RequestReceived:
     state: StreamState
 
 
-@dataclass(slots=True)
-class ResponseReceived:
+class ResponseReceived(NamedTuple):
     """A call's answer, with which its stream is finished."""
 
     stream_id: int
     response: Response
 
 
-@dataclass(slots=True)
-class DataReceived:
+class DataReceived(NamedTuple):
     """A message on a stream, or None if only its end is announced; `end`: it is the last one."""
 
     stream_id: int
@@ -64,16 +60,14 @@ class DataReceived:
     end: bool
 
 
-@dataclass(slots=True)
-class StreamFailed:
+class StreamFailed(NamedTuple):
     """The peer broke the protocol on a stream, which is thereby finished."""
 
     stream_id: int
     error: TaskdError
 
 
-@dataclass(slots=True)
-class ConnectionEnded:
+class ConnectionEnded(NamedTuple):
     """The last event: no more bytes are taken. `reason` is None if the peer just hung up."""
 
     reason: ProtocolError | None

@@ -8,8 +8,7 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from taskd.errors import Internal, ResourceExhausted
 
@@ -56,8 +55,7 @@ class FrameType(enum.IntEnum):
     DATA = 3
 
 
-@dataclass(slots=True)
-class Frame:
+class Frame(NamedTuple):
     """One frame; `type` is an int, and not a `FrameType`, because it is read on every call."""
 
     stream_id: int
@@ -66,8 +64,7 @@ class Frame:
     payload: bytes
 
 
-@dataclass(slots=True)
-class OversizedFrame:
+class OversizedFrame(NamedTuple):
     """A frame of more than `MAX_PAYLOAD` bytes, of which only the header was kept."""
 
     stream_id: int

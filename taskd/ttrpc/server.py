@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, NamedTuple, Self, TypeAlias
 
 from taskd.errors import (
     Cancelled,
@@ -53,8 +53,7 @@ _FLUSH_SECONDS: Final = 1.0
 _NO_METADATA: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class CallContext:
+class CallContext(NamedTuple):
     """What a handler may know of its call besides the message."""
 
     service: str
@@ -69,8 +68,7 @@ UnaryHandler: TypeAlias = Callable[[CallContext, bytes], Awaitable[bytes]]
 StreamHandler: TypeAlias = "Callable[[CallContext, ServerStream], Awaitable[bytes | None]]"
 
 
-@dataclass(frozen=True, slots=True)
-class Streaming:
+class Streaming(NamedTuple):
     """A method that streams, in either direction or both.
 
     `func` returns None if it has sent what there was to send, as it does when the server streams;

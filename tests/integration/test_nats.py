@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -213,7 +212,7 @@ async def test_the_journal_goes_back_to_an_earlier_state(
 
     async def append(journal: Journal, what: str) -> None:
         for number in range(3):
-            await journal.append(replace(HAPPENED, topic=f"/{what}/{number}"))
+            await journal.append(HAPPENED._replace(topic=f"/{what}/{number}"))
 
     async with publishing(path, server) as journal:
         name = journal.id

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -124,7 +122,7 @@ def test_an_event_is_shown_to_few_of_many(expression: str) -> None:
         index.add(reader)
     envelope = exit_of("c7", "n7" if "n{0}" in expression else "ns")
     if "/t/{0}" in expression:
-        envelope = replace(envelope, topic="/t/7")
+        envelope = envelope._replace(topic="/t/7")
     found = list(index.candidates(fields(envelope)))
     # Of the first few readers some are kept under what all have in common.
     assert readers[7] in found
@@ -163,7 +161,7 @@ def test_whoever_wants_an_event_is_shown_it(
         if number < len(readers):
             index.remove(readers.pop(number))
     for namespace, topic, container in events:
-        lookup = fields(replace(exit_of(container, namespace), topic=f"/{topic}"))
+        lookup = fields(exit_of(container, namespace)._replace(topic=f"/{topic}"))
         shown = list(index.candidates(lookup))
         assert len(shown) == len(set(shown))
         assert {reader for reader in readers if reader.filter.match(lookup)} <= set(shown)
