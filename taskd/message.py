@@ -50,4 +50,6 @@ _making = threading.RLock()
 def _make(message_type: type[Message]) -> None:
     with _making:
         if "__init__" not in message_type.__dict__:
+            # For want of one, each would have its signature found out, which takes a third of this.
+            message_type.__doc__ = message_type.__doc__ or message_type.__name__
             dataclasses.dataclass(eq=False, repr=False)(message_type)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Protocol
@@ -106,7 +107,7 @@ class Task:
         self.fate = Fate.MADE
         self._observer = observer
         self._spawn = spawn
-        self._processes: dict[str, Process] = {}
+        self._processes: defaultdict[str, Process] = defaultdict(Process)
         self._waits: dict[str, _Wait] = {}
         self._end: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         # What its deletion has told.
@@ -135,7 +136,7 @@ class Task:
         return self.fate is Fate.MADE and self.shim.state in (State.SERVING, State.SILENT)
 
     def process(self, exec_id: str) -> Process:
-        return self._processes.setdefault(exec_id, Process())
+        return self._processes[exec_id]
 
     @property
     def watches(self) -> dict[str, Watch]:

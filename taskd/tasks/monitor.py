@@ -139,14 +139,13 @@ class Monitor:
     async def found(self, task: Task, state: TaskState) -> None:
         """Tell what an earlier daemon has not, and watch what runs."""
         begun = state.status != Status.CREATED
-        created, started = _created(task, task.pid, state.stdio), _started(task, "")
 
         async def tell() -> None:
             known = self._journal.processes(task.namespace, task.id)
             if not any(process.created for process in known):
-                await self._publish(task.namespace, created)
+                await self._publish(task.namespace, _created(task, state.pid, state.stdio))
             if begun and not any(process.started for process in known if not process.id):
-                await self._publish(task.namespace, started)
+                await self._publish(task.namespace, _started(task, ""))
 
         await self._surely(task.namespace, task.id, tell)
         task.process("").begun = begun
