@@ -7,13 +7,13 @@ import signal
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from harness.containers import make_rootfs
-from harness.daemons import Containerd, Taskd
+from harness.daemons import Containerd, Daemon, Taskd
 from harness.leaks import leaving_nothing
 from harness.pace import stretch_deadlines
 from harness.real import need
@@ -36,6 +36,8 @@ collect_ignore += [] if "TASKD_SOAK_CONTAINERS" in os.environ else ["soak"]
 
 
 _CLONE_NEWNS = 0x20000
+_LOG = 16 << 10
+"""Bytes of a daemon's log that are shown of a test that failed."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -67,6 +69,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return float(marker.args[0]) if marker else 0.0
 
     items.sort(key=seconds, reverse=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Who reads of a failure wants to know what its daemons have said: some are seen only once."""
+    report = yield
+    if report.failed:
+        for name, daemon in getattr(item, "funcargs", {}).items():
+            if isinstance(daemon, Daemon) and daemon.log.exists():
+                said = daemon.log.read_bytes()[-_LOG:].decode(errors="replace")
+                report.sections.append((f"end of the log of {name}", said))
+    return report
 
 
 @pytest.fixture(scope="session")
