@@ -11,8 +11,10 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+from taskd_oci.runtime import Runtime
 
 from taskd import codec
 from taskd.errors import TaskdError
@@ -79,6 +81,20 @@ MESSAGES = {
     "a list of messages": (CreateTaskRequest, bytes_field(3, UNKNOWN)),
     "a map's entries": (Container, bytes_field(2, bytes_field(1, b"a") + UNKNOWN)),
 }
+
+
+@pytest.mark.parametrize(
+    "entry", [b'{"level":"error","msg":"x"}\n', b'{\n\t"level": "error"\n}\n', b" \n"]
+)
+def test_a_runtimes_log(tmp_path: Path, entry: bytes) -> None:
+    """It grows with each exec that fails, for as long as the container lives."""
+    runtime = Runtime("runc", tmp_path, tmp_path / "log.json")
+
+    def read(text: bytes) -> None:
+        runtime.log.write_bytes(text)
+        runtime.last_error()
+
+    check(read, entry, 1 << 16)
 
 
 @pytest.mark.parametrize("name", MESSAGES)
