@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Protocol
 
 import anyio
+from anyio import to_thread
 
 from taskd.errors import TaskdError
 from taskd.runtime.binary import Bootstrap
 from taskd.runtime.bundle import Bundle
 from taskd.runtime.connection import Connection
 from taskd.runtime.generation import Binary
-from taskd.runtime.held import HeldProcess
+from taskd.runtime.held import HeldProcess, listening
 from taskd.runtime.line import Line
 from taskd.runtime.shim_log import ShimLog
 from taskd.runtime.types import Key
@@ -147,10 +148,19 @@ class Shim:
             self.log = first.log
         self.connection.go_on(connection)
 
-    async def hold(self, pid: Callable[[], Awaitable[int]]) -> None:
-        """Learn which process it is: it may have to be killed when it no longer tells."""
+    async def hold(self, pid: Callable[[], Awaitable[int]], patience: float) -> None:
+        """Learn which process it is: it may have to be killed when it no longer tells.
+
+        If it has not told for so many seconds, it is the one that listens on its socket.
+        """
         with suppress(TaskdError, OSError):
-            held = HeldProcess(await pid())
+            held = None
+            with anyio.move_on_after(patience), suppress(TaskdError, OSError):
+                held = HeldProcess(await pid())
+            if held is None and not self.ends:
+                held = await to_thread.run_sync(_listener, self.socket)
+            if held is None:
+                held = HeldProcess(await pid())
             if self.ends:
                 held.release()
             else:
@@ -198,3 +208,13 @@ class Shim:
             self._held = None
         self._told.set()
         self.gone.set()
+
+
+def _listener(socket: Path) -> HeldProcess | None:
+    """The only one that there is. Not the connection's peer, which may be who called listen(2)."""
+    found = listening(socket)
+    if len(found) == 1:
+        return found[0]
+    for each in found:
+        each.release()
+    return None

@@ -266,7 +266,8 @@ class Shims:
 
     def _hold(self, shim: Shim) -> None:
         bundle = shim.home or next(iter(shim.tenants.values())).bundle
-        self._group.start_soon(shim.hold, self.api(shim, bundle).connect)
+        ask = self.api(shim, bundle).connect
+        self._group.start_soon(shim.hold, ask, self.timeouts.load)
 
     async def _watch(self, shim: Shim) -> None:
         """Wait for the connection to end; if nobody ended it, the process died."""

@@ -212,7 +212,7 @@ async def managing(
     settings = Settings(
         world.folder / "root",
         world.folder / "state",
-        Timeouts(shutdown=0.2, cleanup=0.5, answer=0.2),
+        Timeouts(load=1.0, shutdown=0.2, cleanup=0.5, answer=0.2),
         limits or PoolLimits(),
     )
     async with anyio.create_task_group() as group:

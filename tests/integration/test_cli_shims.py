@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,42 @@ def test_processes_and_who_lives_in_them(
     while "go" in run("ps", "-q").stdout.split():
         assert time.monotonic() < end
     assert sorted(run("ps", "-q").stdout.split()) == ["one", "two"]
+
+
+@pytest.mark.parametrize("runtime", [GO, OURS])
+def test_one_that_does_not_answer_a_later_daemon(
+    folder: Path, namespace: str, rootfs: Path, runtime: str
+) -> None:
+    """Of the Go shim's socket it was `start`, long gone, that listened first."""
+    need("containerd-shim-runc-v2", "runc")
+    settings = '[shims]\nadopt = false\n[timeouts]\n"io.containerd.timeout.shim.load" = "0.5s"\n'
+    with Taskd(folder / "taskd", settings=settings) as daemon:
+        run = shell(daemon, namespace)
+        run("run", "-d", "--name", "one", "--runtime", runtime, rootfs, "/bin/sleep", "1000")
+
+        def pid() -> int:
+            (found,) = [each for each in objects(run("shims", "--json").stdout) if each["tenants"]]
+            return int(found["pid"])
+
+        def until(holds: Callable[[], bool]) -> None:
+            end = time.monotonic() + 60
+            while not holds():
+                assert time.monotonic() < end
+
+        until(lambda: pid() > 0)
+        shim = pid()
+        daemon.kill()
+        os.kill(shim, signal.SIGSTOP)
+        daemon.start()
+        try:
+            until(lambda: pid() > 0)
+            assert pid() == shim
+            assert run("kill-shim", shim).stdout == f"{shim}\n"
+            until(lambda: not run("ps", "-q").stdout)
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(shim, signal.SIGCONT)
+            run("rm", "-f", "one")
 
 
 @pytest.fixture(params=[1, 5], ids=["alone", "pool"])

@@ -232,3 +232,11 @@ def test_who_listens_is_found_and_not_who_inherited_it(folder: Path) -> None:
             each.release()
         os.kill(heir, signal.SIGKILL)
     assert listening(path) == []
+
+
+async def test_a_process_that_does_not_tell_its_pid_is_what_listens(world: World) -> None:
+    world.tells_pid = False
+    async with managing(world) as tasks:
+        task = await tasks.create("ns", "one", OPTIONS)
+        with anyio.fail_after(60):
+            assert await task.shim.told_pid() == world.processes["one.sock"].pid
