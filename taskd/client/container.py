@@ -238,7 +238,7 @@ class Container(Process):
         """What it has written, if it was made with ``output="log"``: ``async for`` has the entries.
 
         `follow` goes on until it has ended; `tail` is how many of the last lines, `since` a time in
-        nanoseconds. Raises `FailedPrecondition`.
+        nanoseconds. Raises `FailedPrecondition`, and while it is read `NotFound` if it is removed.
         """
         path = self._log
         if path is None:
@@ -247,7 +247,10 @@ class Container(Process):
                 'or without output="log"',
                 verbatim=True,
             )
-        return logs.Reader(path, ended=self._has_ended if follow else None, tail=tail, since=since)
+        ended = self._has_ended if follow else None
+        # The daemon removes the log first, and then what says that there is one.
+        gone = NotFound(f'container "{self.id}"') if is_to_go(self.labels, self.id) else None
+        return logs.Reader(path, ended=ended, tail=tail, since=since, gone=gone)
 
     def remove_log(self) -> None:
         """Remove what it has written, if that was kept."""

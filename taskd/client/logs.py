@@ -82,9 +82,15 @@ class Reader:
         ended: Callable[[], Awaitable[bool]] | None = None,
         tail: int | None = None,
         since: int | None = None,
+        gone: Exception | None = None,
     ) -> None:
-        """It goes on until `ended`, or without it ends with what there is."""
+        """It goes on until `ended`, or without it ends with what there is.
+
+        `gone` is raised if there is no file: a logger makes one before anything is written.
+        """
         self._path = path
+        self._gone = gone
+        self._found = False
         self._ended = ended
         self._tail = tail
         self._since = since
@@ -120,8 +126,10 @@ class Reader:
                     file = None
                     continue
                 if over:
-                    return
+                    break
                 await anyio.sleep(POLL_SECONDS)
+            if self._gone is not None and not self._found:
+                raise self._gone
         finally:
             if file is not None:
                 file.close()
@@ -151,9 +159,11 @@ class Reader:
 
     def _open(self) -> IO[bytes] | None:
         try:
-            return self._path.open("rb")
+            file = self._path.open("rb")
         except FileNotFoundError:
             return None
+        self._found = True
+        return file
 
     def _moved(self, file: IO[bytes]) -> bool:
         """Whether it has been put aside, and there is another in its place."""

@@ -21,6 +21,7 @@ from taskd.client.events import journal
 from taskd.client.logs import Reader
 from taskd.errors import InvalidArgument, NotFound, TaskdError, Unavailable
 from taskd.plain import line, plain
+from taskd.together import together
 from taskd.web.guard import Guard
 from taskd.web.lives import Lives
 from taskd.web.watch import Watch
@@ -239,7 +240,7 @@ class Site:
             try:
                 container = await self._client.get(name)
                 entries = container.logs(follow=True, tail=_LINES, since=since)
-                async with anyio.create_task_group() as group:
+                async with together() as group:
                     group.start_soon(keep_telling)
                     ended = await follow(entries)
                     await tell()

@@ -13,7 +13,7 @@ from harness.leaks import leaving_nothing
 from harness.real import need
 
 from taskd.client import connect, logs
-from taskd.errors import TaskdError
+from taskd.errors import NotFound, TaskdError
 
 SECONDS = 60
 
@@ -85,6 +85,25 @@ async def test_what_is_not_ours_stays(tmp_path: Path, rootfs: Path, namespace: s
                     while [each.id for each in await client.list()] != ["image"]:
                         await anyio.sleep(0.05)
             assert foreign.read_text() == "text"
+
+
+async def test_a_log_that_is_removed_already(tmp_path: Path, rootfs: Path, namespace: str) -> None:
+    """Whoever asks for it in that moment is not told that nothing was written."""
+    need("runc", "containerd-shim-runc-v2")
+    with Taskd(tmp_path / "d") as daemon, leaving_nothing(daemon, namespace):
+        async with connect(daemon.address, namespace, patience=SECONDS) as client:
+            script = ["/bin/sh", "-c", "sleep 1000"]
+            made = await client.run(rootfs, script, id="one", output="log", remove=True)
+            assert await made.logs().text() == ""
+            made.remove_log()
+            with pytest.raises(NotFound, match='container "one"'):
+                await made.logs().text()
+            await made.kill()
+            with pytest.raises(NotFound, match='container "one"'), anyio.fail_after(SECONDS):
+                await made.logs(follow=True).text()
+            with anyio.fail_after(SECONDS):
+                while await client.list():
+                    await anyio.sleep(0.05)
 
 
 async def test_a_start_that_fails_leaves_no_log(
