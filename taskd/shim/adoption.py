@@ -19,7 +19,6 @@ import betterproto2
 
 from taskd import pidfd
 from taskd.errors import TaskdError, Unknown
-from taskd.proto.containerd import events
 from taskd.shim import record, sandboxed
 from taskd.shim.container import Container
 from taskd.shim.keeper import Keeper
@@ -177,24 +176,12 @@ class Adopter:
 
 def _begun(task: Task) -> Iterator[betterproto2.Message]:
     """The events that its processes have begun."""
-    container, init = task.container, task.init
-    stdio = init.stdio
-    yield events.TaskCreate(
-        container_id=container.id,
-        bundle=str(container.bundle),
-        io=events.TaskIo(
-            stdin=stdio.stdin, stdout=stdio.stdout, stderr=stdio.stderr, terminal=stdio.terminal
-        ),
-        checkpoint=container.checkpoint,
-        pid=init.pid,
-    )
-    if init.status is not Status.CREATED:
-        yield events.TaskStart(container_id=container.id, pid=init.pid)
+    yield task.created()
+    if task.init.status is not Status.CREATED:
+        yield task.started(task.init)
     for process in task.execs.values():
         if process.pid:
-            yield events.TaskExecStarted(
-                container_id=container.id, exec_id=process.id, pid=process.pid
-            )
+            yield task.started(process)
 
 
 def _settle(process: Process) -> None:

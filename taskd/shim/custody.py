@@ -22,25 +22,59 @@ from taskd.shim.record import ProcessRecord, Record, SandboxRecord
 from taskd.shim.sandbox import Sandbox
 from taskd.shim.task import Task
 
-__all__ = ["Custody", "custody"]
+__all__ = ["Custody", "Kept", "custody"]
 
 log = logging.getLogger(__name__)
 
 
 class Custody:
-    """Of all containers of a shim."""
+    """Of all containers of a shim. As it stands, nobody's: they end with it."""
 
-    def __init__(self, keeper: Keeper) -> None:
-        self.keeper = keeper
+    keeper: Keeper | None = None
+
+    def wake(self) -> None:
+        """There is a daemon, which may be another one."""
 
     def admit(self, task: Task) -> None:
         """A container has been made, or taken over."""
-        for process in (task.init, *task.execs.values()):
+
+    def admit_sandbox(self, sandbox: Sandbox) -> None:
+        """A sandbox has been made, or taken over."""
+
+    def release_sandbox(self, sandbox: Sandbox) -> None:
+        """A sandbox is removed. Its record goes with its bundle."""
+
+    def add(self, task: Task, process: Process) -> None:
+        """An exec is to be started in it."""
+
+    def born(self, process: Process) -> None:
+        """A process has its pid, by which alone it could not be told from others.
+
+        It is written down with what comes of it next.
+        """
+
+    def release(self, task: Task) -> None:
+        """A container is deleted. Its record, which says so, goes with its bundle."""
+
+    async def settled(self) -> None:
+        """Wait until all that has been done can be gone on with; what could not is in the log."""
+
+
+class Kept(Custody):
+    """The daemon's."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self.keeper: Keeper = keeper
+
+    def wake(self) -> None:
+        self.keeper.wake()
+
+    def admit(self, task: Task) -> None:
+        for process in task.processes:
             self._follow(task, process)
         self._write(task)
 
     def admit_sandbox(self, sandbox: Sandbox) -> None:
-        """A sandbox has been made, or taken over."""
         if sandbox.survives():
             sandbox.noted = partial(self._write_sandbox, sandbox)
             sandbox.noted()
@@ -49,30 +83,23 @@ class Custody:
         sandbox.noted = _nothing
 
     def add(self, task: Task, process: Process) -> None:
-        """An exec is to be started in it."""
         self._follow(task, process)
         self._write(task)
 
     def born(self, process: Process) -> None:
-        """A process has its pid, by which alone it could not be told from others.
-
-        It is written down with what comes of it next.
-        """
         with suppress(OSError):  # it has ended, and been reaped
             process.pidfd = os.pidfd_open(process.pid)
             process.started = procfs.stat(process.pid).started
 
     def release(self, task: Task) -> None:
-        """A container is deleted. Its record, which says so, goes with its bundle."""
         task.init.deleted()
-        for process in (task.init, *task.execs.values()):
+        for process in task.processes:
             process.disregard()
             process.let_go()
         self.keeper.forget(task.container.id)
 
-    async def settled(self) -> bool:
-        """Wait until all that has been done can be gone on with; what could not is in the log."""
-        return await self.keeper.settled()
+    async def settled(self) -> None:
+        await self.keeper.settled()
 
     def _follow(self, task: Task, process: Process) -> None:
         process.regard(partial(self._write, task), partial(self._keep, task, process))
@@ -84,14 +111,13 @@ class Custody:
 
     def _write(self, task: Task) -> None:
         container = task.container
-        processes = (task.init, *task.execs.values())
         whole = Record(
             container.id,
             container.namespace,
             container.options,
             container.checkpoint,
             task.rootfs is not None,
-            tuple(ProcessRecord.of(process) for process in processes),
+            tuple(ProcessRecord.of(process) for process in task.processes),
         )
         if container.sandbox is None or container.sandbox.survives():
             self._record(container.bundle, whole)
@@ -111,14 +137,12 @@ def _nothing() -> None:
     """Nobody has to know."""
 
 
-def custody(
-    kind: type[Container], environment: Mapping[str, str], namespace: str
-) -> Custody | None:
-    """None if there is no daemon that keeps anything, or containers of `kind` end with their shim.
+def custody(kind: type[Container], environment: Mapping[str, str], namespace: str) -> Custody:
+    """Nobody's if there is no daemon that keeps anything, or containers of `kind` end with theirs.
 
     Those have processes of their own kind, of which nobody has said how to go on with them.
     """
     address = environment.get(slots.ADDRESS)
     if not address or not kind.survives():
-        return None
-    return Custody(Keeper(address, namespace))
+        return Custody()
+    return Kept(Keeper(address, namespace))

@@ -15,7 +15,7 @@ from typing import NoReturn
 from taskd.errors import TaskdError, Unavailable
 from taskd.shim.keeper import Keeper
 from taskd.shim.publisher import Publisher
-from taskd.shim.service import TaskService
+from taskd.shim.tenants import Tenants
 
 __all__ = ["depart"]
 
@@ -25,13 +25,13 @@ _SECONDS = 10.0
 """For what is under way to come to its end."""
 
 
-async def depart(keeper: Keeper, service: TaskService, publisher: Publisher) -> NoReturn:
+async def depart(keeper: Keeper, tenants: Tenants, publisher: Publisher) -> NoReturn:
     """End this process when the daemon dismisses it, unless it cannot leave; for ever."""
     while True:
         await keeper.dismissed.wait()
         try:
             async with asyncio.timeout(_SECONDS):
-                await _leave(keeper, service, publisher)
+                await _leave(keeper, tenants, publisher)
         except TimeoutError:
             reason = f"what is under way has not ended in {_SECONDS:g} s"
         except TaskdError as exc:
@@ -42,9 +42,9 @@ async def depart(keeper: Keeper, service: TaskService, publisher: Publisher) -> 
         keeper.stay(reason)
 
 
-async def _leave(keeper: Keeper, service: TaskService, publisher: Publisher) -> NoReturn:
+async def _leave(keeper: Keeper, tenants: Tenants, publisher: Publisher) -> NoReturn:
     """Raises `Unavailable`, OSError, TimeoutError: then this process goes on as before."""
-    async with service.standstill() as processes:
+    async with tenants.standstill() as processes:
         try:
             for process in processes:
                 process.freeze()

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import enum
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from taskd.errors import InvalidArgument, NotFound, Unknown
@@ -91,15 +92,17 @@ class Process:
         if self.status in states:
             raise Unknown(f"cannot {doing} a {self.status.name.lower()} {of}")
 
-    def begins(self, doing: str) -> None:
-        """Something is to change its status."""
+    @contextmanager
+    def changing(self, doing: str) -> Iterator[None]:
+        """While something is under way that may change its status."""
         self.doing = doing
         self.noted()
-
-    def gives_up(self) -> None:
-        """It has not been changed."""
-        self.doing = ""
-        self.noted()
+        try:
+            yield
+        finally:
+            if self.doing:  # it has not
+                self.doing = ""
+                self.noted()
 
     def begun(self) -> None:
         """It runs: it was started, or resumed, or is not paused after all."""
@@ -167,6 +170,13 @@ class Process:
             os.close(master)
             raise
         self._opened()
+
+    def handed(self) -> None:
+        """It has its streams: nothing of them is to be held here that it alone is to have."""
+        if self.streams is not None:
+            self.streams.handed()
+        else:
+            self._opened()
 
     def close_stdin(self) -> None:
         if self._io is not None:

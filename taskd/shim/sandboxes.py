@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import time
-from collections.abc import Coroutine
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
 
 from taskd import mounts
-from taskd.errors import AlreadyExists, FailedPrecondition, NotFound
+from taskd.errors import AlreadyExists, FailedPrecondition, NotFound, TaskdError
 from taskd.proto.containerd.runtime.sandbox import v1 as api
+from taskd.proto.containerd.task.v3 import DeleteRequest, KillRequest, ResumeRequest
 from taskd.proto.containerd.types import Metric, Platform
 from taskd.shim import sandboxed
 from taskd.shim.answers import mount_rootfs, unary
+from taskd.shim.process import Status
 from taskd.shim.reaper import Reaper
 from taskd.shim.sandbox import Sandbox, Wanted
 from taskd.shim.service import TaskService
@@ -31,7 +32,6 @@ __all__ = ["SandboxService"]
 
 log = logging.getLogger(__name__)
 
-_Result = TypeVar("_Result")
 _STOP_SECONDS = 10
 """For a sandbox and its containers to end, if the client does not say how long."""
 _ANSWER_SECONDS = 0.1
@@ -48,6 +48,8 @@ class SandboxService:
         self._namespace = namespace
         self._reaper = reaper
         self._tasks = tasks
+        self._tenants = tasks.tenants
+        self._background = tasks.background
 
     def service(self) -> Service:
         """What a ttrpc server serves."""
@@ -70,13 +72,13 @@ class SandboxService:
 
     async def create(self, request: api.CreateSandboxRequest) -> api.CreateSandboxResponse:
         """A client that gives up does not stop it halfway: what is made then is removed again."""
-        if request.sandbox_id in self._tasks.sandboxes:
+        if request.sandbox_id in self._tenants.sandboxes:
             raise AlreadyExists(f"sandbox {request.sandbox_id}")
         wanted = Wanted(from_any(request.options), request.netns_path, dict(request.annotations))
         bundle = Path(request.bundle_path)
         sandbox = self._kind(request.sandbox_id, self._namespace, bundle, self._reaper, wanted)
-        self._tasks.sandboxes[sandbox.id] = sandbox
-        making = self._tasks.in_background(self._create(sandbox, request))
+        self._tenants.sandboxes[sandbox.id] = sandbox
+        making = self._background.begin(self._create(sandbox, request))
         try:
             await asyncio.shield(making)
         except asyncio.CancelledError:
@@ -93,14 +95,15 @@ class SandboxService:
                 if request.rootfs:
                     mount_rootfs(request.rootfs, sandbox.bundle / "rootfs")
                 await sandbox.create()
-                self._tasks.admit(sandbox)
+                self._tenants.admit_sandbox(sandbox)
             except BaseException:
-                del self._tasks.sandboxes[sandbox.id]
+                del self._tenants.sandboxes[sandbox.id]
                 mounts.unmount_below(sandbox.bundle / "rootfs")
                 raise
 
     async def start(self, request: api.StartSandboxRequest) -> api.StartSandboxResponse:
-        return await self._to_its_end(self._start(self._sandbox(request.sandbox_id)))
+        starting = self._start(self._sandbox(request.sandbox_id))
+        return await self._background.to_its_end("start of a sandbox", starting)
 
     async def _start(self, sandbox: Sandbox) -> api.StartSandboxResponse:
         async with sandbox.lock:
@@ -116,7 +119,8 @@ class SandboxService:
     async def stop(self, request: api.StopSandboxRequest) -> api.StopSandboxResponse:
         """One that has stopped stays, as do its containers, until they are removed."""
         sandbox = self._sandbox(request.sandbox_id)
-        await self._to_its_end(self._stop(sandbox, request.timeout_secs or _STOP_SECONDS))
+        stopping = self._stop(sandbox, request.timeout_secs or _STOP_SECONDS)
+        await self._background.to_its_end("stop of a sandbox", stopping)
         return api.StopSandboxResponse()
 
     async def _stop(self, sandbox: Sandbox, seconds: float) -> None:
@@ -124,28 +128,49 @@ class SandboxService:
         async with sandbox.lock:
             sandbox.ending = True
             sandbox.noted()
-            await self._tasks.kill_all(sandbox, seconds)
+            await self._kill_containers(sandbox, seconds)
             if not sandbox.ended.is_set():
                 await sandbox.stop(max(until - asyncio.get_running_loop().time(), 0))
                 sandbox.exited()
 
     async def shutdown(self, request: api.ShutdownSandboxRequest) -> api.ShutdownSandboxResponse:
         """The process ends with its last sandbox; containers that are left go with theirs."""
-        if request.sandbox_id not in self._tasks.sandboxes:
+        if request.sandbox_id not in self._tenants.sandboxes:
             # It could not be made; the daemon lets go of the process now.
-            self._tasks.end_if_idle()
-        await self._to_its_end(self._remove(self._sandbox(request.sandbox_id)))
+            self._tenants.end_if_idle()
+        removing = self._remove(self._sandbox(request.sandbox_id))
+        await self._background.to_its_end("shutdown of a sandbox", removing)
         return api.ShutdownSandboxResponse()
 
     async def _remove(self, sandbox: Sandbox) -> None:
         await self._stop(sandbox, _STOP_SECONDS)
         async with sandbox.lock:
-            await self._tasks.delete_all(sandbox)
+            await self._delete_containers(sandbox)
             await sandbox.delete()
             mounts.unmount_below(sandbox.bundle / "rootfs")
-            self._tasks.dismiss(sandbox)
+            self._tenants.remove_sandbox(sandbox)
         # Go's client may take an answer for lost with which the connection ends.
-        asyncio.get_running_loop().call_later(_ANSWER_SECONDS, self._tasks.end_if_idle)
+        asyncio.get_running_loop().call_later(_ANSWER_SECONDS, self._tenants.end_if_idle)
+
+    async def _kill_containers(self, sandbox: Sandbox, seconds: float) -> None:
+        """They can be deleted when this returns; what has not ended in time is left to its end."""
+        within = self._tenants.within(sandbox)
+        for task in within:
+            with suppress(TaskdError):  # it may have ended, or not have begun
+                if task.init.status is Status.PAUSED:
+                    await self._tasks.resume(ResumeRequest(id=task.container.id))
+                killing = KillRequest(id=task.container.id, signal=signal.SIGKILL, all=True)
+                await self._tasks.kill(killing)
+        ends = [self._background.begin(each.init.ended.wait()) for each in within if each.init.pid]
+        if ends:
+            await asyncio.wait(ends, timeout=seconds)
+
+    async def _delete_containers(self, sandbox: Sandbox) -> None:
+        for task in self._tenants.within(sandbox):
+            try:
+                await self._tasks.creation.delete(DeleteRequest(id=task.container.id))
+            except TaskdError as exc:
+                log.error("deleting %s with its sandbox: %s", task.container.id, exc)
 
     # --- questions ------------------------------------------------------------------------
 
@@ -191,10 +216,6 @@ class SandboxService:
 
     def _sandbox(self, id: str) -> Sandbox:  # noqa: A002
         try:
-            return self._tasks.sandboxes[id]
+            return self._tenants.sandboxes[id]
         except KeyError:
             raise NotFound(f"sandbox {id}") from None
-
-    async def _to_its_end(self, work: Coroutine[Any, Any, _Result]) -> _Result:
-        """Whoever asked may go away; what has begun is done all the same."""
-        return await asyncio.shield(self._tasks.in_background(work))

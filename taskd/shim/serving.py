@@ -22,6 +22,7 @@ from taskd.shim.publisher import Publisher
 from taskd.shim.reaper import Reaper
 from taskd.shim.sandboxes import SandboxService
 from taskd.shim.service import TaskService
+from taskd.shim.tenants import Tenants
 
 __all__ = ["serve"]
 
@@ -65,18 +66,19 @@ async def _serving(
     publisher = Publisher(address, options.namespace)
     kept = custody(kind, os.environ, options.namespace)
     service = TaskService(kind, options.namespace, reaper, publisher, kept)
+    tenants = service.tenants
     socket_path = listener.getsockname()
     for handler in logging.getLogger().handlers:
         if isinstance(handler, _LogFifo):
             stacks.show_on(signal.SIGUSR1, handler.fileno())
     background = [asyncio.get_running_loop().create_task(publisher.run())]
-    if kept is not None:
-        kept.keeper.connect()
+    if (keeper := kept.keeper) is not None:
+        keeper.connect()
         if bundles:
-            adopter = Adopter(kind, options.namespace, reaper, kept.keeper, publisher.publish)
-            await adopter.adopt(bundles, service.take_over, service.admit)
-        background.append(asyncio.get_running_loop().create_task(kept.keeper.run()))
-        departing = depart(kept.keeper, service, publisher)
+            adopter = Adopter(kind, options.namespace, reaper, keeper, publisher.publish)
+            await adopter.adopt(bundles, service.take_over, tenants.admit_sandbox)
+        background.append(asyncio.get_running_loop().create_task(keeper.run()))
+        departing = depart(keeper, tenants, publisher)
         background.append(asyncio.get_running_loop().create_task(departing))
     services = service.services()
     if kind.sandboxes is not None:
@@ -86,9 +88,9 @@ async def _serving(
         await server.start(listener)
         log.info("serving %s", options.id)
         if "TASKD_SHIM_GROUP" in os.environ:
-            ending = asyncio.get_running_loop().create_task(_end_alone(server, service))
+            ending = asyncio.get_running_loop().create_task(_end_alone(server, tenants))
             background.append(ending)
-        await service.stopped.wait()
+        await tenants.stopped.wait()
         await publisher.drained(_FLUSH_SECONDS)
         with suppress(FileNotFoundError):
             os.unlink(socket_path)  # noqa: PTH108
@@ -100,14 +102,14 @@ async def _serving(
     await publisher.aclose()
 
 
-async def _end_alone(server: ttrpc.Server, service: TaskService) -> None:
+async def _end_alone(server: ttrpc.Server, tenants: Tenants) -> None:
     """End what holds containers for a daemon when there are none, nor a daemon to end it."""
     alone = 0
     while alone < _LOOKS:
         await asyncio.sleep(_ALONE_SECONDS / _LOOKS)
-        alone = 0 if server.has_clients or not service.is_idle else alone + 1
+        alone = 0 if server.has_clients or not tenants.is_idle else alone + 1
     log.info("nothing lives here, and there is no daemon: ending")
-    service.end_if_idle()
+    tenants.end_if_idle()
 
 
 class _LogFifo(logging.Handler):

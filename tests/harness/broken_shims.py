@@ -19,6 +19,7 @@ from taskd.proto.google.protobuf import Empty
 from taskd.shim import Container, Process, command, service
 from taskd.shim.publisher import Publisher
 from taskd.shim.service import TaskService
+from taskd.shim.starts import Starts
 from taskd.ttrpc import transport
 
 __all__ = ["FAULTS", "MINIMAL", "install", "run"]
@@ -111,14 +112,14 @@ def does_not_wait() -> None:
 
 
 def starts_twice() -> None:
-    async def start(self: TaskService, request: api.StartRequest) -> api.StartResponse:
+    async def start(self: Starts, request: api.StartRequest) -> api.StartResponse:
         try:
             return await real(self, request)
         except TaskdError:
-            return api.StartResponse(pid=self._task(request.id).init.pid)
+            return api.StartResponse(pid=self.tenants.task(request.id).init.pid)
 
-    real = TaskService.start
-    TaskService.start = start  # type: ignore[method-assign]
+    real = Starts.start
+    Starts.start = start  # type: ignore[method-assign]
 
 
 def leaves_a_process() -> None:
@@ -152,7 +153,7 @@ def never_ends() -> None:
 
 def ends_too_early() -> None:
     async def shutdown(self: TaskService, request: api.ShutdownRequest) -> Empty:
-        self.stopped.set()
+        self.tenants.stopped.set()
         return Empty()
 
     TaskService.shutdown = shutdown  # type: ignore[method-assign]

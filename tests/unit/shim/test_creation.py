@@ -33,12 +33,12 @@ async def test_of_one_id_the_first_succeeds_and_the_others_touch_nothing(tmp_pat
     service = TaskService(Slow, "test", Reaper(), Publisher("/none", "test"))
     request = CreateTaskRequest(id="one", bundle=str(tmp_path))
     first, *others = await asyncio.gather(
-        *(service.create(request) for _ in range(3)), return_exceptions=True
+        *(service.creation.create(request) for _ in range(3)), return_exceptions=True
     )
     assert not isinstance(first, BaseException)
     assert [type(each) for each in others] == [AlreadyExists, AlreadyExists]
     assert Slow.abandoned == 0
     assert (await service.state(StateRequest(id="one"))).status == 1
     with pytest.raises(AlreadyExists, match="container one: already exists"):
-        await service.create(request)
+        await service.creation.create(request)
     await service.aclose()

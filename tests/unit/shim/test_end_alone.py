@@ -23,7 +23,7 @@ async def test_it_ends_when_nothing_lives_in_it(
     async with ttrpc.Server(shim.service.services()) as server:
         await server.start(address)
         daemon = await ttrpc.Client.connect(f"unix://{address}", timeout=SECONDS)
-        ending = asyncio.create_task(serving._end_alone(server, shim.service))
+        ending = asyncio.create_task(serving._end_alone(server, shim.service.tenants))
         async with aclosing(daemon):
             await asyncio.sleep(0.3)
             assert not ending.done()
@@ -33,4 +33,4 @@ async def test_it_ends_when_nothing_lives_in_it(
         await shim.call("Delete")
         async with asyncio.timeout(SECONDS):
             await ending
-            await shim.service.stopped.wait()
+            await shim.service.tenants.stopped.wait()

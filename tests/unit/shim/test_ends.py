@@ -50,11 +50,11 @@ async def test_execs_and_what_is_in_the_background_end_with_it(
     os.mkfifo(tmp_path / "go")
     config = {"process": json.loads(command(script))}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    await service.create(api.CreateTaskRequest(id="one", bundle=str(tmp_path)))
-    await service.start(api.StartRequest(id="one"))
+    await service.creation.create(api.CreateTaskRequest(id="one", bundle=str(tmp_path)))
+    await service.starts.start(api.StartRequest(id="one"))
     spec = Any(value=command("sleep 1000"))
     await service.exec(api.ExecProcessRequest(id="one", exec_id="two", spec=spec))
-    await service.start(api.StartRequest(id="one", exec_id="two"))
+    await service.starts.start(api.StartRequest(id="one", exec_id="two"))
     (tmp_path / "go").write_text("\n")
     async with asyncio.timeout(SECONDS):
         assert (await service.wait(api.WaitRequest(id="one"))).exit_status == 0

@@ -124,8 +124,8 @@ class Shim:
 
     async def guest(self, name: str, sandbox: str = "s") -> None:
         bundle = self.bundle(name, sandbox)
-        await self.tasks.create(tasks.CreateTaskRequest(id=name, bundle=bundle))
-        await self.tasks.start(tasks.StartRequest(id=name))
+        await self.tasks.creation.create(tasks.CreateTaskRequest(id=name, bundle=bundle))
+        await self.tasks.starts.start(tasks.StartRequest(id=name))
 
 
 @pytest.fixture
@@ -157,9 +157,9 @@ async def test_a_life(shim: Shim) -> None:
     status = await shim.status()
     assert status.state == "SANDBOX_NOTREADY"
     assert nanoseconds(status.exited_at) > nanoseconds(status.created_at)
-    assert not shim.tasks.stopped.is_set()
+    assert not shim.tasks.tenants.stopped.is_set()
     await shim.shut_down()
-    await asyncio.wait_for(shim.tasks.stopped.wait(), 5)
+    await asyncio.wait_for(shim.tasks.tenants.stopped.wait(), 5)
     assert Room.calls == [
         ("create", "/net", {"a": "b"}), ("start",), ("stop", 5), ("delete",),
     ]  # fmt: skip
@@ -174,7 +174,7 @@ async def test_one_that_cannot_be_made(shim: Shim) -> None:
     # The daemon says so and lets go of the process, which ends.
     with pytest.raises(NotFound):
         await shim.shut_down()
-    assert shim.tasks.stopped.is_set()
+    assert shim.tasks.tenants.stopped.is_set()
 
 
 async def test_a_client_that_goes_while_it_is_made(shim: Shim) -> None:
@@ -189,7 +189,7 @@ async def test_a_client_that_goes_while_it_is_made(shim: Shim) -> None:
     with pytest.raises(asyncio.CancelledError):
         await making
     assert [call[0] for call in Room.calls] == ["create", "stop", "delete"]
-    assert not shim.tasks.sandboxes
+    assert not shim.tasks.tenants.sandboxes
 
 
 async def test_it_ends_by_itself(shim: Shim) -> None:
@@ -197,7 +197,7 @@ async def test_it_ends_by_itself(shim: Shim) -> None:
     waiting = asyncio.create_task(shim.sandboxes.wait(api.WaitSandboxRequest(sandbox_id="s")))
     await asyncio.sleep(0.01)
     assert not waiting.done()
-    shim.tasks.sandboxes["s"].exited(7)
+    shim.tasks.tenants.sandboxes["s"].exited(7)
     async with asyncio.timeout(SECONDS):
         assert (await waiting).exit_status == 7
     assert (await shim.status()).state == "SANDBOX_NOTREADY"
@@ -213,7 +213,7 @@ async def test_containers_know_theirs_and_end_with_it(shim: Shim) -> None:
     await shim.guest("one")
     await shim.guest("two")
     await shim.guest("other", "")
-    guests = {name: shim.tasks._tasks[name].container for name in ("one", "two", "other")}
+    guests = {name: shim.tasks.tenants.tasks[name].container for name in ("one", "two", "other")}
     assert [each.sandbox is None for each in guests.values()] == [False, False, True]
     await shim.tasks.pause(tasks.PauseRequest(id="two"))
     await shim.stop()
@@ -221,16 +221,16 @@ async def test_containers_know_theirs_and_end_with_it(shim: Shim) -> None:
         (await shim.tasks.state(tasks.StateRequest(id=name))).status.name or "" for name in guests
     ]
     assert states == ["STOPPED", "STOPPED", "RUNNING"]
-    await shim.tasks.delete(tasks.DeleteRequest(id="one"))
+    await shim.tasks.creation.delete(tasks.DeleteRequest(id="one"))
     await shim.shut_down()
     # The other one needs the process still.
-    assert list(shim.tasks._tasks) == ["other"]
-    assert not shim.tasks.stopped.is_set()
+    assert list(shim.tasks.tenants.tasks) == ["other"]
+    assert not shim.tasks.tenants.stopped.is_set()
     await shim.tasks.kill(tasks.KillRequest(id="other", signal=9))
     await shim.tasks.wait(tasks.WaitRequest(id="other"))
-    await shim.tasks.delete(tasks.DeleteRequest(id="other"))
+    await shim.tasks.creation.delete(tasks.DeleteRequest(id="other"))
     await shim.tasks.shutdown(tasks.ShutdownRequest(id="other"))
-    assert shim.tasks.stopped.is_set()
+    assert shim.tasks.tenants.stopped.is_set()
 
 
 async def test_a_container_that_does_not_end_in_time(shim: Shim) -> None:
@@ -241,7 +241,7 @@ async def test_a_container_that_does_not_end_in_time(shim: Shim) -> None:
         await shim.stop(1)
     assert (await shim.status()).state == "SANDBOX_NOTREADY"
     assert Room.calls[-1] == ("stop", 0)
-    Puppet.ends[shim.tasks._tasks["one"].init.pid].set_result(Ended(9, 1))
+    Puppet.ends[shim.tasks.tenants.tasks["one"].init.pid].set_result(Ended(9, 1))
 
 
 async def test_a_container_that_is_made_while_it_stops(shim: Shim) -> None:
@@ -255,13 +255,13 @@ async def test_a_container_that_is_made_while_it_stops(shim: Shim) -> None:
         await making
     assert ("abandon",) in Puppet.calls
     await shim.shut_down()
-    await asyncio.wait_for(shim.tasks.stopped.wait(), 5)
+    await asyncio.wait_for(shim.tasks.tenants.stopped.wait(), 5)
 
 
 async def test_task_shutdown_leaves_a_process_that_has_a_sandbox(shim: Shim) -> None:
     await shim.started()
     await shim.tasks.shutdown(tasks.ShutdownRequest(id="one"))
-    assert not shim.tasks.stopped.is_set()
+    assert not shim.tasks.tenants.stopped.is_set()
 
 
 async def test_delete_cleans_up_after_a_killed_shim(

@@ -451,10 +451,10 @@ async def test_a_create_whose_client_goes_away(tmp_path: Path) -> None:
         await shim.client.aclose()
         with pytest.raises(TaskdError):
             await creating
-        assert not shim.service.stopped.is_set()
+        assert not shim.service.tenants.stopped.is_set()
         go_on.set()
         async with asyncio.timeout(5):
-            await shim.service.stopped.wait()
+            await shim.service.tenants.stopped.wait()
         assert Puppet.calls == [("delete",)]
         assert shim.told == ["Create", "Delete"]
 
@@ -483,7 +483,7 @@ async def creating(folder: Path) -> AsyncIterator[tuple[Shim, asyncio.Task[Any]]
         await asyncio.gather(making, return_exceptions=True)
         # Nothing is left: it ends as soon as it is to.
         await shim.call("Shutdown")
-        assert shim.service.stopped.is_set()
+        assert shim.service.tenants.stopped.is_set()
 
 
 async def test_what_is_being_created_is_deleted_once_it_is_there(tmp_path: Path) -> None:
@@ -510,7 +510,7 @@ async def test_a_delete_that_gives_up_waiting_for_the_creation(tmp_path: Path) -
         Held.go_on.set()
         await making
         async with asyncio.timeout(60):
-            await shim.service.stopped.wait()
+            await shim.service.tenants.stopped.wait()
         assert shim.told == ["Create", "Delete"]
 
 
@@ -547,7 +547,7 @@ async def test_what_cannot_be_deleted_goes_with_its_bundle(shim: Shim) -> None:
     shutil.rmtree(shim.bundle)
     await shim.call("Delete")
     await shim.call("Shutdown")
-    assert shim.service.stopped.is_set()
+    assert shim.service.tenants.stopped.is_set()
 
 
 async def test_it_ends_when_it_is_told_to_and_the_last_container_has_gone(shim: Shim) -> None:
@@ -557,10 +557,10 @@ async def test_it_ends_when_it_is_told_to_and_the_last_container_has_gone(shim: 
     await shim.call("Create", id="two", bundle=str(shim.bundle / "two"))
     await shim.call("Shutdown")
     await shim.call("Delete")
-    assert not shim.service.stopped.is_set()
+    assert not shim.service.tenants.stopped.is_set()
     await shim.call("Delete", id="two")
     await shim.call("Shutdown", id="two")
-    assert shim.service.stopped.is_set()
+    assert shim.service.tenants.stopped.is_set()
 
 
 async def test_a_delete_that_fails_can_be_tried_again(shim: Shim) -> None:

@@ -65,7 +65,7 @@ async def service(tmp_path: Path, told: Told) -> AsyncIterator[TaskService]:
     Slow.gate = asyncio.Event()
     (tmp_path / "config.json").write_text("{}")
     service = TaskService(Slow, "test", Reaper(), told)  # type: ignore[arg-type]
-    await service.create(api.CreateTaskRequest(id="one", bundle=str(tmp_path)))
+    await service.creation.create(api.CreateTaskRequest(id="one", bundle=str(tmp_path)))
     yield service
     await service.aclose()
 
@@ -83,34 +83,34 @@ async def test_a_client_that_gives_up_leaves_a_start_to_its_end(
     request = api.StartRequest(id="one", exec_id=exec_id)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
-            await service.start(request)
+            await service.starts.start(request)
     Slow.gate.set()
     event = await told.until(TaskExecStarted if exec_id else TaskStart)
     state = await service.state(api.StateRequest(id="one", exec_id=exec_id))
     assert (state.status, state.pid) == (2, event.pid)
     with pytest.raises(Unknown, match="cannot start a running process"):
-        await service.start(request)
+        await service.starts.start(request)
 
 
 async def test_a_start_without_end_is_given_up(
     service: TaskService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("taskd.shim.service._START_SECONDS", 0.1)
+    monkeypatch.setattr("taskd.shim.starts.START_SECONDS", 0.1)
     await with_exec(service)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
-            await service.start(api.StartRequest(id="one", exec_id="two"))
+            await service.starts.start(api.StartRequest(id="one", exec_id="two"))
     # Nothing holds it any more.
     async with asyncio.timeout(SECONDS):
-        await service.delete(api.DeleteRequest(id="one", exec_id="two"))
+        await service.creation.delete(api.DeleteRequest(id="one", exec_id="two"))
 
 
 async def test_an_exec_that_does_not_start_withholds_no_exit(
     service: TaskService, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("taskd.shim.service._START_SECONDS", 0.1)
+    monkeypatch.setattr("taskd.shim.task.START_SECONDS", 0.1)
     await with_exec(service)
-    starting = asyncio.create_task(service.start(api.StartRequest(id="one", exec_id="two")))
+    starting = asyncio.create_task(service.starts.start(api.StartRequest(id="one", exec_id="two")))
     await asyncio.sleep(0.05)
     [end] = Puppet.ends.values()
     end.set_result(Ended(7, 1))
