@@ -54,11 +54,11 @@ from taskd.grpc.server import Servable
 from taskd.metadata import (
     ContainerStore,
     Database,
-    ImageStore,
     LeaseStore,
     NamespaceStore,
     SandboxStore,
 )
+from taskd.metadata.told import ToldContainers, ToldImages
 from taskd.nats.settings import CURSOR
 from taskd.observe.setup import Observed, observed
 from taskd.proto.containerd.services.transfer.v1 import TransferBase
@@ -230,10 +230,9 @@ async def running(config: Config) -> AsyncIterator[None]:
             group.start_soon(_forget, bus)
             if config.shims.renew:
                 renewals.renew_outdated()
-            restarts = RestartMonitor(
-                ContainerStore(database), tasks, snapshotters, bus, config.restart.interval
-            )
-            removals = Removals(ContainerStore(database), tasks, snapshotters, bus)
+            containers = ToldContainers(database, bus)
+            restarts = RestartMonitor(containers, tasks, snapshotters, config.restart.interval)
+            removals = Removals(containers, tasks, snapshotters, bus)
             if sink is not None:
                 group.start_soon(sink.run)
             try:
@@ -348,11 +347,11 @@ def _services(
     differ: Differ,
 ) -> list[Servable]:
     return [
-        Containers(ContainerStore(database), bus),
+        Containers(ToldContainers(database, bus)),
         Content(content, bus),
         Diff(differ),
         Events(bus),
-        Images(ImageStore(database), bus, scheduler.collect_now),
+        Images(ToldImages(database, bus), scheduler.collect_now),
         Introspection(
             _identity(config.root / "uuid"), _parts(snapshotters.values()), tasks.deprecations
         ),
@@ -382,9 +381,8 @@ def _transfer_services(
 
         transfers = Transfers(
             content,
-            ImageStore(database),
+            ToldImages(database, bus),
             LeaseStore(database),
-            bus,
             Layers(snapshotters, differ),
             config.transfer,
         )

@@ -6,21 +6,19 @@ from collections.abc import AsyncIterator
 
 from taskd.api import request
 from taskd.errors import InvalidArgument
-from taskd.events import Bus
-from taskd.metadata import Container, ContainerStore
-from taskd.proto.containerd import events
+from taskd.metadata import Container
+from taskd.metadata.told import ToldContainers
 from taskd.proto.containerd.services.containers import v1
 from taskd.proto.google.protobuf import Any, Empty
 from taskd.types import TypedValue
-from taskd.wellknown import from_any, pack, timestamp, to_any
+from taskd.wellknown import from_any, timestamp, to_any
 
 __all__ = ["Containers"]
 
 
 class Containers(v1.ContainersBase):
-    def __init__(self, store: ContainerStore, bus: Bus) -> None:
+    def __init__(self, store: ToldContainers) -> None:
         self._store = store
-        self._bus = bus
 
     async def get(self, message: v1.GetContainerRequest) -> v1.GetContainerResponse:
         container = self._store.get(request.namespace(), message.id)
@@ -37,40 +35,21 @@ class Containers(v1.ContainersBase):
             yield v1.ListContainerMessage(container=_to_message(container))
 
     async def create(self, message: v1.CreateContainerRequest) -> v1.CreateContainerResponse:
-        namespace = request.namespace()
-        container = await self._store.create(namespace, _from_message(message.container))
-        event = events.ContainerCreate(
-            id=container.id,
-            image=container.image,
-            runtime=events.ContainerCreateRuntime(
-                name=container.runtime_name, options=to_any(container.runtime_options)
-            ),
-        )
-        await self._bus.publish(namespace, "/containers/create", pack(event))
+        container = _from_message(message.container)
+        container = await self._store.create(request.namespace(), container)
         return v1.CreateContainerResponse(container=_to_message(container))
 
     async def update(self, message: v1.UpdateContainerRequest) -> v1.UpdateContainerResponse:
         container = _from_message(message.container)
         if not container.id:
             raise InvalidArgument("Container.ID required", verbatim=True)
-        namespace = request.namespace()
         paths = message.update_mask.paths if message.update_mask else ()
-        container = await self._store.update(namespace, container, paths)
-        event = events.ContainerUpdate(
-            id=container.id,
-            image=container.image,
-            labels=dict(container.labels),
-            snapshot_key=container.snapshot_key,
-        )
-        await self._bus.publish(namespace, "/containers/update", pack(event))
+        container = await self._store.update(request.namespace(), container, paths)
         return v1.UpdateContainerResponse(container=_to_message(container))
 
     async def delete(self, message: v1.DeleteContainerRequest) -> Empty:
         """Deletes the record and no more: that no task is left is the client's business."""
-        namespace = request.namespace()
-        await self._store.delete(namespace, message.id)
-        event = events.ContainerDelete(id=message.id)
-        await self._bus.publish(namespace, "/containers/delete", pack(event))
+        await self._store.delete(request.namespace(), message.id)
         return Empty()
 
 

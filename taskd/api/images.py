@@ -7,20 +7,19 @@ from collections.abc import Awaitable, Callable
 from taskd.api import request
 from taskd.api.descriptors import descriptor, descriptor_message
 from taskd.errors import InvalidArgument
-from taskd.events import Bus
-from taskd.metadata import Image, ImageStore
+from taskd.metadata import Image
+from taskd.metadata.told import ToldImages
 from taskd.proto.containerd.services.images import v1
 from taskd.proto.google.protobuf import Empty, Timestamp
-from taskd.wellknown import nanoseconds, pack, timestamp
+from taskd.wellknown import nanoseconds, timestamp
 
 __all__ = ["Images"]
 
 
 class Images(v1.ImagesBase):
-    def __init__(self, store: ImageStore, bus: Bus, collect: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, store: ToldImages, collect: Callable[[], Awaitable[None]]) -> None:
         """`collect` returns when garbage has been collected that there is now."""
         self._store = store
-        self._bus = bus
         self._collect = collect
 
     async def get(self, message: v1.GetImageRequest) -> v1.GetImageResponse:
@@ -35,8 +34,6 @@ class Images(v1.ImagesBase):
         namespace, image = _named(message.image)
         now = _epoch(message.source_date_epoch)
         image = await self._store.create(namespace, image, now=now)
-        event = v1.ImageCreate(name=image.name, labels=dict(image.labels))
-        await self._bus.publish(namespace, "/images/create", pack(event))
         return v1.CreateImageResponse(image=_to_message(image))
 
     async def update(self, message: v1.UpdateImageRequest) -> v1.UpdateImageResponse:
@@ -44,17 +41,12 @@ class Images(v1.ImagesBase):
         paths = message.update_mask.paths if message.update_mask else ()
         now = _epoch(message.source_date_epoch)
         image = await self._store.update(namespace, image, paths, now=now)
-        event = v1.ImageUpdate(name=image.name, labels=dict(image.labels))
-        await self._bus.publish(namespace, "/images/update", pack(event))
         return v1.UpdateImageResponse(image=_to_message(image))
 
     async def delete(self, message: v1.DeleteImageRequest) -> Empty:
         """A synchronous deletion collects the garbage there is before it returns."""
-        namespace = request.namespace()
-        await self._store.delete(namespace, message.name, descriptor(message.target).digest)
-        await self._bus.publish(
-            namespace, "/images/delete", pack(v1.ImageDelete(name=message.name))
-        )
+        target = descriptor(message.target).digest
+        await self._store.delete(request.namespace(), message.name, target)
         if message.sync:
             await self._collect()
         return Empty()

@@ -13,15 +13,13 @@ import anyio
 from anyio.abc import TaskGroup
 
 from taskd.errors import DeadlineExceeded, NotFound, TaskdError
-from taskd.events import Bus
-from taskd.metadata import Container, ContainerStore
-from taskd.proto.containerd import events
+from taskd.metadata import Container
+from taskd.metadata.told import ToldContainers
 from taskd.restarts import policy
 from taskd.runtime.types import Status, Stdio, TaskState
 from taskd.snapshots import Snapshotter
 from taskd.tasks import TaskService
 from taskd.types import Mount
-from taskd.wellknown import pack
 
 __all__ = ["RestartMonitor"]
 
@@ -38,17 +36,15 @@ class RestartMonitor:
 
     def __init__(
         self,
-        containers: ContainerStore,
+        containers: ToldContainers,
         tasks: TaskService,
         snapshotters: Mapping[str, Snapshotter],
-        bus: Bus,
         interval: float,
     ) -> None:
         """It looks every `interval` seconds."""
         self._containers = containers
         self._tasks = tasks
         self._snapshotters = snapshotters
-        self._bus = bus
         self._interval = interval
         self._busy: set[tuple[str, str]] = set()
         """Containers that are being seen to."""
@@ -143,16 +139,7 @@ class RestartMonitor:
         """Let the container's label say how often it has been restarted."""
         labels = {policy.COUNT: str(tried)}
         path = f"labels.{policy.COUNT}"
-        updated = await self._containers.update(
-            namespace, Container(container.id, labels=labels), [path]
-        )
-        event = events.ContainerUpdate(
-            id=updated.id,
-            image=updated.image,
-            labels=dict(updated.labels),
-            snapshot_key=updated.snapshot_key,
-        )
-        await self._bus.publish(namespace, "/containers/update", pack(event))
+        await self._containers.update(namespace, Container(container.id, labels=labels), [path])
 
     async def _end(self, namespace: str, container_id: str) -> None:
         """Kill a task, if there is one, and delete it."""

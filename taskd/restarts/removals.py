@@ -21,12 +21,13 @@ from taskd import logger
 from taskd.errors import NotFound, ResourceExhausted, TaskdError
 from taskd.events import Bus
 from taskd.labels import REMOVE, STREAMS, is_to_go, log_of
-from taskd.metadata import Container, ContainerStore
+from taskd.metadata import Container
+from taskd.metadata.told import ToldContainers
 from taskd.proto.containerd import events
 from taskd.runtime.types import Status, Stdio
 from taskd.snapshots import Snapshotter
 from taskd.tasks import TaskService
-from taskd.wellknown import pack, unpack
+from taskd.wellknown import unpack
 
 __all__ = ["Removals"]
 
@@ -65,7 +66,7 @@ class Removals:
 
     def __init__(
         self,
-        containers: ContainerStore,
+        containers: ToldContainers,
         tasks: TaskService,
         snapshotters: Mapping[str, Snapshotter],
         bus: Bus,
@@ -168,8 +169,6 @@ class Removals:
             return True
         with suppress(NotFound):
             await self._containers.delete(namespace, container.id)
-            event = events.ContainerDelete(id=container.id)
-            await self._bus.publish(namespace, "/containers/delete", pack(event))
         _log.debug("%s/%s has ended and is removed", namespace, container.id)
         return True
 

@@ -15,9 +15,9 @@ from anyio import to_thread
 
 from taskd.content import ContentStore
 from taskd.errors import Cancelled, TaskdError
-from taskd.events import Bus
 from taskd.images.descriptors import Descriptor
-from taskd.metadata import ImageStore, LeaseStore
+from taskd.metadata import LeaseStore
+from taskd.metadata.told import ToldImages
 from taskd.proto.containerd.types.transfer import AuthRequest, AuthResponse, AuthType
 from taskd.together import together
 from taskd.transfer.exporting import Options, export_archive
@@ -89,16 +89,14 @@ class Transfers:
     def __init__(
         self,
         content: ContentStore,
-        images: ImageStore,
+        images: ToldImages,
         leases: LeaseStore,
-        bus: Bus,
         layers: Layers,
         config: TransferConfig,
     ) -> None:
         self._content = content
         self._images = images
         self._leases = Leases(leases)
-        self._bus = bus
         self._layers = layers
         self._config = config
         self._downloads = anyio.CapacityLimiter(config.max_concurrent_downloads)
@@ -180,7 +178,7 @@ class Transfers:
             source.stream.close()
 
     def _records(self, caller: Caller) -> Records:
-        return Records(self._images, self._bus, caller.namespace)
+        return Records(self._images, caller.namespace)
 
     @asynccontextmanager
     async def _contents(self, caller: Caller, subject: str) -> AsyncIterator[Contents]:

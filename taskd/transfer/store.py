@@ -6,20 +6,19 @@ Source: containerd's ``core/transfer/image/imagestore.go``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from taskd.errors import AlreadyExists, NotFound, Unimplemented
-from taskd.events import Bus
 from taskd.images import platforms
 from taskd.images.descriptors import Descriptor
 from taskd.images.platforms import Platform
 from taskd.images.tree import Filter
 from taskd.metadata import Descriptor as Target
-from taskd.metadata import Image, ImageStore
-from taskd.proto.containerd.services.images import v1 as events
+from taskd.metadata import Image
+from taskd.metadata.told import ToldImages
 from taskd.proto.containerd.types import Platform as PlatformMessage
 from taskd.proto.containerd.types.transfer import ImageStore as StoreMessage
-from taskd.wellknown import pack
 
 __all__ = ["Records", "Reference", "Store", "Unpack", "platform"]
 
@@ -121,11 +120,10 @@ class Store:
 
 
 class Records:
-    """A namespace's records of images; what changes in them is told."""
+    """A namespace's records of images."""
 
-    def __init__(self, images: ImageStore, bus: Bus, namespace: str) -> None:
+    def __init__(self, images: ToldImages, namespace: str) -> None:
         self._images = images
-        self._bus = bus
         self._namespace = namespace
 
     def get(self, store: Store) -> Image:
@@ -150,21 +148,10 @@ class Records:
 
     async def _put(self, image: Image) -> Image:
         while True:
-            try:
-                found = await self._images.create(self._namespace, image)
-            except AlreadyExists:
-                pass
-            else:
-                event = events.ImageCreate(name=found.name, labels=dict(found.labels))
-                await self._bus.publish(self._namespace, "/images/create", pack(event))
-                return found
-            try:
-                found = await self._images.update(self._namespace, image)
-            except NotFound:
-                continue  # it was removed just now
-            changed = events.ImageUpdate(name=found.name, labels=dict(found.labels))
-            await self._bus.publish(self._namespace, "/images/update", pack(changed))
-            return found
+            with suppress(AlreadyExists):
+                return await self._images.create(self._namespace, image)
+            with suppress(NotFound):  # it was removed just now
+                return await self._images.update(self._namespace, image)
 
 
 def platform(message: PlatformMessage) -> Platform:

@@ -14,7 +14,8 @@ from taskd.content import ContentStore
 from taskd.errors import TaskdError
 from taskd.events import Bus
 from taskd.gc.collector import Collector
-from taskd.metadata import Database, Descriptor, ImageStore, LeaseStore
+from taskd.metadata import Database, Descriptor, LeaseStore
+from taskd.metadata.told import ToldImages
 from taskd.proto.containerd.types.transfer import AuthResponse, AuthType
 from taskd.proto.containerd.types.transfer import Progress as ProgressMessage
 from taskd.transfer.progress import Progress
@@ -36,9 +37,10 @@ class Parts:
     def __init__(self, folder: Path, database: Database, bus: Bus) -> None:
         self.folder = folder
         self.database = database
+        self.bus = bus
         self.snapshotters = snapshots.load(database, bus, folder)
         self.use(ContentStore(database, folder / "content"))
-        self.images = ImageStore(database)
+        self.images = ToldImages(database, self.bus)
         self.leases = LeaseStore(database)
         self.applied: list[str] = []
         self.diff_ids: dict[str, str] = {}
@@ -47,7 +49,6 @@ class Parts:
         """What cannot be unpacked ahead."""
         self.fails: TaskdError | None = None
         self.applies_for = 0.0
-        self.bus = bus
 
     def use(self, content: ContentStore) -> None:
         """Keep content there from now on."""
@@ -59,7 +60,6 @@ class Parts:
             self.content,
             self.images,
             self.leases,
-            self.bus,
             Layers(self.snapshotters, self),
             TransferConfig(**{"idle_timeout": 0.3, **settings}),
         )

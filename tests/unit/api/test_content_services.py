@@ -26,7 +26,8 @@ from taskd.errors import (
     Unknown,
 )
 from taskd.events import Bus, Journal
-from taskd.metadata import Database, ImageStore, LeaseStore, Resource
+from taskd.metadata import Database, LeaseStore, Resource
+from taskd.metadata.told import ToldImages
 from taskd.proto.containerd import events, types
 from taskd.proto.containerd.services.content import v1 as content
 from taskd.proto.containerd.services.images import v1 as images
@@ -238,7 +239,7 @@ class TestImages:
         async def collect() -> None:
             bus.published.append(("", "collected", TypedValue("")))
 
-        return Images(ImageStore(database), bus, collect)
+        return Images(ToldImages(database, bus), collect)
 
     @staticmethod
     def image(**fields: Any) -> images.Image:

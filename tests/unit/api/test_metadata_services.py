@@ -21,7 +21,8 @@ from taskd.content import ContentStore
 from taskd.errors import FailedPrecondition, InvalidArgument, NotFound
 from taskd.events import Bus, Journal
 from taskd.gc.collector import Collector
-from taskd.metadata import ContainerStore, Database, LeaseStore, NamespaceStore
+from taskd.metadata import Database, LeaseStore, NamespaceStore
+from taskd.metadata.told import ToldContainers
 from taskd.proto.containerd import events
 from taskd.proto.containerd.services.containers import v1 as containers
 from taskd.proto.containerd.services.leases import v1 as leases
@@ -83,7 +84,7 @@ def container(**fields: Any) -> containers.Container:
 class TestContainers:
     @pytest.fixture
     def service(self, database: Database, bus: Recorder) -> Containers:
-        return Containers(ContainerStore(database), bus)
+        return Containers(ToldContainers(database, bus))
 
     async def create(self, service: Containers, **fields: Any) -> containers.Container:
         message = containers.CreateContainerRequest(container=container(**fields))
