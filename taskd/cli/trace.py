@@ -13,8 +13,8 @@ from typing import Any, TextIO
 
 import anyio
 
-from taskd.client.channel import Channel
-from taskd.client.trace import Conversation, entry
+from taskd.client import connect
+from taskd.client.trace import entry
 from taskd.errors import InvalidArgument, Unavailable
 from taskd.plain import line
 from taskd.printable import printable
@@ -120,8 +120,8 @@ async def trace(
         group.start_soon(_show_waiting, shown)
         try:
             async with (
-                Channel(address, namespace=namespace, patience=0) as channel,
-                Conversation(channel, request) as conversation,
+                connect(address, patience=0) as client,
+                client.conversation(request) as conversation,
             ):
                 print("taskd: listening", file=sys.stderr, flush=True)
                 async for said in conversation:

@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     from taskd.client.images import Contents, Images
     from taskd.client.sandboxes import Sandboxes
     from taskd.client.stores import Content, Leases, Namespaces, Snapshots
+    from taskd.client.trace import Conversation
+    from taskd.proto.taskd.v1 import FollowRequest
 
 __all__ = ["Client", "Options", "is_path"]
 
@@ -212,6 +214,12 @@ class Client:
             follow=follow,
             reconnect=reconnect,
         )
+
+    def conversation(self, request: FollowRequest) -> Conversation:
+        """What a taskd, its clients and its shims say to each other from now on."""
+        from taskd.client.trace import Conversation
+
+        return Conversation(self.channel, request)
 
     def run(
         self, source: str | Path, args: Sequence[str] = (), **options: Unpack[Options]

@@ -9,7 +9,7 @@ import anyio
 
 from taskd import errors
 from taskd.client import Client
-from taskd.client.trace import Conversation, entry
+from taskd.client.trace import entry
 from taskd.errors import TaskdError, Unimplemented
 from taskd.plain import line
 from taskd.proto.taskd.v1 import FollowRequest, FollowResponse
@@ -72,7 +72,7 @@ class Lives:
         )
         while True:
             try:
-                async with Conversation(self._client.channel, request) as conversation:
+                async with self._client.conversation(request) as conversation:
                     self._connections += 1
                     self.trouble = ""
                     async for said in conversation:

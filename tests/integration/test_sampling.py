@@ -41,7 +41,7 @@ async def test_tasks_are_listed_when_something_has_happened(
     async with connect(daemon.address, namespace) as client:
         request = FollowRequest(namespace=namespace)
         async with (
-            Conversation(client.channel, request) as conversation,
+            client.conversation(request) as conversation,
             client.run(rootfs, ["/bin/sleep", "1000"]) as container,
             anyio.create_task_group() as group,
         ):
@@ -88,7 +88,7 @@ async def test_what_the_kernel_tells_the_daemon_is_not_asked(
         request = FollowRequest(namespace=namespace)
         async with (
             client.run(rootfs, ["/bin/sleep", "1000"], limits=limits) as container,
-            Conversation(client.channel, request) as conversation,
+            client.conversation(request) as conversation,
             anyio.create_task_group() as group,
         ):
             group.start_soon(count, conversation)
