@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from taskd.proto.taskd.v1 import ListShimsRequest, ShimsStub
 if TYPE_CHECKING:
     from taskd.testing.event_log import EventLog
 
-__all__ = ["Contained", "Ready"]
+__all__ = ["Condition", "Contained", "Ready"]
 
 KEPT = 1 << 20
 """Characters of output that are kept for `Contained.logs` and reports."""
@@ -36,6 +37,19 @@ SHIM_SECONDS = 10.0
 
 Ready = Callable[["Contained"], Awaitable[bool]]
 """Whether a container is ready: see `taskd.testing.ready`."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One with a name, for who has waited in vain."""
+
+    name: str
+    holds: Ready
+    of_output: bool = False
+    """Only what the container writes makes a difference."""
+
+    async def __call__(self, container: Contained) -> bool:
+        return await self.holds(container)
 
 
 class Contained:
@@ -74,14 +88,15 @@ class Contained:
         """
         try:
             with anyio.fail_after(timeout):
-                pause, hears = FIRST_SECONDS, getattr(ready, "hears", False)
+                pause = FIRST_SECONDS
+                of_output = isinstance(ready, Condition) and ready.of_output
                 while True:
                     self._news = anyio.Event()
                     if await ready(self):
                         return
                     with anyio.move_on_after(pause):
                         # What asks or tries something would be asked by each line of a talker.
-                        await (self._news.wait() if hears else anyio.sleep_forever())
+                        await (self._news.wait() if of_output else anyio.sleep_forever())
                         continue
                     pause = min(2 * pause, POLL_SECONDS)
                     if await self._has_ended() and not await ready(self):
@@ -173,6 +188,8 @@ def _specification(document: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _name(ready: Ready) -> str:
+    if isinstance(ready, Condition):
+        return ready.name
     return getattr(ready, "__name__", "a condition")
 
 

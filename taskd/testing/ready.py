@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import anyio
 
 from taskd.client import copying
-from taskd.testing.contained import Contained, Ready
+from taskd.testing.contained import Condition, Contained
 
 __all__ = ["event", "exec", "file", "http", "log", "port"]
 
@@ -17,18 +17,17 @@ TRY_SECONDS = 2.0
 _LISTEN = "0A"
 
 
-def log(pattern: str) -> Ready:
+def log(pattern: str) -> Condition:
     """It has written something that the regular expression `pattern` is found in."""
     compiled = re.compile(pattern, re.MULTILINE)
 
     async def ready(container: Contained) -> bool:
         return compiled.search(container.logs()) is not None
 
-    ready.hears = True  # type: ignore[attr-defined]
-    return _named(ready, f"a line like {pattern!r}")
+    return Condition(f"a line like {pattern!r}", ready, of_output=True)
 
 
-def port(number: int, host: str = "127.0.0.1") -> Ready:
+def port(number: int, host: str = "127.0.0.1") -> Condition:
     """Somebody listens on the TCP port; on the host's network it can be connected to."""
 
     async def ready(container: Contained) -> bool:
@@ -41,7 +40,7 @@ def port(number: int, host: str = "127.0.0.1") -> Ready:
         except (OSError, TimeoutError):
             return False
 
-    return _named(ready, f"port {number}")
+    return Condition(f"port {number}", ready)
 
 
 def http(
@@ -50,7 +49,7 @@ def http(
     *,
     status: Collection[int] = range(200, 400),
     host: str = "127.0.0.1",
-) -> Ready:
+) -> Condition:
     """A GET of `path` on the port is answered with such a status; on the host's network."""
 
     async def ready(container: Contained) -> bool:
@@ -66,41 +65,35 @@ def http(
         except (ValueError, IndexError):
             return False  # it speaks something else
 
-    return _named(ready, f"http port {number}, {path}")
+    return Condition(f"http port {number}, {path}", ready)
 
 
-def exec(args: Sequence[str]) -> Ready:  # noqa: A001
+def exec(args: Sequence[str]) -> Condition:  # noqa: A001
     """The command, executed in it, ends with 0."""
 
     async def ready(container: Contained) -> bool:
         async with container.container.exec(args, output=False) as process:
             return (await process.wait()).code == 0
 
-    return _named(ready, f"exec {' '.join(args)}")
+    return Condition(f"exec {' '.join(args)}", ready)
 
 
-def file(path: str) -> Ready:
+def file(path: str) -> Condition:
     """There is something at `path` in it."""
 
     async def ready(container: Contained) -> bool:
         return copying.exists(Path(f"/proc/{container.container.pid}/root"), path)
 
-    return _named(ready, f"file {path}")
+    return Condition(f"file {path}", ready)
 
 
-def event(topic: str) -> Ready:
+def event(topic: str) -> Condition:
     """It has been told: ``/tasks/oom``, for one."""
 
     async def ready(container: Contained) -> bool:
         return any(each.topic == topic for each in container.events.of(container.container.id))
 
-    return _named(ready, f"event {topic}")
-
-
-def _named(ready: Ready, name: str) -> Ready:
-    named: Callable[..., object] = ready
-    named.__name__ = name
-    return ready
+    return Condition(f"event {topic}", ready)
 
 
 def _on_host(container: Contained) -> bool:
