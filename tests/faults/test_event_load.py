@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -25,6 +24,7 @@ from harness.leaks import leaving_nothing
 from harness.load import publish_as_shims
 from harness.mounts import tmpfs
 from harness.real import need
+from harness.shell import COMMAND
 
 from taskd.events import Bus, Envelope, Journal
 from taskd.proto.containerd.events import TaskExit
@@ -134,7 +134,7 @@ async def test_a_subscriber_is_killed_and_goes_on(daemon: Taskd) -> None:
     while len(found) < count:
         after = found[-1] if found else 0
         reader = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "taskd", "events", "--address", str(daemon.address)),
+            *(*COMMAND, "events", "--address", str(daemon.address)),
             *("--json", "--after", str(after), "topic~=/load/"),
             stdout=subprocess.PIPE,
         )

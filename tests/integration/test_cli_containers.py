@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 import uuid
@@ -18,61 +17,16 @@ import pexpect
 import pytest
 from harness.daemons import Containerd, Daemon, Taskd
 from harness.real import need
-
-COMMAND = [sys.executable, "-m", "taskd"]
-SECONDS = 60
+from harness.shell import COMMAND, SECONDS, Shell, environment
 
 
-class Shell:
-    """Somebody who types commands, with one daemon and a namespace of their own."""
+class Own(Shell):
+    """With one daemon and a namespace of its own."""
 
     def __init__(self, daemon: Daemon) -> None:
         self.daemon = daemon
         self.namespace = f"cli-{uuid.uuid4().hex[:12]}"
-        self.environment = os.environ | {
-            "TASKD_ADDRESS": str(daemon.address),
-            "CONTAINERD_NAMESPACE": self.namespace,
-            "TERM": "xterm",
-        }
-
-    def __call__(
-        self, *arguments: object, status: int = 0, stdin: str | int = ""
-    ) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [*COMMAND, *map(str, arguments)],
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-            **({"input": stdin} if isinstance(stdin, str) else {"stdin": stdin}),  # type: ignore[call-overload]
-        )
-        assert done.returncode == status, f"{arguments}: {done.stdout}{done.stderr}"
-        return done
-
-    def out(self, *arguments: object, status: int = 0, stdin: str | int = "") -> str:
-        done = self(*arguments, status=status, stdin=stdin)
-        assert done.stderr == ""
-        return done.stdout
-
-    def begin(self, *arguments: object) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [*COMMAND, *map(str, arguments)],
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def at_terminal(self, *arguments: object) -> pexpect.spawn[str]:
-        return pexpect.spawn(
-            COMMAND[0],
-            [*COMMAND[1:], *map(str, arguments)],
-            env=self.environment,
-            encoding="utf-8",
-            timeout=SECONDS,
-            dimensions=(33, 99),
-        )
+        super().__init__(environment(daemon, self.namespace))
 
     def rows(self, *arguments: object) -> list[dict[str, object]]:
         return [json.loads(line) for line in self.out(*arguments, "--json").splitlines()]
@@ -101,22 +55,22 @@ on_taskd = pytest.mark.parametrize("serving", [Taskd], indirect=True)
 
 
 @pytest.fixture
-def shell(serving: Daemon) -> Iterator[Shell]:
-    made = Shell(serving)
+def shell(serving: Daemon) -> Iterator[Own]:
+    made = Own(serving)
     yield made
     made.clear()
     assert not list(Path("/run").glob(f"taskd-io-*-{made.namespace}-*"))
     assert not Path("/var/lib/taskd-logs", made.namespace).exists()
 
 
-def test_what_a_container_says_and_how_it_ends(shell: Shell, rootfs: Path) -> None:
+def test_what_a_container_says_and_how_it_ends(shell: Own, rootfs: Path) -> None:
     script = "echo out; echo err >&2; exit 7"
     done = shell("run", "--rm", rootfs, "/bin/sh", "-c", script, status=7)
     assert (done.stdout, done.stderr) == ("out\n", "err\n")
     assert shell.ids("-a") == []
 
 
-def test_what_it_is_given_to_read(shell: Shell, rootfs: Path, tmp_path: Path) -> None:
+def test_what_it_is_given_to_read(shell: Own, rootfs: Path, tmp_path: Path) -> None:
     text = "".join(f"line {number}\n" for number in range(20_000))
     assert shell.out("run", "--rm", "-i", rootfs, "/bin/cat", stdin=text) == text
     (tmp_path / "text").write_text(text)
@@ -135,7 +89,7 @@ def test_what_it_is_given_to_read(shell: Shell, rootfs: Path, tmp_path: Path) ->
     ],
 )
 def test_what_cannot_be_started(
-    shell: Shell, rootfs: Path, command: str, status: int, words: str
+    shell: Own, rootfs: Path, command: str, status: int, words: str
 ) -> None:
     done = shell("run", rootfs, command, status=status)
     assert done.stdout == ""
@@ -144,7 +98,7 @@ def test_what_cannot_be_started(
     assert shell.ids("-a") == []
 
 
-def test_a_life_in_the_background(shell: Shell, rootfs: Path) -> None:
+def test_a_life_in_the_background(shell: Own, rootfs: Path) -> None:
     script = "echo started $WHO; echo oops >&2; exec sleep 1000"
     run = ("run", "-d", "--name", "web", "-e", "WHO=me", "-l", "app=x", "-m", "64m")
     assert shell.out(*run, "--pids-limit", "20", rootfs, "/bin/sh", "-c", script) == "web\n"
@@ -191,7 +145,7 @@ def until(holds: Callable[[], bool]) -> None:
         time.sleep(0.2)
 
 
-def test_one_in_the_background_that_goes_by_itself(shell: Shell, rootfs: Path) -> None:
+def test_one_in_the_background_that_goes_by_itself(shell: Own, rootfs: Path) -> None:
     run = ("run", "--rm", "-d", "--name", "gone", rootfs, "/bin/sh", "-c")
     if isinstance(shell.daemon, Containerd):
         done = shell(*run, "true", status=125)
@@ -226,7 +180,7 @@ def test_a_command_that_is_gone_before_its_container(shell: Shell, rootfs: Path)
 
 
 @on_taskd
-def test_some_of_them(shell: Shell, rootfs: Path) -> None:
+def test_some_of_them(shell: Own, rootfs: Path) -> None:
     for name, label in (("one", "a=1"), ("two", "a=2"), ("three", "b")):
         shell("run", "-d", "--name", name, "-l", label, rootfs, "/bin/sleep", "1000")
     shell("run", "--name", "ended", rootfs, "/bin/sh", "-c", "exit 4", status=4)
@@ -254,7 +208,7 @@ def test_some_of_them(shell: Shell, rootfs: Path) -> None:
 
 @on_taskd
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_signals_go_to_the_container(shell: Shell, rootfs: Path, number: int, status: int) -> None:
+def test_signals_go_to_the_container(shell: Own, rootfs: Path, number: int, status: int) -> None:
     traps = f"trap 'exit {status}' {signal.Signals(number).name[3:]}"
     script = f"{traps}; echo ready; while true; do sleep 0.05; done"
     running = shell.begin("run", "--rm", rootfs, "/bin/sh", "-c", script)
@@ -265,7 +219,7 @@ def test_signals_go_to_the_container(shell: Shell, rootfs: Path, number: int, st
     assert shell.ids("-a") == []
 
 
-def test_a_terminal(shell: Shell, rootfs: Path) -> None:
+def test_a_terminal(shell: Own, rootfs: Path) -> None:
     typed = shell.at_terminal("run", "-it", "--rm", "--name", "tty", rootfs, "/bin/sh")
     typed.expect("[#$] ")
     typed.sendline("stty size")
@@ -284,7 +238,7 @@ def test_a_terminal(shell: Shell, rootfs: Path) -> None:
     assert shell.ids("-a") == []
 
 
-def test_leaving_a_terminal_and_coming_back(shell: Shell, rootfs: Path) -> None:
+def test_leaving_a_terminal_and_coming_back(shell: Own, rootfs: Path) -> None:
     typed = shell.at_terminal("run", "-it", "--rm", "--name", "tty", rootfs, "/bin/sh")
     typed.expect("[#$] ")
     typed.send("\x10\x11")
@@ -305,7 +259,7 @@ def test_leaving_a_terminal_and_coming_back(shell: Shell, rootfs: Path) -> None:
 
 
 @on_taskd
-def test_a_terminal_is_left_as_it_was(shell: Shell, rootfs: Path, tmp_path: Path) -> None:
+def test_a_terminal_is_left_as_it_was(shell: Own, rootfs: Path, tmp_path: Path) -> None:
     line = " ".join([*COMMAND, "run", "-it", "--rm", str(rootfs), "/bin/true"])
     script = f"stty -a >$1; {line}; stty -a | cmp - $1; echo same=$?"
     typed = pexpect.spawn(
@@ -320,14 +274,14 @@ def test_a_terminal_is_left_as_it_was(shell: Shell, rootfs: Path, tmp_path: Path
 
 
 @on_taskd
-def test_a_terminal_where_there_is_none(shell: Shell, rootfs: Path) -> None:
+def test_a_terminal_where_there_is_none(shell: Own, rootfs: Path) -> None:
     done = shell("run", "-it", rootfs, "/bin/sh", status=125)
     assert done.stderr == "taskd: -t: the standard input is no terminal\n"
     assert shell.ids("-a") == []
 
 
 @on_taskd
-def test_colours_on_a_terminal_alone(shell: Shell, rootfs: Path) -> None:
+def test_colours_on_a_terminal_alone(shell: Own, rootfs: Path) -> None:
     shell("run", "-d", "--name", "web", rootfs, "/bin/sleep", "1000")
     assert "\x1b[" not in shell.out("ps")
     typed = shell.at_terminal("ps")
@@ -350,7 +304,7 @@ def test_a_daemon_that_is_not_there(tmp_path: Path) -> None:
 
 
 @on_taskd
-def test_a_bad_option_is_named(shell: Shell, rootfs: Path) -> None:
+def test_a_bad_option_is_named(shell: Own, rootfs: Path) -> None:
     for option, words in (
         (("-m", "lots"), "'lots' is no size"),
         (("-m", "-5"), "memory: -5 is no limit"),

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pexpect
@@ -13,10 +11,9 @@ import pytest
 from harness.daemons import Taskd
 from harness.real import need
 from harness.registry import PASSWORD, USER, Image, Registry, busybox_layers, program
+from harness.shell import Shell, environment
 
 pytestmark = pytest.mark.skipif("TASKD_VM" in os.environ, reason="there is no docker-registry")
-
-Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
@@ -29,26 +26,8 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
 
 
 @pytest.fixture
-def environment(daemon: Taskd, namespace: str) -> dict[str, str]:
-    own = {"TASKD_ADDRESS": str(daemon.address), "CONTAINERD_NAMESPACE": namespace}
-    return os.environ | own | {"TERM": "xterm"}
-
-
-@pytest.fixture
-def run(environment: dict[str, str]) -> Run:
-    def run(*arguments: object, status: int = 0) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "taskd", *map(str, arguments)],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            stdin=subprocess.DEVNULL,
-        )
-        assert done.returncode == status, f"{arguments}: {done.stdout}{done.stderr}"
-        return done
-
-    return run
+def run(daemon: Taskd, namespace: str) -> Shell:
+    return Shell(environment(daemon, namespace))
 
 
 def access(registry: Registry) -> list[str]:
@@ -56,7 +35,7 @@ def access(registry: Registry) -> list[str]:
 
 
 def test_an_image_from_its_registry_to_a_container_and_back(
-    run: Run, registry: Registry, tmp_path: Path
+    run: Shell, registry: Registry, tmp_path: Path
 ) -> None:
     name = registry.name("library/busybox:latest")
     done = run("pull", *access(registry), name)
@@ -87,17 +66,11 @@ def test_an_image_from_its_registry_to_a_container_and_back(
     run("rmi", other)
 
 
-def test_bars_and_a_password_at_a_terminal(environment: dict[str, str], registry: Registry) -> None:
+def test_bars_and_a_password_at_a_terminal(run: Shell, registry: Registry) -> None:
     name = registry.name("library/busybox:latest")
     options = ["--hosts-dir", str(registry.hosts_folder()), "--user", USER]
     for password, expected in (("wrong", "(?i)unauthorized|authori"), (PASSWORD, "100|KiB|MiB")):
-        typed = pexpect.spawn(
-            sys.executable,
-            ["-m", "taskd", "pull", *options, name],
-            env=environment,
-            encoding="utf-8",
-            timeout=60,
-        )
+        typed = run.at_terminal("pull", *options, name)
         typed.expect(f"password of {USER}: ")
         typed.sendline(password)
         typed.expect(expected)
@@ -106,7 +79,7 @@ def test_bars_and_a_password_at_a_terminal(environment: dict[str, str], registry
         assert (typed.exitstatus == 0) is (password == PASSWORD)
 
 
-def test_what_is_not_there(run: Run, registry: Registry, tmp_path: Path) -> None:
+def test_what_is_not_there(run: Shell, registry: Registry, tmp_path: Path) -> None:
     name = registry.name("nosuch:1")
     assert name in run("pull", *access(registry), name, status=1).stderr
     missing = run("run", "--pull", "never", name, "true", status=125).stderr

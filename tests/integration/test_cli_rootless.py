@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +11,7 @@ from pathlib import Path
 import pytest
 from harness.containers import make_rootfs
 from harness.real import AS_NOBODY, NOBODY, need
-
-COMMAND = [*AS_NOBODY, sys.executable, "-m", "taskd"]
+from harness.shell import COMMAND, Shell
 
 
 @pytest.fixture
@@ -40,7 +38,7 @@ def root(folder: Path) -> Path:
 def serving(folder: Path, places: dict[str, str]) -> Iterator[None]:
     need("setpriv", "runc")
     with (folder / "log").open("w") as log:
-        daemon = subprocess.Popen([*COMMAND, "serve"], env=places, stderr=log)
+        daemon = subprocess.Popen([*AS_NOBODY, *COMMAND, "serve"], env=places, stderr=log)
     try:
         socket = folder / "run/taskd/taskd.sock"
         end = time.monotonic() + 60
@@ -57,23 +55,12 @@ def serving(folder: Path, places: dict[str, str]) -> Iterator[None]:
 
 @pytest.mark.usefixtures("serving")
 def test_a_container_in_a_user_namespace(places: dict[str, str], root: Path) -> None:
-    def run(*arguments: object, status: int = 0, stdin: str = "") -> str:
-        done = subprocess.run(
-            [*COMMAND, *map(str, arguments)],
-            env=places,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            input=stdin,
-        )
-        assert done.returncode == status, done.stdout + done.stderr
-        return done.stdout
-
+    shell = Shell(places, AS_NOBODY)
     ours = ("--runtime", "io.taskd.oci.v1")
     script = "id -u; echo out; cat; exit 7"
-    shown = run("run", "--rm", "-i", *ours, root, "/bin/sh", "-c", script, status=7, stdin="in\n")
-    assert shown == "0\nout\nin\n"
-    run("run", "-d", "--name", "web", *ours, root, "/bin/sleep", "1000")
-    assert run("exec", "web", "/bin/sh", "-c", "id -u; echo $PPID") == "0\n0\n"
-    assert run("ps", "-q") == "web\n"
-    run("rm", "-f", "web")
+    command = ("run", "--rm", "-i", *ours, root, "/bin/sh", "-c", script)
+    assert shell(*command, status=7, stdin="in\n").stdout == "0\nout\nin\n"
+    shell("run", "-d", "--name", "web", *ours, root, "/bin/sleep", "1000")
+    assert shell("exec", "web", "/bin/sh", "-c", "id -u; echo $PPID").stdout == "0\n0\n"
+    assert shell("ps", "-q").stdout == "web\n"
+    shell("rm", "-f", "web")

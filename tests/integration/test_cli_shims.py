@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -14,34 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.daemons import Containerd, Daemon, Taskd
+from harness.daemons import Containerd, Taskd
 from harness.real import need
+from harness.shell import Shell, environment
 
 from taskd import pidfd
 
 OURS, GO = "io.taskd.oci.v1", "io.containerd.runc.v2"
-
-Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def shell(daemon: Daemon, namespace: str) -> Run:
-    environment = os.environ | {
-        "TASKD_ADDRESS": str(daemon.address),
-        "CONTAINERD_NAMESPACE": namespace,
-    }
-
-    def run(*arguments: object, status: int = 0) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "taskd", *map(str, arguments)],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert done.returncode == status, f"{arguments}: {done.stdout}{done.stderr}"
-        return done
-
-    return run
 
 
 @pytest.fixture(params=["", "[shims]\npool = 5\n"], ids=["alone", "pool"])
@@ -50,18 +27,18 @@ def pooled(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture
-def run(folder: Path, namespace: str, pooled: bool) -> Iterator[Run]:
+def run(folder: Path, namespace: str, pooled: bool) -> Iterator[Shell]:
     need("containerd-shim-runc-v2", "runc")
     settings = f"[shims]\nadopt = false\npool = {5 if pooled else 1}\n"
     with Taskd(folder / "taskd", settings=settings) as daemon:
-        run = shell(daemon, namespace)
+        run = Shell(environment(daemon, namespace))
         yield run
         run("rm", "-f", *run("ps", "-aq").stdout.split(), status=0)
     print(daemon.log.read_text())
 
 
 def test_processes_and_who_lives_in_them(
-    run: Run, namespace: str, rootfs: Path, pooled: bool
+    run: Shell, namespace: str, rootfs: Path, pooled: bool
 ) -> None:
     for name, runtime in (("go", GO), ("one", OURS), ("two", OURS)):
         begun = time.time()
@@ -104,7 +81,7 @@ def test_one_that_does_not_answer_a_later_daemon(
     need("containerd-shim-runc-v2", "runc")
     settings = '[shims]\nadopt = false\n[timeouts]\n"io.containerd.timeout.shim.load" = "0.5s"\n'
     with Taskd(folder / "taskd", settings=settings) as daemon:
-        run = shell(daemon, namespace)
+        run = Shell(environment(daemon, namespace))
         run("run", "-d", "--name", "one", "--runtime", runtime, rootfs, "/bin/sleep", "1000")
 
         def pid() -> int:
@@ -133,12 +110,12 @@ def test_one_that_does_not_answer_a_later_daemon(
 
 
 @pytest.fixture(params=[1, 5], ids=["alone", "pool"])
-def surviving(folder: Path, namespace: str, request: pytest.FixtureRequest) -> Iterator[Run]:
+def surviving(folder: Path, namespace: str, request: pytest.FixtureRequest) -> Iterator[Shell]:
     """Containers survive their shim."""
     need("containerd-shim-runc-v2", "runc")
     settings = f"[shims]\nadopt = true\npool = {request.param}\n"
     with Taskd(folder / "taskd", settings=settings) as daemon:
-        run = shell(daemon, namespace)
+        run = Shell(environment(daemon, namespace))
         yield run
         run("rm", "-f", *run("ps", "-aq").stdout.split(), status=0)
     print(daemon.log.read_text())
@@ -152,7 +129,7 @@ def objects(lines: str) -> list[dict[str, Any]]:
     not pidfd.tells_exits(), reason="needs Linux 6.15: containers end with their shim"
 )
 @pytest.mark.timeout(300)
-def test_fresh_processes(surviving: Run, namespace: str, rootfs: Path) -> None:
+def test_fresh_processes(surviving: Shell, namespace: str, rootfs: Path) -> None:
     run = surviving
     for name, runtime in (("go", GO), ("one", OURS), ("two", OURS)):
         run("run", "-d", "--name", name, "--runtime", runtime, rootfs, "/bin/sleep", "1000")
@@ -191,7 +168,7 @@ def test_fresh_processes(surviving: Run, namespace: str, rootfs: Path) -> None:
     assert "shim of task three: not found" in run("shims", "renew", "three", status=1).stderr
 
 
-def test_no_fresh_processes(run: Run, rootfs: Path) -> None:
+def test_no_fresh_processes(run: Shell, rootfs: Path) -> None:
     run("run", "-d", "--name", "one", "--runtime", OURS, rootfs, "/bin/sleep", "1000")
     told = run("shims", "renew", "one", status=1).stdout
     assert told.endswith("/one: left as it is: [shims] adopt is off\n")
@@ -200,5 +177,5 @@ def test_no_fresh_processes(run: Run, rootfs: Path) -> None:
 def test_a_containerd_does_not_show_them(folder: Path, namespace: str) -> None:
     need("containerd")
     with Containerd(folder / "containerd") as daemon:
-        said = shell(daemon, namespace)("shims", status=1).stderr
+        said = Shell(environment(daemon, namespace))("shims", status=1).stderr
     assert "does not show its shims: it is no taskd" in said

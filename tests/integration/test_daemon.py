@@ -10,7 +10,6 @@ import signal
 import socket
 import stat
 import subprocess
-import sys
 import time
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +19,7 @@ from harness.containers import spec
 from harness.daemons import Daemon, Taskd, client
 from harness.pace import SLOWER
 from harness.real import BOTH_SHIMS, need
+from harness.shell import Shell
 
 from taskd.proto.containerd.services.containers.v1 import (
     Container,
@@ -43,13 +43,7 @@ from taskd.proto.google.protobuf import Empty
 
 def serve(*options: str) -> subprocess.CompletedProcess[str]:
     """Run a daemon that is expected to refuse to."""
-    return subprocess.run(
-        [sys.executable, "-m", "taskd", "serve", *options],
-        capture_output=True,
-        text=True,
-        timeout=20,
-        check=False,
-    )
+    return Shell()("serve", *options, status=1)
 
 
 @pytest.fixture
@@ -128,7 +122,6 @@ def test_a_second_daemon_on_one_of_the_folders_is_refused(folder: Path, shared: 
         own = {"root": folder / "r2", "state": folder / "s2", shared: getattr(taskd, shared)}
         options = ["--root", str(own["root"]), "--state", str(own["state"])]
         done = serve(*options, "--address", str(folder / "other.sock"))
-        assert done.returncode == 1
         words = f"another taskd (pid {taskd.pid}) uses the {shared} folder {own[shared]}"
         assert done.stderr == f"taskd: {words}\n"
 
@@ -136,7 +129,6 @@ def test_a_second_daemon_on_one_of_the_folders_is_refused(folder: Path, shared: 
 def test_a_live_socket_is_not_replaced(folder: Path, folders: list[str]) -> None:
     with Taskd(folder) as taskd:
         done = serve(*folders, "--address", str(taskd.address))
-        assert done.returncode == 1
         assert f"another daemon listens on {taskd.address}" in done.stderr
         assert taskd.address.exists()
 
@@ -152,7 +144,6 @@ def test_what_is_no_socket_is_left_alone(folder: Path, folders: list[str]) -> No
     file = folder / "file"
     file.write_text("precious")
     done = serve(*folders, "--address", str(file))
-    assert done.returncode == 1
     assert f"{file} exists and is not a socket" in done.stderr
     assert file.read_text() == "precious"
 
@@ -160,8 +151,7 @@ def test_what_is_no_socket_is_left_alone(folder: Path, folders: list[str]) -> No
 def test_a_bad_configuration_is_named(folder: Path) -> None:
     file = folder / "config.toml"
     file.write_text("colour = 'blue'\n")
-    done = serve("--config", str(file))
-    assert (done.returncode, done.stderr) == (1, f"taskd: {file}: colour: unknown key\n")
+    assert serve("--config", str(file)).stderr == f"taskd: {file}: colour: unknown key\n"
 
 
 def test_the_service_manager_is_notified(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 from harness.real import AS_NOBODY, NOBODY, need
+from harness.shell import Shell
 
 
 def test_it_shows_a_life_and_leaves_nothing(folder: Path) -> None:
     need("setpriv")
     os.chown(folder, NOBODY, NOBODY)
     places = {"TMPDIR": str(folder), "XDG_RUNTIME_DIR": str(folder), "HOME": "/nonexistent"}
-    done = subprocess.run(
-        [*AS_NOBODY, sys.executable, "-m", "taskd", "demo"],
-        env=os.environ | places,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert re.search(r"^output +hello from process \d+$", done.stdout, re.MULTILINE)
-    assert re.search(r"^task +exited with status 42$", done.stdout, re.MULTILINE)
-    told = re.findall(r"^event +(/\S+)", done.stdout, re.MULTILINE)
+    shown = Shell(os.environ | places, AS_NOBODY).out("demo")
+    assert re.search(r"^output +hello from process \d+$", shown, re.MULTILINE)
+    assert re.search(r"^task +exited with status 42$", shown, re.MULTILINE)
+    told = re.findall(r"^event +(/\S+)", shown, re.MULTILINE)
     assert told == [
         *("/containers/create", "/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"),
         "/containers/delete",

@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,6 +19,7 @@ import pytest
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 from harness.daemons import Taskd, client
+from harness.shell import COMMAND
 
 from taskd.proto.containerd.services.events.v1 import EventsStub, PublishRequest
 from taskd.proto.containerd.services.namespaces.v1 import (
@@ -36,7 +36,7 @@ EVENT = Any(type_url="a.Type", value=b"data")
 
 def command(daemon: Taskd, *arguments: str) -> list[str]:
     address = ("--address", str(daemon.address))
-    return [sys.executable, "-m", "taskd", "events", *address, *arguments]
+    return [*COMMAND, "events", *address, *arguments]
 
 
 def events(daemon: Taskd, *arguments: str) -> list[str]:

@@ -19,6 +19,7 @@ from harness.daemons import Taskd, client
 from harness.disks import full_disk
 from harness.mounts import tmpfs
 from harness.real import need
+from harness.shell import Shell
 
 from taskd.proto.containerd.services.tasks.v1 import CreateTaskRequest, KillRequest
 
@@ -216,11 +217,6 @@ def test_a_subject_that_is_none(template: str) -> None:
 def test_an_error_on_a_terminal_is_escaped(folder: Path) -> None:
     config = folder / "\x1b[2Jc.toml"
     config.write_text("x = ")
-    done = subprocess.run(
-        [sys.executable, "-m", "taskd", "serve", "--config", str(config)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = Shell()("serve", "--config", config, status=1)
     assert done.stderr.startswith(f"taskd: {folder}/\\x1b[2Jc.toml: ")
     assert json.dumps(done.stderr).count("\\u001b") == 0

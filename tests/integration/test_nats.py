@@ -6,7 +6,6 @@ import asyncio
 import json
 import random
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -19,6 +18,7 @@ import trustme
 from harness.daemons import Taskd, client
 from harness.nats import NatsServer, connection, positions, settings, stored
 from harness.real import need
+from harness.shell import COMMAND
 from nats.js.api import StreamConfig
 
 from taskd import events
@@ -361,7 +361,7 @@ async def test_tls_and_password(folder: Path) -> None:
     )
     config = folder / "reader.toml"
     config.write_text(text)
-    command = [sys.executable, *("-m", "taskd", "events", "--no-follow"), "--config", str(config)]
+    command = [*COMMAND, "events", "--no-follow", "--config", str(config)]
     with server, Taskd(folder / "taskd", settings=text) as daemon:
         await publish(daemon, 3)
         with anyio.fail_after(20):
@@ -395,7 +395,7 @@ def test_bad_settings(folder: Path, line: str, reason: str) -> None:
 
 
 def fleet_command(server: NatsServer, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "taskd", "events", "--nats", server.url, *arguments]
+    return [*COMMAND, "events", "--nats", server.url, *arguments]
 
 
 def read_fleet(server: NatsServer, *arguments: str) -> list[str]:

@@ -6,19 +6,17 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from harness.shell import COMMAND, SECONDS, Shell
 
 from taskd.cli.plugin import new
 
 RUNTIME = "io.example.thing.v1"
-SECONDS = 60
-TASKD = [sys.executable, "-m", "taskd"]
 
 
 class Dev:
@@ -29,7 +27,7 @@ class Dev:
         self.output = folder / "output"
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
-                [*TASKD, "shim", "dev", str(folder / "shim")], stdout=output, stderr=output
+                [*COMMAND, "shim", "dev", str(folder / "shim")], stdout=output, stderr=output
             )
         self.wait_for("taskd: listening")
         found = re.search("^taskd: export TASKD_ADDRESS=(.*)$", self.said, re.MULTILINE)
@@ -48,14 +46,8 @@ class Dev:
             time.sleep(0.05)
 
     def run(self, *arguments: str, status: int = 0) -> str:
-        done = subprocess.run(
-            [*TASKD, "run", "--runtime", RUNTIME, *arguments],
-            env=os.environ | {"TASKD_ADDRESS": str(self.address)},
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-        )
-        assert done.returncode == status, done.stderr + self.said
+        shell = Shell(os.environ | {"TASKD_ADDRESS": str(self.address)})
+        done = shell("run", "--runtime", RUNTIME, *arguments, status=status)
         return done.stdout + done.stderr
 
     def change(self, before: str, after: str) -> None:
@@ -148,6 +140,5 @@ def processes(address: str, ending: str) -> list[str]:
 
 
 def test_what_is_no_shim(folder: Path) -> None:
-    done = subprocess.run([*TASKD, "shim", "dev", str(folder)], capture_output=True, text=True)
-    assert done.returncode == 1
+    done = Shell()("shim", "dev", folder, status=1)
     assert done.stderr.startswith(f"taskd: {folder} has no shim: neither a pyproject.toml with ")

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 import uuid
 from collections import Counter
@@ -24,6 +23,7 @@ from harness.daemons import Taskd, client
 from harness.leaks import descriptors, traces
 from harness.pace import SLOWER
 from harness.real import BOTH_SHIMS, MORTAL
+from harness.shell import COMMAND
 
 from taskd.events import Envelope
 from taskd.proto.containerd.events import TaskDelete, TaskExit, TaskOom
@@ -366,7 +366,7 @@ async def test_older_shims_publish_through_the_binary(
     heard: list[TaskExit] = []
     event = TaskExit(container_id="one", id="one", pid=7, exit_status=3)
     packed = Any(type_url="containerd.events.TaskExit", value=bytes(event))
-    command = [sys.executable, "-m", "taskd", "--address", str(daemon.address), "publish"]
+    command = [*COMMAND, "--address", str(daemon.address), "publish"]
     async with anyio.create_task_group() as group:
         group.start_soon(exits, ask, heard)
         await anyio.sleep(0.3)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 import pexpect
 import pytest
 from harness.daemons import Taskd
+from harness.shell import Shell, environment
 from textual.pilot import Pilot
 from textual.widgets import DataTable, RichLog, Static, TabbedContent
 
@@ -134,22 +133,11 @@ async def test_a_daemon_that_goes_away_and_comes_back(client: Client, daemon: Ta
 
 
 def test_at_a_terminal(daemon: Taskd, namespace: str, rootfs: Path) -> None:
-    environment = os.environ | {
-        "TASKD_ADDRESS": str(daemon.address),
-        "CONTAINERD_NAMESPACE": namespace,
-        "TERM": "xterm-256color",
-    }
     daemon.ctr(
         *("run", "-d", "--rootfs", str(rootfs), "one", "/bin/sleep", "1000"), namespace=namespace
     )
-    screen = pexpect.spawn(
-        sys.executable,
-        ["-m", "taskd", "top", "--delay", "0.2"],
-        env=environment,
-        encoding="utf-8",
-        timeout=60,
-        dimensions=(30, 120),
-    )
+    shell = Shell(environment(daemon, namespace))
+    screen = shell.at_terminal("top", "--delay", "0.2", dimensions=(30, 120))
     screen.expect("1 tasks, 1 running")
     screen.send("x")
     screen.expect("# ")

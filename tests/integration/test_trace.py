@@ -6,13 +6,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from harness.daemons import Taskd
 from harness.real import need
+from harness.shell import Shell
 
 OURS = "io.taskd.oci.v1"
 GO = "io.containerd.runc.v2"
@@ -20,12 +20,7 @@ GO = "io.containerd.runc.v2"
 
 def listen(daemon: Taskd, *options: str) -> subprocess.Popen[str]:
     """Follow a daemon; returns once it is heard."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "taskd", "trace", "--address", str(daemon.address), *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = Shell().begin("trace", "--address", daemon.address, *options)
     assert process.stderr is not None
     assert process.stderr.readline() == "taskd: listening\n"
     return process
@@ -74,10 +69,9 @@ def test_a_life(folder: Path, namespace: str, rootfs: Path, runtime: str) -> Non
     create = next(each for each in begun if each["method"].endswith(".Task/Create"))
     assert create["request"]["bundle"].endswith(f"/{namespace}/one")
 
-    play = [sys.executable, "-m", "taskd", "trace", "--play", str(record)]
-    again = subprocess.run([*play, "--json"], capture_output=True, text=True, check=True).stdout
+    again = Shell().out("trace", "--play", record, "--json")
     assert [json.loads(line) for line in again.splitlines()] == found
-    table = subprocess.run(play, capture_output=True, text=True, check=True).stdout
+    table = Shell().out("trace", "--play", record)
     assert f"client -> Tasks/Create {namespace}/one" in table
     assert f"  -> shim Task/Create {namespace}/one" in table
     assert f"  <- shim Events/Forward {namespace}/one" in table
@@ -121,15 +115,8 @@ def _is_shim(process: Path, namespace: str) -> bool:
 
 
 def test_a_daemon_that_is_not_there(folder: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "taskd", "trace", "--address", str(folder / "none")],
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (
-        *(1, "", f"taskd: no daemon at {folder}/none\n"),
-    )
+    done = Shell()("trace", "--address", folder / "none", status=1)
+    assert (done.stdout, done.stderr) == ("", f"taskd: no daemon at {folder}/none\n")
 
 
 def test_the_daemon_ends_while_it_is_listened_to(folder: Path) -> None:
@@ -145,15 +132,9 @@ def test_the_daemon_ends_while_it_is_listened_to(folder: Path) -> None:
 
 def test_the_address_of_the_environment(folder: Path) -> None:
     with Taskd(folder / "taskd") as daemon:
-        environment = os.environ | {"TASKD_ADDRESS": str(daemon.address)}
+        shell = Shell(os.environ | {"TASKD_ADDRESS": str(daemon.address)})
         for command in (["events", "--no-follow"], ["trace", "--limit", "1"]):
-            follow = subprocess.Popen(
-                [sys.executable, "-m", "taskd", *command],
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
+            follow = shell.begin(*command)
             if command[0] == "trace":
                 assert follow.stderr is not None
                 assert follow.stderr.readline() == "taskd: listening\n"
@@ -164,8 +145,5 @@ def test_the_address_of_the_environment(folder: Path) -> None:
 
 @pytest.mark.parametrize(("given", "words"), [("soon", "--slow: 'soon' is not a duration")])
 def test_bad_options(given: str, words: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "taskd", "trace", "--slow", given], capture_output=True, text=True
-    )
-    assert done.returncode == 1
+    done = Shell()("trace", "--slow", given, status=1)
     assert words in done.stderr

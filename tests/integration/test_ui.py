@@ -6,7 +6,6 @@ import asyncio
 import os
 import re
 import signal
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 from harness.browser import PROGRAM, Browser, Page, chromium
 from harness.daemons import Containerd, Daemon, Taskd
 from harness.real import need
+from harness.shell import COMMAND
 
 from taskd.client import Client, connect
 from taskd.proto.containerd.events import TaskExit
@@ -56,7 +56,7 @@ async def served(
 ) -> AsyncIterator[str]:
     """The link that it prints."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "taskd", "ui", "--address", str(daemon.address)),
+        *(*COMMAND, "ui", "--address", str(daemon.address)),
         *("-n", namespace, *options),
         stdout=asyncio.subprocess.PIPE,
         env=os.environ | environment,

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+from harness.shell import Shell
 
 from taskd import config
 from taskd.cli import doctor, main
@@ -197,18 +197,13 @@ def test_a_word_that_is_no_command(
 
 
 def test_the_completion_completes() -> None:
-    script = subprocess.run(
-        [sys.executable, "-m", "taskd", "completion", "bash"], capture_output=True, text=True
-    )
-    assert script.returncode == 0
+    script = Shell().out("completion", "bash")
     for typed, expected in ((("ev",), "events"), (("shim", "ch"), "check")):
         words = " ".join(("taskd", *typed))
         asked = (
             f"COMP_WORDS=({words}); COMP_CWORD={len(typed)}; _shtab_taskd; echo ${{COMPREPLY[@]}}"
         )
-        found = subprocess.run(
-            ["bash", "-c", f"{script.stdout}\n{asked}"], capture_output=True, text=True
-        )
+        found = subprocess.run(["bash", "-c", f"{script}\n{asked}"], capture_output=True, text=True)
         assert found.stdout.split() == [expected], found.stderr
 
 
