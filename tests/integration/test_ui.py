@@ -84,6 +84,12 @@ async def shown(
         assert page.complaints == []
 
 
+async def do(page: Page, action: str) -> None:
+    """Press a button, and say that it is meant."""
+    await page.click(f"[data-action={action}]")
+    await page.click("#ask [type=submit]")
+
+
 async def test_a_life(browser: Browser, client: Client, daemon: Taskd, rootfs: Path) -> None:
     """Of a container of each kind, from nothing there to nothing there."""
     async with shown(browser, daemon, client.namespace) as page:
@@ -113,18 +119,15 @@ async def test_a_life(browser: Browser, client: Client, daemon: Taskd, rootfs: P
             await page.shows(str(made.pid), "#panel-Processes")
             await page.click("#tab-Specification")
             await page.shows('"ociVersion"', "#panel-Specification")
-            await page.click("[data-action=pause]")
-            await page.click("#ask [type=submit]")
+            await do(page, "pause")
             await page.shows("paused", ".badge")
-            await page.click("[data-action=resume]")
-            await page.click("#ask [type=submit]")
+            await do(page, "resume")
             await page.shows("running", ".badge")
             await page.click("[data-action=kill]")
             await page.shows(f"Kill {name}?", "#ask")
             await page.press("Escape")
             await page.until("!document.querySelector('#ask').open")
-            await page.click("[data-action=kill]")
-            await page.click("#ask [type=submit]")
+            await do(page, "kill")
             await page.shows("exited 137", ".badge")
             await page.click("#tab-Events")
             await page.shows("exited 137, SIGKILL", "#panel-Events")
@@ -132,8 +135,7 @@ async def test_a_life(browser: Browser, client: Client, daemon: Taskd, rootfs: P
             for step in ("client to taskd: Create", "taskd to shim: Create", "taskd to shim: Start",
                          "shim to taskd: event exit", "taskd to shim: Kill"):  # fmt: skip
                 await page.until(f"document.querySelector('[aria-label^=\"{step}\"]')")
-            await page.click("[data-action=delete]")
-            await page.click("#ask [type=submit]")
+            await do(page, "delete")
             await page.shows("no task", ".badge")
             step = "taskd to shim: Delete: exited 137"
             await page.click(f'[aria-label^="{step}"]')
@@ -240,8 +242,7 @@ async def test_a_daemon_and_a_server_that_go_and_come_back(
             assert "stays" in await page.text("tbody")  # as it was
             # What cannot be done now is not done later.
             await page.evaluate("location.hash = '#/task/stays'")
-            await page.click("[data-action=kill]")
-            await page.click("#ask [type=submit]")
+            await do(page, "kill")
             await page.shows("nothing was done", "#said")
             await page.evaluate("location.hash = '#/'")
             daemon.start()
