@@ -16,7 +16,7 @@ from taskd.errors import TaskdError
 from taskd.proto.containerd import events
 from taskd.proto.containerd.task import v3 as api
 from taskd.proto.google.protobuf import Empty
-from taskd.shim import Container, Process, command, service
+from taskd.shim import Container, Process, command
 from taskd.shim.publisher import Publisher
 from taskd.shim.service import TaskService
 from taskd.shim.starts import Starts
@@ -177,13 +177,13 @@ def forgets_terminal_size() -> None:
 
 
 def deletes_what_runs() -> None:
-    refuse = service.refuse
+    refuse = Process.refuse
 
-    def changed(process: Process, doing: str, *states: Any, **rest: Any) -> None:
+    def changed(self: Process, doing: str, *states: Any, **rest: Any) -> None:
         if doing != "delete":
-            refuse(process, doing, *states, **rest)
+            refuse(self, doing, *states, **rest)
 
-    service.refuse = changed
+    Process.refuse = changed  # type: ignore[method-assign]
 
 
 FAULTS: dict[str, Callable[[], None]] = {

@@ -139,7 +139,10 @@ def test_every_fault_is_tried() -> None:
 async def test_a_fault_is_found_by_the_check_that_is_about_it(fault: str, folder: Path) -> None:
     expected = BROKEN[fault]
     about = "lifecycle: it is running" if fault == "leaves a process" else expected
-    results = await check.run(Subject(install(folder, fault), timeout=120), check.select([about]))
+    shim = install(folder, fault)
+    # It does not fail for not being there at all.
+    subprocess.run([shim, "-v"], check=True)
+    results = await check.run(Subject(shim, timeout=120), check.select([about]))
     failed = [f"{result.check.theme}: {result.check.name}" for result in results if result.failure]
     assert expected in failed
     # What else may fail is the end of the very same check's container.
