@@ -502,6 +502,28 @@ async def test_limits_of_a_cgroup(taskd: Daemon, is_root: bool) -> None:
     assert not any(folder.exists() for folder in above)
 
 
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"cpu": {"quota": 1}},
+        {"cpu": {"period": 1}},
+        {"memory": {"limit": "much"}},
+        {"memory": 7},
+        ["none"],
+    ],
+    ids=str,
+)
+async def test_limits_that_cannot_be(taskd: Daemon, is_root: bool, limits: Any) -> None:
+    if not is_root:
+        return  # who has no cgroup
+    linux = cgroup()
+    spec = process(SLEEP) | {"linux": linux | {"resources": limits}}
+    with anyio.fail_after(20), pytest.raises(TaskdError, match="failed to create shim task: "):
+        async with taskd.container(RUNTIME, SLEEP, spec=spec) as container:
+            await container.start()
+    assert Cgroup.existing(linux["cgroupsPath"]) is None
+
+
 async def test_the_daemon_is_restarted(daemon: Taskd, taskd: Daemon) -> None:
     async with taskd.container(RUNTIME, SLEEP) as container:
         await container.start()

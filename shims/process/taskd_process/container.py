@@ -170,7 +170,8 @@ class HostProcess(Container):
 
         if self._launch is not None:
             self._drop_launch()
-            if self.init.status is Status.CREATED:
+            # Of one whose creation has failed, nobody tells the end.
+            if self.init.pid and self.init.status is Status.CREATED:
                 await self.init.gone.wait()
         if self._own is not None:
             for _ in range(_REMOVALS):
