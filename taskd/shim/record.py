@@ -146,7 +146,7 @@ class Record:
 
 def write(bundle: Path, record: Record | SandboxRecord) -> None:
     """Replace what there was. Raises OSError; then there is none."""
-    text = json.dumps({"form": _FORM, **_members(record)}, default=_plain).encode()
+    text = json.dumps({"form": _FORM, **_members(record)}).encode()
     made = bundle / f".{RECORD}"
     try:
         made.touch(0o600)  # the processes' environments are nobody else's affair
@@ -158,15 +158,21 @@ def write(bundle: Path, record: Record | SandboxRecord) -> None:
         raise
 
 
-def _plain(value: Any) -> Any:
-    """What JSON has for what it does not know. `asdict` would copy what does not change."""
-    if isinstance(value, TypedValue):
-        return [value.type_url, base64.b64encode(value.value).decode()]
-    return _members(value)
-
-
 def _members(value: Any) -> dict[str, Any]:
-    return {name: getattr(value, name) for name in value.__slots__}
+    """`asdict` would copy what does not change."""
+    return {name: _plain(getattr(value, name)) for name in value.__slots__}
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has for a member of a record. It would take a `TypedValue` for a list."""
+    match value:
+        case TypedValue():
+            return [value.type_url, base64.b64encode(value.value).decode()]
+        case Stdio():
+            return _members(value)
+        case tuple():
+            return [_members(each) for each in value]
+    return value
 
 
 def forget(bundle: Path) -> None:
