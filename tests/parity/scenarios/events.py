@@ -133,20 +133,30 @@ FILTERS: tuple[list[str], ...] = (
 @scenario()
 async def filters(r: Recorder) -> None:
     """Who gets what; `namespace` keeps other scenarios' events out."""
-    seen: dict[str, list[str]] = {}
+    seen: dict[str, list[str]] = {str(each): [] for each in FILTERS}
+    heard: dict[str, set[str]] = {"begin": set(), "end": set()}
 
     async def subscribe(expressions: list[str]) -> None:
-        kept = seen.setdefault(str(expressions), [])
-        narrowed = [f"{each},namespace=={r.namespace}" for each in expressions]
-        message = events.SubscribeRequest(filters=narrowed or [f"namespace=={r.namespace}"])
+        name = str(expressions)
+        own = f"namespace=={r.namespace}"
+        narrowed = [f"{each},{own}" for each in (*expressions, 'topic~="^/parity/"')]
+        message = events.SubscribeRequest(filters=narrowed if expressions else [own])
         async for event in r.stub(events.EventsStub).subscribe(message):
-            if not event.topic.startswith("/parity/"):
-                kept.append(f"{event.topic} {r.shown(event)}")
+            marker = event.topic.removeprefix("/parity/")
+            if marker == event.topic:
+                seen[name].append(f"{event.topic} {r.shown(event)}")
+            elif marker in heard:
+                heard[marker].add(name)
+
+    async def everybody_has_heard(marker: str) -> None:
+        while len(heard[marker]) < len(seen):
+            await r.publish_marker(marker, r.channel)
+            await anyio.sleep(0.05)
 
     async with anyio.create_task_group() as group:
         for each in FILTERS:
             group.start_soon(subscribe, each)
-        await anyio.sleep(0.3)
+        await everybody_has_heard("begin")
         await r.events.publish(topic="/a", event=EVENT)
         await r.events.publish(topic="/b/c", event=to_any(pack(ContainerDelete(id="y"))))
         await r.events.publish(topic="/a", event=to_any(pack(TaskExit(container_id="c", id="x"))))
@@ -155,7 +165,7 @@ async def filters(r: Recorder) -> None:
             await r.events.publish(topic="/b/io", event=event)
         labels = NamespaceCreate("n", {"a.b": "c", "empty": ""})
         await r.events.publish(topic="/b/labels", event=to_any(pack(labels)))
-        await anyio.sleep(0.3)
+        await everybody_has_heard("end")
         group.cancel_scope.cancel()
     for expressions, kept in seen.items():
         r.note(f"{expressions} {kept}")
