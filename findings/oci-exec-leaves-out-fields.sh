@@ -11,7 +11,8 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"
 chmod 755 .
-apt-get download -qq 'crun=1.8.1-1+deb12u*' 'runc=1.1.5+ds1-1+deb12u*' libyajl2 busybox-static
+apt-get download -qq 'crun=1.8.1-1+deb12u*' 'runc=1.1.5+ds1-1+deb12u*' \
+    'libyajl2=2.1.0-3+deb12u*' 'busybox-static=1:1.35.0-4+*'
 for package in *.deb; do
     dpkg -x "$package" system
 done
