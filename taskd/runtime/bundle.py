@@ -152,10 +152,13 @@ def _remapped_group(spec: bytes) -> int:
     """Host id of the container's group 0, or 0 (containerd: ``runtime/v2/bundle_linux.go``)."""
     try:
         document = json.loads(spec)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise InvalidArgument(f"the container's spec is not JSON: {exc}") from None
     linux = document.get("linux") if isinstance(document, dict) else None
-    for mapping in (linux or {}).get("gidMappings") or ():
-        if mapping.get("containerID", 0) == 0:
-            return int(mapping.get("hostID", 0))
+    try:
+        for mapping in (linux or {}).get("gidMappings") or ():
+            if mapping.get("containerID", 0) == 0:
+                return int(mapping.get("hostID", 0))
+    except (AttributeError, TypeError, ValueError):
+        raise InvalidArgument("the container's spec: linux.gidMappings is none") from None
     return 0

@@ -9,7 +9,6 @@ What only a process that serves has need of is imported where it is used: see `t
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import termios
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from taskd import rooted
 from taskd.errors import NotFound, Unimplemented, Unknown, words
 from taskd.shim import leftovers
+from taskd.shim.document import document
 
 if TYPE_CHECKING:
     import asyncio
@@ -75,10 +75,10 @@ class Container:
     def spec(self) -> dict[str, Any]:
         """The OCI runtime specification. Raises `Unknown` if it is none."""
         try:
-            found: dict[str, Any] = json.loads((self.bundle / "config.json").read_bytes())
-        except (OSError, ValueError) as exc:
+            text = (self.bundle / "config.json").read_bytes()
+        except OSError as exc:
             raise Unknown(f"reading the specification: {words(exc)}") from exc
-        return found
+        return document(text, "the specification")
 
     @property
     def rootfs(self) -> Path:

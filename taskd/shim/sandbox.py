@@ -5,7 +5,6 @@ What only a process that serves has need of is imported where it is used: see `t
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taskd.errors import Unknown, words
 from taskd.shim import leftovers
+from taskd.shim.document import document
 
 if TYPE_CHECKING:
     import betterproto2
@@ -78,12 +78,12 @@ class Sandbox:
     def spec(self) -> dict[str, Any]:
         """The specification that the client gave, or nothing. Raises `Unknown` if it is no JSON."""
         try:
-            found: dict[str, Any] = json.loads((self.bundle / "config.json").read_bytes() or b"{}")
+            text = (self.bundle / "config.json").read_bytes()
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError) as exc:
+        except OSError as exc:
             raise Unknown(f"reading the specification: {words(exc)}") from exc
-        return found
+        return document(text or b"{}", "the specification")
 
     # --- what an author writes ------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from taskd.shim.background import Background
 from taskd.shim.container import Container
 from taskd.shim.creation import Creation
 from taskd.shim.custody import Custody
+from taskd.shim.document import document
 from taskd.shim.ends import Ends
 from taskd.shim.process import Process, Status
 from taskd.shim.publisher import Publisher
@@ -97,10 +98,8 @@ class TaskService:
             task.init.status is Status.CREATED and task.container.checkpoint
         ):
             raise Unknown(f"cannot exec in a {task.init.status.name.lower()} state")
-        try:
-            spec = json.loads(request.spec.value if request.spec else b"")
-        except ValueError as exc:
-            raise Unknown(f"the process's specification is not JSON: {exc}") from exc
+        text = request.spec.value if request.spec else b""
+        spec = document(text, "the process's specification")
         stdio = Stdio(request.stdin, request.stdout, request.stderr, request.terminal)
         spec["terminal"] = request.terminal
         task.execs[request.exec_id] = process = Process(request.exec_id, spec, stdio)
@@ -169,7 +168,7 @@ class TaskService:
             task.init.refuse("update", Status.STOPPED, of="container")
             try:
                 resources = json.loads(request.resources.value if request.resources else b"")
-            except ValueError as exc:
+            except (ValueError, RecursionError) as exc:
                 raise Unknown(f"the resources are not JSON: {exc}") from exc
             if not isinstance(resources, dict | None):
                 raise Unknown(f"the resources are no JSON object: {type(resources).__name__}")

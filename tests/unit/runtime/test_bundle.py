@@ -46,9 +46,24 @@ def test_a_bad_id_reaches_no_path(folders: tuple[Path, Path], name: str) -> None
     assert not folders[0].exists()
 
 
-def test_a_spec_that_is_not_json_leaves_nothing(folders: tuple[Path, Path]) -> None:
-    with pytest.raises(InvalidArgument, match="not JSON"):
-        Bundle.create(*folders, "ns", "one", b"{")
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        (b"{", "not JSON"),
+        (b"\xff", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b'{"linux": [1]}', "gidMappings is none"),
+        (b'{"linux": {"gidMappings": 5}}', "gidMappings is none"),
+        (b'{"linux": {"gidMappings": [5]}}', "gidMappings is none"),
+        (b'{"linux": {"gidMappings": [{"hostID": "x"}]}}', "gidMappings is none"),
+    ],
+    ids=lambda given: str(given)[:20],
+)
+def test_a_spec_that_is_none_leaves_nothing(
+    folders: tuple[Path, Path], spec: bytes, words: str
+) -> None:
+    with pytest.raises(InvalidArgument, match=words):
+        Bundle.create(*folders, "ns", "one", spec)
     assert not folders[0].exists()
 
 

@@ -291,6 +291,9 @@ async def test_ids_that_are_taken(shim: Shim) -> None:
     await shim.exec()
     expected = (AlreadyExists.code, "id two: already exists")
     assert await refused(shim.call("Exec", exec_id="two", spec=JSON)) == expected
+    expected = (Code.UNKNOWN, "the process's specification is not a JSON object: list")
+    listed = AnyMessage(value=b"[]")
+    assert await refused(shim.call("Exec", exec_id="three", spec=listed)) == expected
     assert (await shim.call("State", exec_id="two")).status == Status.RUNNING
 
 
@@ -428,11 +431,26 @@ async def test_a_create_that_fails(tmp_path: Path) -> None:
         await shim.call("Create")
 
 
-async def test_a_specification_that_is_none(shim: Shim) -> None:
-    (shim.bundle / "config.json").write_text("{")
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (b"", "is not JSON: "),
+        (b"{", "is not JSON: "),
+        (b"\xff", "is not JSON: "),
+        (b"[" * 100_000, "is not JSON: "),
+        (b"[]", "is not a JSON object: list"),
+        (b"null", "is not a JSON object: NoneType"),
+    ],
+    ids=lambda given: str(given)[:20],
+)
+async def test_a_specification_that_is_none(
+    shim: Shim, text: bytes, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (shim.bundle / "config.json").write_bytes(text)
     code, words = await refused(shim.call("Create"))
     assert code is Code.UNKNOWN
-    assert words.startswith("reading the specification: ")
+    assert words.startswith(f"the specification {why}")
+    assert "Traceback" not in caplog.text
 
 
 async def test_a_create_whose_client_goes_away(tmp_path: Path) -> None:
