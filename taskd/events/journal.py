@@ -257,9 +257,13 @@ class Journal:
         with anyio.CancelScope(shield=True):
             async with self._lock:
                 if not item.done:
-                    # What came while the last commit was on its way goes into one commit.
-                    items, self._waiting = self._waiting, []
-                    await self._commit(items)
+                    try:
+                        # What comes at the same time goes into one commit, as does what came while
+                        # the last one was on its way.
+                        await asyncio.sleep(0)
+                    finally:
+                        items, self._waiting = self._waiting, []
+                        await self._commit(items)
                     if self._log_is_full(items):
                         await self._relieve()
         if item.error is not None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import shutil
@@ -29,6 +30,7 @@ from taskd.proto.containerd.events import (
     TaskOom,
     TaskStart,
 )
+from taskd.sqlite import Transaction
 from taskd.types import TypedValue
 from taskd.wellknown import GO_ZERO, pack, timestamp
 
@@ -81,6 +83,30 @@ async def test_appended_at_once_they_are_handed_on_in_order(path: Path, sync: st
                 group.start_soon(journal.append, envelope())
         assert [entry.position for entry in journal.read(0, 500)] == list(range(1, 201))
     assert seen == list(range(1, 201))
+
+
+async def test_what_comes_at_once_is_one_transaction(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[Transaction] = []
+
+    class Noted(Transaction):
+        def __enter__(self) -> sqlite3.Connection:
+            begun.append(self)
+            return super().__enter__()
+
+    monkeypatch.setattr("taskd.events.journal.Transaction", Noted)
+    await asyncio.gather(*(journal.append(envelope()) for _ in range(20)))
+    assert (journal.last, len(begun)) == (20, 1)
+
+
+async def test_an_event_is_written_whoever_has_gone_away(journal: Journal) -> None:
+    appending = [asyncio.create_task(journal.append(envelope())) for _ in range(3)]
+    await asyncio.sleep(0)
+    for each in appending:
+        each.cancel()
+    await asyncio.gather(*appending, return_exceptions=True)
+    assert [entry.position for entry in journal.read(0, 9)] == [1, 2, 3]
 
 
 async def test_who_is_cancelled_while_it_appends_leaves_the_event(path: Path) -> None:
