@@ -45,12 +45,18 @@ async def kill(shim: Shim, seconds: float) -> None:
             log.error("killing what listens on %s: %s", shim.socket, exc)
 
 
-async def remove_socket(shim: Shim) -> bool:
-    """Remove what nobody listens on; whether there is nothing now."""
+async def remove_socket(shim: Shim, *, inherited: bool = False) -> bool:
+    """Remove what nobody listens on, or only those who have `inherited` it from what was killed.
+
+    Whether there is nothing now.
+    """
     if shim.foreign:
         return True
     try:
-        await to_thread.run_sync(remove_stale, shim.socket)
+        if inherited:
+            shim.socket.unlink(missing_ok=True)
+        else:
+            await to_thread.run_sync(remove_stale, shim.socket)
     except (TaskdError, OSError):
         return False
     return True

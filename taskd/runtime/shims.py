@@ -465,6 +465,9 @@ class Shims:
             if await remains.remove_socket(shim):
                 break
             await anyio.sleep(pause)
+        else:
+            # Who has inherited it, as what runc runs may have, takes no connection.
+            await remains.remove_socket(shim, inherited=True)
         self._forget(shim)
 
     async def _see_off(self, shim: Shim) -> None:

@@ -29,10 +29,13 @@ __all__ = ["OPTIONS", "Api", "Connection", "Observer", "World", "bundles", "mana
 
 OPTIONS = CreateOptions("a.shim", spec=TypedValue("spec", b"{}"))
 SHIM = """
-import os, socket, sys, time
+import os, socket, subprocess, sys, time
 listener = socket.socket(socket.AF_UNIX)
 listener.bind(sys.argv[1])
 listener.listen()
+if sys.argv[2:]:
+    heir = subprocess.Popen(["/bin/sleep", "1000"], pass_fds=[listener.fileno()])
+    open(sys.argv[2], "w").write(str(heir.pid))
 open(sys.argv[1] + ".ready", "w").close()
 time.sleep(1000)
 """
@@ -95,6 +98,8 @@ class World:
         """
         self.silent: set[str] = set()
         """Those that do not tell their pid, nor anything else that is of no task."""
+        self.heir: Path | None = None
+        """Where a shim is to write the pid of a process that inherits its socket, if it has one."""
         self.name = ""
         """Name of the process that the next shims share."""
 
@@ -104,7 +109,8 @@ class World:
     def begin(self, bundle: Bundle) -> Bootstrap:
         path = self.socket(bundle)
         if path.name not in self.processes:
-            command = [sys.executable, "-S", "-c", SHIM, str(path)]
+            heir = [str(self.heir)] if self.heir else []
+            command = [sys.executable, "-S", "-c", SHIM, str(path), *heir]
             # Not in the bundle, as one of a group is not.
             self.processes[path.name] = subprocess.Popen(command, cwd="/")
         while not path.with_name(f"{path.name}.ready").exists():

@@ -240,3 +240,17 @@ async def test_a_process_that_does_not_tell_its_pid_is_what_listens(world: World
         task = await tasks.create("ns", "one", OPTIONS)
         with anyio.fail_after(60):
             assert await task.shim.told_pid() == world.processes["one.sock"].pid
+
+
+async def test_a_socket_that_others_have_inherited_is_in_nobodys_way(world: World) -> None:
+    world.heir = world.folder / "heir"
+    world.create_error, world.agrees = ttrpc.ConnectionClosed(), False
+    async with managing(world) as tasks:
+        with pytest.raises(TaskdError):
+            await tasks.create("ns", "one", OPTIONS)
+    assert not world.runs("one")
+    heir = int(world.heir.read_text())
+    try:
+        assert not world.socket(Bundle("ns", "one", Path())).exists()
+    finally:
+        os.kill(heir, signal.SIGKILL)
