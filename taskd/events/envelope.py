@@ -22,12 +22,14 @@ class Envelope(NamedTuple):
 
     @classmethod
     def from_message(cls, message: EnvelopeMessage | None) -> Envelope:
-        """Raises `InvalidArgument` for one without a time."""
+        """Raises `InvalidArgument` for one without a time, or of one that nothing can hold."""
         if message is None:
             message = EnvelopeMessage()
         happened = nanoseconds(message.timestamp)
         if happened == GO_ZERO:
             raise InvalidArgument("timestamp must be set on forwarded event")
+        if not -(2**63) <= happened // 10**9 < 2**63:
+            raise InvalidArgument("timestamp of forwarded event is out of range")
         return cls(happened, message.namespace, message.topic, from_any(message.event))
 
     def to_message(self) -> EnvelopeMessage:

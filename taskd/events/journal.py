@@ -123,7 +123,7 @@ class _Item:
         self.shims = shims
         self.first_hand = first_hand
         self.entry: Entry | None = None
-        self.error: TaskdError | None = None
+        self.error: Exception | None = None
         self.done = False
 
 
@@ -271,10 +271,19 @@ class Journal:
         return item.entry.position if item.entry is not None else None
 
     async def _commit(self, items: Sequence[_Item]) -> None:
+        """Write what several have sent, of whom none is to lose it because another has gone."""
+        committing = asyncio.create_task(self._commit_whole(items))
+        try:
+            await asyncio.shield(committing)
+        except asyncio.CancelledError:  # asyncio's own, which no scope keeps out
+            await asyncio.wait([committing])
+            raise
+
+    async def _commit_whole(self, items: Sequence[_Item]) -> None:
         try:
             await self._reserve(len(items))
             await self._patiently(self._write, items)
-        except TaskdError as error:
+        except Exception as error:
             for item in items:
                 item.entry, item.error = None, error
         for item in items:

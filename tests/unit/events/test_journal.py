@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -20,7 +20,13 @@ from betterproto2 import Message
 from harness.disks import FAULTS, Fault, locked
 from harness.mounts import tmpfs
 
-from taskd.errors import DataLoss, FailedPrecondition, ResourceExhausted, TaskdError
+from taskd.errors import (
+    DataLoss,
+    FailedPrecondition,
+    InvalidArgument,
+    ResourceExhausted,
+    TaskdError,
+)
 from taskd.events import Entry, Envelope, Journal, Retention, ledger
 from taskd.proto.containerd.events import (
     TaskCreate,
@@ -30,6 +36,8 @@ from taskd.proto.containerd.events import (
     TaskOom,
     TaskStart,
 )
+from taskd.proto.containerd.types import Envelope as EnvelopeMessage
+from taskd.proto.google.protobuf import Timestamp
 from taskd.sqlite import Transaction
 from taskd.types import TypedValue
 from taskd.wellknown import GO_ZERO, pack, timestamp
@@ -107,6 +115,44 @@ async def test_an_event_is_written_whoever_has_gone_away(journal: Journal) -> No
         each.cancel()
     await asyncio.gather(*appending, return_exceptions=True)
     assert [entry.position for entry in journal.read(0, 9)] == [1, 2, 3]
+
+
+async def test_who_goes_away_takes_nobody_elses_event_along(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[Entry] = []
+    with Journal(path, "full") as journal:
+        write, loop = journal._write, asyncio.get_running_loop()
+
+        def give_up(items: Sequence[object]) -> None:
+            loop.call_soon_threadsafe(appending[0].cancel)
+            write(items)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(journal, "_write", give_up)
+        journal.listen(heard.append)
+        appending = [asyncio.create_task(journal.append(envelope())) for _ in range(3)]
+        gone, *positions = await asyncio.gather(*appending, return_exceptions=True)
+    assert isinstance(gone, asyncio.CancelledError)
+    assert positions == [2, 3] == [entry.position for entry in heard][1:]
+
+
+async def test_an_error_that_is_not_the_journals_is_everybodys(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(items: Sequence[object]) -> None:
+        if items:
+            raise OverflowError
+
+    monkeypatch.setattr(journal, "_write", fail)
+    appending = (journal.append(envelope()) for _ in range(3))
+    failed = await asyncio.gather(*appending, return_exceptions=True)
+    assert [type(each) for each in failed] == [OverflowError] * 3
+
+
+def test_a_time_that_nothing_can_hold_is_refused() -> None:
+    happened = Timestamp(seconds=2**63 - 1, nanos=2**31 - 1)
+    with pytest.raises(InvalidArgument, match="out of range"):
+        Envelope.from_message(EnvelopeMessage(timestamp=happened))
 
 
 async def test_who_is_cancelled_while_it_appends_leaves_the_event(path: Path) -> None:
