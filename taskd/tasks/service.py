@@ -90,6 +90,7 @@ class TaskService:
         self.deprecations = Deprecations()
         """What tasks have been made with."""
         self._state_timeout = state_timeout
+        self._deleting: set[asyncio.Task[Exit]] = set()
 
     async def create(
         self,
@@ -148,7 +149,16 @@ class TaskService:
         return await self._task(namespace, container_id).start(exec_id)
 
     async def delete(self, namespace: str, container_id: str) -> Exit:
-        """Delete a task that has exited. Raises `FailedPrecondition` while it runs."""
+        """Delete a task that has exited. Raises `FailedPrecondition` while it runs.
+
+        Whoever asks may go away: its shim deletes it all the same, and ends with it.
+        """
+        deleting = asyncio.create_task(self._delete(namespace, container_id))
+        self._deleting.add(deleting)
+        deleting.add_done_callback(self._deleting.discard)
+        return await asyncio.shield(deleting)
+
+    async def _delete(self, namespace: str, container_id: str) -> Exit:
         self._task(namespace, container_id)
         manager = next(each for each in self._managers if each.has(namespace, container_id))
         exit_ = await manager.delete(namespace, container_id)

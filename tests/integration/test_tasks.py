@@ -274,6 +274,27 @@ async def test_a_killed_shim_is_an_exit_that_everybody_hears_of(
 
 
 @MORTAL
+async def test_a_deletion_that_nobody_waits_for_is_done(
+    ask: Client, daemon: Taskd, namespace: str
+) -> None:
+    """Docker's engine asks for one as it goes away itself."""
+    await ask.start("one", "/bin/true")
+    await ask.tasks.wait(WaitRequest(container_id="one"))
+    shim = shim_pid(namespace, "one")
+    os.kill(shim, signal.SIGSTOP)
+    try:
+        with anyio.move_on_after(SLOWER) as asking:
+            await ask.tasks.delete(DeleteTaskRequest(container_id="one"))
+        assert asking.cancelled_caught
+    finally:
+        os.kill(shim, signal.SIGCONT)
+    with anyio.fail_after(20):
+        while (await ask.tasks.list(ListTasksRequest())).tasks:
+            await anyio.sleep(0.05)
+    await ask.containers.delete(DeleteContainerRequest(id="one"))
+
+
+@MORTAL
 async def test_an_exec_with_the_id_of_its_container_is_not_taken_for_it(
     ask: Client, namespace: str
 ) -> None:
