@@ -21,6 +21,7 @@ from harness.daemons import Taskd
 from harness.docker import Dockerd, amid_a_kill
 from harness.generations import criu
 from harness.leaks import leaving_nothing
+from harness.pace import SLOWER
 from harness.real import BOTH_SHIMS, need
 
 pytestmark = BOTH_SHIMS
@@ -305,10 +306,18 @@ def test_what_is_under_way_while_taskd_is_killed(taskd: Taskd, docker: Dockerd) 
 
 
 def test_dockerd_finds_its_containers_again(docker: Dockerd) -> None:
-    docker.sh("up stays busybox sleep 1000; up ends busybox sh -c 'sleep 1; exit 7'")
-    pid = pid_of(docker, "stays")
+    docker.sh("up stays busybox sleep 1000")
+    told = "trap 'exit 7' USR1; echo ready; while :; do sleep 0.1; done"
+    docker.sh(f'up ends busybox sh -c "{told}"')
+    assert docker.sh("soon 'docker logs ends' ready") == ""
+    pid, ends = pid_of(docker, "stays"), pid_of(docker, "ends")
+    # Docker forgets what it is told of while it ends itself.
     docker.stop()
-    time.sleep(1.5)
+    os.kill(ends, signal.SIGUSR1)
+    patience = time.monotonic() + 10 * SLOWER
+    while Path(f"/proc/{ends}").exists():
+        assert time.monotonic() < patience
+        time.sleep(0.02)
     docker.start()
     assert docker.sh("soon 'state stays ends' 'running 0\nexited 7'") == ""
     assert pid_of(docker, "stays") == pid
