@@ -11,7 +11,6 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -104,12 +103,12 @@ class Runtime(NamedTuple):
 
     def calls(self) -> Iterator[tuple[int, list[bytes]]]:
         """The calls of the runtime for this bundle that are under way: pids, and command lines."""
-        mark = [b"--log", bytes(self.log)]
+        mark = b"\0--log\0%b\0" % bytes(self.log)
         for name in filter(str.isdecimal, os.listdir("/proc")):  # noqa: PTH208
-            with suppress(OSError):
-                words = Path("/proc", name, "cmdline").read_bytes().split(b"\0")
-                if mark in ([*pair] for pair in pairwise(words)):
-                    yield int(name), words
+            # For each process there is, in each of many calls of ``delete``: no object more.
+            with suppress(OSError), open(f"/proc/{name}/cmdline", "rb", 0) as file:  # noqa: PTH123
+                if mark in (words := file.read()):
+                    yield int(name), words.split(b"\0")
 
     def is_elsewhere(self, id: str, bundle: Path) -> bool:  # noqa: A002
         """Whether the container of that id has another bundle. Raises OSError."""
