@@ -10,7 +10,6 @@ Sources: containerd's ``runtime/v2/README.md``, ``runtime/v2/shim/shim.go`` and 
 
 from __future__ import annotations
 
-import argparse
 import errno
 import json
 import os
@@ -19,7 +18,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import cache, partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
@@ -28,6 +26,7 @@ import taskd
 from taskd import mounts, shim_sockets
 from taskd.errors import TaskdError
 from taskd.shim import leftovers, placement, sandboxed
+from taskd.shim.flags import Flags, usage
 from taskd.shim.request import StartRequest
 from taskd.wire import VARINT, bytes_field, tag, varint
 
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
     from taskd.shim.container import Container
 
-__all__ = ["BACKLOG", "FEATURES", "Call", "main", "rehearse", "run"]
+__all__ = ["BACKLOG", "FEATURES", "Call", "main", "run"]
 
 BACKLOG = 128
 """Connections that may wait to be accepted."""
@@ -78,24 +77,31 @@ def main(kind: type[Container], name: str, call: Call) -> int:
     """Do what the command line asks; the process's exit status."""
     # The daemon's service manager is not ours, nor that of a runtime that we start.
     os.environ.pop("NOTIFY_SOCKET", None)
-    options = _parser(name).parse_args(list(call.arguments))
-    if options.v:
+    try:
+        flags = Flags(name, call.arguments)
+    except ValueError as exc:
+        print(f"{name}: {exc}\n{usage(name)}", end="", file=sys.stderr)
+        return 2
+    if flags.help:
+        print(usage(name), end="")
+        return 0
+    if flags.version:
         print(f"{name}:\n  Version:  {taskd.__version__}\n  Python:   {sys.version.split()[0]}")
         return 0
-    if not options.namespace and not options.info:
+    if not flags.namespace and not flags.info:
         print(f"{name}: shim namespace cannot be empty", file=sys.stderr)
         return 1
     try:
-        if options.info:
+        if flags.info:
             call.answer(_info(kind, name, call.stdin()))
             return 0
-        match options.action:
+        match flags.action:
             case "start":
-                return _start(kind, options, call)
+                return _start(kind, flags, call)
             case "adopt":
-                return _adopt(kind, options, call)
+                return _adopt(kind, flags, call)
             case "delete":
-                call.answer(_delete(kind, options))
+                call.answer(_delete(kind, flags))
                 return 0
             case "":
                 from taskd import inherited
@@ -103,45 +109,13 @@ def main(kind: type[Container], name: str, call: Call) -> int:
                 inherited.take()
                 _ignore_ends()
                 _be_silent()
-                listener = _bound(options.socket or _address(kind, options))
-                return _serve(kind, options, listener, Path("log"))
-        print(f"{name}: unknown command {options.action}", file=sys.stderr)
+                listener = _bound(flags.socket or _address(kind, flags))
+                return _serve(kind, flags, listener, Path("log"))
+        print(f"{name}: unknown command {flags.action}", file=sys.stderr)
     except (OSError, TaskdError, ValueError) as exc:
         # A daemon puts it into a line of its own.
         print(f"{name}: {exc}", end="", file=sys.stderr)
     return 1
-
-
-@cache
-def _parser(name: str) -> argparse.ArgumentParser:
-    # Asked for the terminal's width, it would import what takes longer than all the rest.
-    layout = partial(argparse.HelpFormatter, width=100)
-    parser = argparse.ArgumentParser(name, allow_abbrev=False, formatter_class=layout)
-    for flag, about in (
-        ("namespace", "namespace of the container"),
-        ("id", "id of the container"),
-        ("address", "the daemon's gRPC socket"),
-        ("bundle", "path of the bundle, if it is not the current folder"),
-        ("publish-binary", "program with which to publish events; not used"),
-        ("socket", "socket to serve on, without a command"),
-    ):
-        parser.add_argument(f"-{flag}", f"--{flag}", default="", help=about)
-    for flag, about in (
-        ("debug", "log more"),
-        ("info", "tell about the runtime, as containerd.types.RuntimeInfo"),
-        ("v", "print the version"),
-    ):
-        parser.add_argument(f"-{flag}", f"--{flag}", action="store_true", help=about)
-    *_, last, version = name.split(".")
-    parser.set_defaults(prog=f"containerd-shim-{last}-{version}")
-    parser.add_argument("action", nargs="?", default="", help="start, delete or adopt")
-    return parser
-
-
-def rehearse(name: str) -> None:
-    """Do what costs time when it is done first: see `taskd.shim.rehearsal`."""
-    for _ in range(10):
-        _parser(name).parse_args(["-namespace", name, "-id", name, "-address", name, "start"])
 
 
 def _print(answer: bytes) -> None:
@@ -173,10 +147,10 @@ def _info(kind: type[Container], name: str, request: bytes) -> bytes:
 # --- start ----------------------------------------------------------------------------------
 
 
-def _start(kind: type[Container], options: argparse.Namespace, call: Call) -> int:
-    request = StartRequest.parse(call.stdin(), options.id, options.namespace)
+def _start(kind: type[Container], flags: Flags, call: Call) -> int:
+    request = StartRequest.parse(call.stdin(), flags.id, flags.namespace)
     group = _group(kind)
-    address = _address(kind, options, group, request.socket_folder)
+    address = _address(kind, flags, group, request.socket_folder)
     answer = _bootstrap(address, request)
     listener = _listener(address)
     Path("address").write_text(address)
@@ -188,11 +162,11 @@ def _start(kind: type[Container], options: argparse.Namespace, call: Call) -> in
     if listener is None:
         call.answer(answer)  # the group's shim is there already
         return 0
-    options.debug |= request.debug
-    return _leave(kind, options, call, group, listener, request, answer)
+    flags.debug |= request.debug
+    return _leave(kind, flags, call, group, listener, request, answer)
 
 
-def _adopt(kind: type[Container], options: argparse.Namespace, call: Call) -> int:
+def _adopt(kind: type[Container], flags: Flags, call: Call) -> int:
     """Leave a process behind that serves the containers of one that has died, where it did.
 
     taskd calls it in one of their bundles; the paths of all are what it says.
@@ -208,12 +182,12 @@ def _adopt(kind: type[Container], options: argparse.Namespace, call: Call) -> in
         if given := record.options(Path.cwd()):
             request = StartRequest(((given.type_url, given.value),))
     answer = _bootstrap(address, request)
-    return _leave(kind, options, call, _group(kind), listener, request, answer, bundles)
+    return _leave(kind, flags, call, _group(kind), listener, request, answer, bundles)
 
 
 def _leave(
     kind: type[Container],
-    options: argparse.Namespace,
+    flags: Flags,
     call: Call,
     group: str,
     listener: socket.socket,
@@ -237,7 +211,7 @@ def _leave(
             return 0
         os.close(told)
     try:
-        _settle(kind, options, group, listener, request)
+        _settle(kind, flags, group, listener, request)
     except BaseException as exc:
         Path(address).unlink(missing_ok=True)
         if not call.forks:
@@ -251,12 +225,12 @@ def _leave(
     else:
         call.answer(answer)
     # The one that was started has nobody to return to.
-    os._exit(_serve(kind, options, listener, log, bundles))
+    os._exit(_serve(kind, flags, listener, log, bundles))
 
 
 def _settle(
     kind: type[Container],
-    options: argparse.Namespace,
+    flags: Flags,
     group: str,
     listener: socket.socket,
     request: StartRequest,
@@ -272,7 +246,7 @@ def _settle(
     placement.join_cgroup(request)
     kind.begin()
     os.setsid()
-    setproctitle(_title(options, group))
+    setproctitle(_title(flags, group))
     if group:
         # The bundle of the first container is not to be in use for as long as the last one is.
         os.chdir("/")
@@ -289,10 +263,10 @@ def _be_silent() -> None:
     os.close(null)
 
 
-def _title(options: argparse.Namespace, group: str) -> str:
+def _title(flags: Flags, group: str) -> str:
     """What ``ps`` shows, for people who look for a container's shim as they do with containerd."""
-    whose = f"-group {group}" if group else f"-id {options.id}"
-    return f"{options.prog} -namespace {options.namespace} {whose} -address {options.address}"
+    whose = f"-group {group}" if group else f"-id {flags.id}"
+    return f"{flags.program} -namespace {flags.namespace} {whose} -address {flags.address}"
 
 
 def _bootstrap(address: str, request: StartRequest) -> bytes:
@@ -333,7 +307,7 @@ def _group(kind: type[Container]) -> str:
 
 def _address(
     kind: type[Container],
-    options: argparse.Namespace,
+    flags: Flags,
     group: str = "",
     folder: Path | None = None,
 ) -> str:
@@ -341,7 +315,7 @@ def _address(
 
     `folder` is the one that the daemon wants, if it does.
     """
-    name = f"{options.address}/{options.namespace}/{group or options.id}"
+    name = f"{flags.address}/{flags.namespace}/{group or flags.id}"
     if group:
         name += f"/{kind.__module__}.{kind.__qualname__}"
     return f"unix://{shim_sockets.path(folder or shim_sockets.folder(Path.cwd()), name)}"
@@ -410,31 +384,31 @@ def _ignore(number: int, frame: FrameType | None) -> None:
 
 def _serve(
     kind: type[Container],
-    options: argparse.Namespace,
+    flags: Flags,
     listener: socket.socket,
     log: Path,
     bundles: Sequence[Path] = (),
 ) -> int:
     from taskd.shim.serving import serve
 
-    serve(kind, options, listener, log, bundles)
+    serve(kind, flags, listener, log, bundles)
     return 0
 
 
 # --- delete ---------------------------------------------------------------------------------
 
 
-def _delete(kind: type[Container], options: argparse.Namespace) -> bytes:
+def _delete(kind: type[Container], flags: Flags) -> bytes:
     # containerd calls it in the bundle; the flag's path may be of a folder that is gone.
-    bundle = Path.cwd().parent / options.id
+    bundle = Path.cwd().parent / flags.id
     contained = sandboxed.containers(bundle)
     for each in (bundle,) if contained is None else contained:
         with suppress(OSError):
-            kind.clean_up(each.name, options.namespace, each)
+            kind.clean_up(each.name, flags.namespace, each)
         mounts.unmount_below(each / "rootfs")
     if contained is not None and kind.sandboxes is not None:
         with suppress(OSError):
-            kind.sandboxes.clean_up(options.id, options.namespace, bundle)
+            kind.sandboxes.clean_up(flags.id, flags.namespace, bundle)
         mounts.unmount_below(bundle / "rootfs")
     with suppress(OSError):
         _removed_if_dead((bundle / "address").read_text())

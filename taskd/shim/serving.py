@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
 import logging
@@ -18,6 +17,7 @@ from taskd.shim.adoption import Adopter
 from taskd.shim.container import Container
 from taskd.shim.custody import custody
 from taskd.shim.departure import depart
+from taskd.shim.flags import Flags
 from taskd.shim.publisher import Publisher
 from taskd.shim.reaper import Reaper
 from taskd.shim.sandboxes import SandboxService
@@ -38,7 +38,7 @@ _LOOKS = 6
 
 def serve(
     kind: type[Container],
-    options: argparse.Namespace,
+    flags: Flags,
     listener: socket.socket,
     log_fifo: Path,
     bundles: Sequence[Path] = (),
@@ -47,25 +47,25 @@ def serve(
 
     In `bundles` are those of a shim that has died, which are gone on with first.
     """
-    _set_up_log(log_fifo, options.debug)
+    _set_up_log(log_fifo, flags.debug)
     # Nothing of what there is now becomes garbage; looking at it would copy its pages.
     gc.freeze()
     # The process ends with it, so it is not closed.
-    asyncio.new_event_loop().run_until_complete(_serving(kind, options, listener, bundles))
+    asyncio.new_event_loop().run_until_complete(_serving(kind, flags, listener, bundles))
 
 
 async def _serving(
     kind: type[Container],
-    options: argparse.Namespace,
+    flags: Flags,
     listener: socket.socket,
     bundles: Sequence[Path],
 ) -> None:
     reaper = Reaper()
     reaper.install()
-    address = os.environ.get("TTRPC_ADDRESS") or f"{options.address}.ttrpc"
-    publisher = Publisher(address, options.namespace)
-    kept = custody(kind, os.environ, options.namespace)
-    service = TaskService(kind, options.namespace, reaper, publisher, kept)
+    address = os.environ.get("TTRPC_ADDRESS") or f"{flags.address}.ttrpc"
+    publisher = Publisher(address, flags.namespace)
+    kept = custody(kind, os.environ, flags.namespace)
+    service = TaskService(kind, flags.namespace, reaper, publisher, kept)
     tenants = service.tenants
     socket_path = listener.getsockname()
     for handler in logging.getLogger().handlers:
@@ -75,18 +75,18 @@ async def _serving(
     if (keeper := kept.keeper) is not None:
         keeper.connect()
         if bundles:
-            adopter = Adopter(kind, options.namespace, reaper, keeper, publisher.publish)
+            adopter = Adopter(kind, flags.namespace, reaper, keeper, publisher.publish)
             await adopter.adopt(bundles, service.take_over, tenants.admit_sandbox)
         background.append(asyncio.get_running_loop().create_task(keeper.run()))
         departing = depart(keeper, tenants, publisher)
         background.append(asyncio.get_running_loop().create_task(departing))
     services = service.services()
     if kind.sandboxes is not None:
-        sandboxes = SandboxService(kind.sandboxes, options.namespace, reaper, service)
+        sandboxes = SandboxService(kind.sandboxes, flags.namespace, reaper, service)
         services.append(sandboxes.service())
     async with ttrpc.Server(services) as server:
         await server.start(listener)
-        log.info("serving %s", options.id)
+        log.info("serving %s", flags.id)
         if "TASKD_SHIM_GROUP" in os.environ:
             ending = asyncio.get_running_loop().create_task(_end_alone(server, tenants))
             background.append(ending)

@@ -25,7 +25,7 @@ from taskd import inherited
 
 # What every shim needs as soon as it is forked.
 from taskd.plugins import executable, installed
-from taskd.shim import command, serving  # noqa: F401 - what serves is imported before the fork
+from taskd.shim import serving  # noqa: F401 - what serves is imported before the fork
 from taskd.shim.command import Call, main
 from taskd.shim.container import Container
 from taskd.shim.rehearsal import rehearse
@@ -102,7 +102,6 @@ def _load() -> dict[str, tuple[str, type[Container]]]:
     for name, entry in installed().items():
         try:
             found[str(executable(name).resolve())] = name, entry.load()
-            command.rehearse(name)
         except Exception:  # it can be run only by itself, and will say why
             traceback.print_exc()
     return found
