@@ -11,8 +11,6 @@ import os
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, chdir, nullcontext
 
-from taskd import rooted
-
 TYPE_CHECKING = False  # as of `typing`, which a process for a layer does without
 if TYPE_CHECKING:
     from pathlib import Path
@@ -126,7 +124,11 @@ def _mount(source: str, target: Path | str, inside: str, kind: str, flags: int, 
 
 
 def _place(target: Path | str, inside: str) -> AbstractContextManager[Path | str]:
-    return rooted.opened(target, inside) if inside else nullcontext(target)
+    if not inside:
+        return nullcontext(target)
+    from taskd import rooted
+
+    return rooted.opened(target, inside)
 
 
 def _shortened(options: list[str]) -> tuple[list[str], str]:

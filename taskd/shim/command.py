@@ -23,17 +23,17 @@ from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import taskd
-from taskd import mounts, shim_sockets
+from taskd import mounts
 from taskd.errors import TaskdError
-from taskd.shim import leftovers, placement, sandboxed
+from taskd.shim import leftovers, sandboxed
 from taskd.shim.flags import Flags, usage
-from taskd.shim.request import StartRequest
 from taskd.wire import VARINT, bytes_field, tag, varint
 
 if TYPE_CHECKING:
     import socket
 
     from taskd.shim.container import Container
+    from taskd.shim.request import StartRequest
 
 __all__ = ["BACKLOG", "FEATURES", "Call", "main", "run"]
 
@@ -148,6 +148,8 @@ def _info(kind: type[Container], name: str, request: bytes) -> bytes:
 
 
 def _start(kind: type[Container], flags: Flags, call: Call) -> int:
+    from taskd.shim.request import StartRequest
+
     request = StartRequest.parse(call.stdin(), flags.id, flags.namespace)
     group = _group(kind)
     address = _address(kind, flags, group, request.socket_folder)
@@ -172,6 +174,7 @@ def _adopt(kind: type[Container], flags: Flags, call: Call) -> int:
     taskd calls it in one of their bundles; the paths of all are what it says.
     """
     from taskd.shim import record
+    from taskd.shim.request import StartRequest
 
     bundles = [Path(each) for each in json.loads(call.stdin())["bundles"]]
     address = Path("address").read_text()
@@ -239,6 +242,7 @@ def _settle(
     from setproctitle import setproctitle
 
     from taskd import inherited
+    from taskd.shim import placement
 
     inherited.take()
     # Who connects is told that its peer is the process that listened last.
@@ -315,6 +319,8 @@ def _address(
 
     `folder` is the one that the daemon wants, if it does.
     """
+    from taskd import shim_sockets
+
     name = f"{flags.address}/{flags.namespace}/{group or flags.id}"
     if group:
         name += f"/{kind.__module__}.{kind.__qualname__}"
@@ -352,6 +358,8 @@ def _removed_if_dead(address: str) -> bool:
 
 def _bound(address: str) -> socket.socket:
     import socket
+
+    from taskd import shim_sockets
 
     path = Path(address.removeprefix("unix://"))
     shim_sockets.make(path.parent)

@@ -24,7 +24,7 @@ from taskd.shim.descriptors import Descriptors
 from taskd.shim.stdio import Streams
 from taskd.slots import Slots
 
-__all__ = ["Console", "ConsoleSocket", "open_terminal"]
+__all__ = ["Console", "ConsoleSocket", "open_terminal", "take_terminal"]
 
 _RECEIVE_SECONDS = 30.0
 
@@ -71,6 +71,11 @@ class ConsoleSocket:
 def open_terminal() -> tuple[int, int]:
     """The two ends, master and slave, of a new terminal."""
     return pty.openpty()
+
+
+def take_terminal() -> None:
+    """Make the standard input, a terminal, that of this process's session."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 class Console:

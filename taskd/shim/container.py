@@ -8,15 +8,12 @@ What only a process that serves has need of is imported where it is used: see `t
 
 from __future__ import annotations
 
-import fcntl
 import os
-import termios
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from taskd import rooted
 from taskd.errors import NotFound, Unimplemented, Unknown, words
 from taskd.shim import leftovers
 from taskd.shim.document import document
@@ -219,12 +216,12 @@ class Container:
         from signal import SIG_BLOCK, SIG_SETMASK, pthread_sigmask
 
         from taskd import inherited
-        from taskd.shim.console import open_terminal
+        from taskd.shim.console import open_terminal, take_terminal
 
-        master, descriptors, take_terminal = -1, process.descriptors, None
+        master, descriptors, prepare = -1, process.descriptors, None
         if process.stdio.terminal:
             master, slave = open_terminal()
-            descriptors, take_terminal = (slave, slave, slave), _take_terminal
+            descriptors, prepare = (slave, slave, slave), take_terminal
         mask = pthread_sigmask(SIG_BLOCK, blocked)
         try:
             started = inherited.popen(
@@ -236,7 +233,7 @@ class Container:
                 cwd=cwd,
                 pass_fds=pass_fds,
                 start_new_session=True,
-                preexec_fn=take_terminal,
+                preexec_fn=prepare,
             )
         except OSError as exc:
             if master >= 0:
@@ -257,6 +254,8 @@ class Container:
 
         Links in it lead nowhere else, as if it were the root of everything.
         """
+        from taskd import rooted
+
         return rooted.open_file(self.rootfs, path)
 
     def console_socket(self) -> Any:
@@ -285,7 +284,3 @@ class Container:
     def end(self, pid: int) -> asyncio.Future[Ended]:
         """How a process will have ended. By default it is a child of this shim, or adopted."""
         return self.reaper.end(pid)
-
-
-def _take_terminal() -> None:
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)

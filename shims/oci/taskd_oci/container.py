@@ -17,16 +17,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from taskd import moves, procfs
 from taskd.errors import NotFound, TaskdError, Unknown
-from taskd.shim import Container, Process, Sandbox
+from taskd.shim import Container, Sandbox
 from taskd_oci.runtime import Failed, Runtime, default_root, runtime_features
 
 if TYPE_CHECKING:
     import betterproto2
 
+    from taskd.procfs import Stat
     from taskd.proto.containerd.runc.v1 import Options
-    from taskd.shim import Completed, Pipes
+    from taskd.shim import Completed, Pipes, Process
     from taskd.types import TypedValue
 
 __all__ = ["Oci"]
@@ -52,6 +52,8 @@ class Oci(Container):
 
     @classmethod
     def begin(cls) -> None:
+        from taskd import moves
+
         moves.expect()
 
     @classmethod
@@ -167,6 +169,8 @@ class Oci(Container):
         Without the runtime, CRIU lets the container go on, and ends.
         """
         import asyncio
+
+        from taskd import procfs
 
         helpers = []
         for pid, words in self.runtime.calls():
@@ -354,7 +358,9 @@ def _settings(options: TypedValue | None) -> Options:
         raise Unknown(f"the runtime's options: {exc}") from exc
 
 
-def _lives(known: procfs.Stat) -> bool:
+def _lives(known: Stat) -> bool:
+    from taskd import procfs
+
     try:
         now = procfs.stat(known.pid)
     except OSError:
