@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import enum
 import errno
-from typing import ClassVar
+
+TYPE_CHECKING = False  # as of `typing`, which a shim's `delete` does without
+if TYPE_CHECKING:
+    from typing import ClassVar
 
 __all__ = [
     "Aborted",

@@ -8,47 +8,36 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 __all__ = ["Mount", "Stat", "age", "cgroups", "command", "mounts", "processes", "stat"]
 
-_ESCAPE = re.compile(rb"\\([0-7]{3})")
 
-
-class Stat(NamedTuple):
+class Stat:
     """A process, from ``/proc/PID/stat``."""
 
-    pid: int
-    state: str
-    """One letter: ``Z`` for a zombie."""
-    parent: int
-    group: int
-    session: int
-    started: int
-    """In the kernel's ticks since boot: tells it from another that had its number."""
-    ticks: int
-    """Of processors' time."""
-    pages: int
-    """In memory."""
+    def __init__(self, pid: int, fields: Sequence[bytes]) -> None:
+        """The fields are those that follow the name."""
+        self.pid = pid
+        self.state = fields[0].decode()
+        """One letter: ``Z`` for a zombie."""
+        self.parent = int(fields[1])
+        self.group = int(fields[2])
+        self.session = int(fields[3])
+        self.started = int(fields[19])
+        """In the kernel's ticks since boot: tells it from another that had its number."""
+        self.ticks = int(fields[11]) + int(fields[12])
+        """Of processors' time."""
+        self.pages = int(fields[21])
+        """In memory."""
 
 
 def stat(pid: int) -> Stat:
     """Raises OSError if there is no such process."""
     # The name, in parentheses, may be anything.
-    fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2].split()
-    return Stat(
-        pid,
-        fields[0].decode(),
-        parent=int(fields[1]),
-        group=int(fields[2]),
-        session=int(fields[3]),
-        started=int(fields[19]),
-        ticks=int(fields[11]) + int(fields[12]),
-        pages=int(fields[21]),
-    )
+    return Stat(pid, Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2].split())
 
 
 def age(pid: int) -> float:
@@ -82,13 +71,14 @@ def cgroups(pid: int | str) -> Iterator[tuple[str, list[str], str]]:
         yield number, controllers.split(","), path
 
 
-class Mount(NamedTuple):
-    """A line of ``mountinfo``."""
+class Mount:
+    """What is mounted: a line of ``mountinfo``."""
 
-    point: Path
-    kind: str
-    options: list[str]
-    """The file system's own."""
+    def __init__(self, point: Path, kind: str, options: list[str]) -> None:
+        self.point = point
+        self.kind = kind
+        self.options = options
+        """The file system's own."""
 
 
 def mounts() -> Iterator[Mount]:
@@ -96,6 +86,13 @@ def mounts() -> Iterator[Mount]:
     for line in Path("/proc/self/mountinfo").read_bytes().split(b"\n")[:-1]:
         before, _, after = line.partition(b" - ")
         # Octal escapes stand for white space and backslashes.
-        point = _ESCAPE.sub(lambda found: bytes((int(found[1], 8),)), before.split(b" ")[4])
+        point = re.sub(
+            rb"\\([0-7]{3})", lambda found: bytes((int(found[1], 8),)), before.split(b" ")[4]
+        )
         kind, _, options = os.fsdecode(after).split(" ", 2)
         yield Mount(Path(os.fsdecode(point)), kind, options.split(","))
+
+
+def _unescaped(octal: re.Match[bytes]) -> bytes:
+    # It stands for white space or a backslash.
+    return bytes((int(octal[1], 8),))

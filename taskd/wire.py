@@ -6,9 +6,12 @@ Source: protobuf's encoding guide; what is refused is what Go's and Google's own
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Final
 
 from taskd.errors import InvalidArgument
+
+TYPE_CHECKING = False  # as of `typing`, which a shim's `delete` does without
+if TYPE_CHECKING:
+    from typing import Final
 
 __all__ = [
     "BYTES",

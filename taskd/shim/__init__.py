@@ -1,9 +1,13 @@
 """What shim authors import: subclass `Container`, and `run` it. See docs/writing-a-shim.md."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
+from importlib import import_module
+
+TYPE_CHECKING = False  # as of `typing`, which a shim's `delete` does without
 if TYPE_CHECKING:
+    from typing import Any
+
     from taskd.shim.command import run
     from taskd.shim.container import Container
     from taskd.shim.process import Process, Status

@@ -20,7 +20,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import taskd
 from taskd import mounts
@@ -29,8 +28,10 @@ from taskd.shim import leftovers, sandboxed
 from taskd.shim.flags import Flags, usage
 from taskd.wire import VARINT, bytes_field, tag, varint
 
+TYPE_CHECKING = False  # as of `typing`, which a shim's `delete` does without
 if TYPE_CHECKING:
     import socket
+    from typing import NoReturn
 
     from taskd.shim.container import Container
     from taskd.shim.request import StartRequest
@@ -48,15 +49,22 @@ _READY = b"\0"
 _KILLED = 128 + signal.SIGKILL
 
 
-class Call(NamedTuple):
+class Call:
     """One call of the command line, whether of a process of its own or in a warm one."""
 
-    arguments: Sequence[str]
-    stdin: Callable[[], bytes]
-    answer: Callable[[bytes], None]
-    """Takes what is said on standard output, and lets the caller go on."""
-    forks: bool
-    """Whether this process is to return from ``start``, and another one to serve."""
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        stdin: Callable[[], bytes],
+        answer: Callable[[bytes], None],
+        forks: bool,
+    ) -> None:
+        self.arguments = arguments
+        self.stdin = stdin
+        self.answer = answer
+        """Takes what is said on standard output, and lets the caller go on."""
+        self.forks = forks
+        """Whether this process is to return from ``start``, and another one to serve."""
 
 
 def run(kind: type[Container], name: str) -> NoReturn:

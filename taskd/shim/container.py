@@ -12,14 +12,15 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
 
 from taskd.errors import NotFound, Unimplemented, Unknown, words
 from taskd.shim import leftovers
 from taskd.shim.document import document
 
+TYPE_CHECKING = False  # as of `typing`, which a shim's `delete` does without
 if TYPE_CHECKING:
     import asyncio
+    from typing import Any, ClassVar
 
     import betterproto2
 

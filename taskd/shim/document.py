@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from taskd.errors import Unknown
+
+TYPE_CHECKING = False  # as of `typing`, which a shim's `delete` does without
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["document"]
 

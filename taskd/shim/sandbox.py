@@ -11,13 +11,15 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taskd.errors import Unknown, words
 from taskd.shim import leftovers
 from taskd.shim.document import document
 
+TYPE_CHECKING = False  # as of `typing`, which a shim's `delete` does without
 if TYPE_CHECKING:
+    from typing import Any
+
     import betterproto2
 
     from taskd.shim.reaper import Reaper
@@ -26,14 +28,20 @@ if TYPE_CHECKING:
 __all__ = ["Sandbox", "Wanted"]
 
 
-class Wanted(NamedTuple):
+class Wanted:
     """What the client has said of a sandbox."""
 
-    options: TypedValue | None = None
-    """The runtime's own options."""
-    netns: str = ""
-    """Path of a network namespace, or empty."""
-    annotations: Mapping[str, str] = MappingProxyType({})
+    def __init__(
+        self,
+        options: TypedValue | None = None,
+        netns: str = "",
+        annotations: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self.options = options
+        """The runtime's own options."""
+        self.netns = netns
+        """Path of a network namespace, or empty."""
+        self.annotations = annotations
 
 
 class Sandbox:

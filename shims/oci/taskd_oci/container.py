@@ -15,13 +15,15 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
 
 from taskd.errors import NotFound, TaskdError, Unknown
 from taskd.shim import Container, Sandbox
 from taskd_oci.runtime import Failed, Runtime, default_root, runtime_features
 
+TYPE_CHECKING = False  # as of `typing`, which a shim's `delete` does without
 if TYPE_CHECKING:
+    from typing import Any, ClassVar
+
     import betterproto2
 
     from taskd.procfs import Stat

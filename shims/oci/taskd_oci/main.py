@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
-
 from taskd.shim import run
 from taskd_oci.container import Oci
+
+TYPE_CHECKING = False  # as of `typing`, which a shim's `delete` does without
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 __all__ = ["main"]
 

@@ -12,11 +12,13 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taskd.errors import Unknown
 
+TYPE_CHECKING = False  # as of `typing`, which a shim's `delete` does without
 if TYPE_CHECKING:
+    from typing import Any
+
     from taskd.shim import Completed
 
 __all__ = ["Failed", "Runtime", "default_root", "runtime_features"]
@@ -43,13 +45,14 @@ class Failed(Exception):
     """The runtime said no; the text is go-runc's, with all that the runtime wrote."""
 
 
-class Runtime(NamedTuple):
+class Runtime:
     """An OCI runtime, and the state folder and log that it is to use."""
 
-    binary: str
-    root: Path
-    log: Path
-    systemd_cgroup: bool = False
+    def __init__(self, binary: str, root: Path, log: Path, systemd_cgroup: bool = False) -> None:
+        self.binary = binary
+        self.root = root
+        self.log = log
+        self.systemd_cgroup = systemd_cgroup
 
     def command(self, *arguments: str) -> list[str]:
         """Raises `Unknown` if there is no such program."""

@@ -12,7 +12,6 @@ from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP
 from typing import TYPE_CHECKING, Any
 
-from taskd import moves
 from taskd.errors import FailedPrecondition, NotFound, Unknown
 from taskd.shim import Container, Process, Sandbox, Status, leftovers
 from taskd_process.cgroup import Cgroup
@@ -53,6 +52,8 @@ class HostProcess(Container):
 
     @classmethod
     def begin(cls) -> None:
+        from taskd import moves
+
         moves.expect()
 
     async def create(self, init: Process) -> int:
