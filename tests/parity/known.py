@@ -460,9 +460,8 @@ KNOWN: tuple[Known, ...] = (
     Known(
         r"(?s)^Tasks.wait \{'container_id': 'one'\}.*",
         "",
-        "containerd's shim goes before it answers those who wait for a task that is deleted",
+        "containerd tells those who wait for a task that is deleted that its shim has gone",
         scenario="tasks: wait for a created task that is deleted",
-        own_shim=True,
     ),
     Known(
         r"unknown request type \*?(\w+\.)?",
