@@ -301,7 +301,8 @@ class Streams:
 def home(address: Path, namespace: str, id: str) -> Path:  # noqa: A002
     """The folder for all streams of a container, of whatever clients."""
     daemon = hashlib.sha256(os.fsencode(address)).hexdigest()[:8]
-    return _base() / f"{STREAMS}{daemon}-{namespace}-{id}"
+    # A "-" may be in both names, and each goes with the whole of its folder.
+    return _base() / f"{STREAMS}{daemon}-{namespace}+{id}"
 
 
 def _base() -> Path:

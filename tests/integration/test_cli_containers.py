@@ -59,7 +59,7 @@ def shell(serving: Daemon) -> Iterator[Own]:
     made = Own(serving)
     yield made
     made.clear()
-    assert not list(Path("/run").glob(f"taskd-io-*-{made.namespace}-*"))
+    assert not list(Path("/run").glob(f"taskd-io-*-{made.namespace}+*"))
     assert not Path("/var/lib/taskd-logs", made.namespace).exists()
 
 
@@ -176,7 +176,7 @@ def test_a_command_that_is_gone_before_its_container(shell: Shell, rootfs: Path)
         until(lambda: sorted(shell.ids("-f", "status=exited")) == ["left", "tty"])
     else:
         until(lambda: shell.ids("-a") == [])
-        assert not list(Path("/run").glob(f"taskd-io-*-{shell.namespace}-*"))
+        assert not list(Path("/run").glob(f"taskd-io-*-{shell.namespace}+*"))
 
 
 @on_taskd

@@ -187,7 +187,7 @@ def test_a_shim_that_is_killed(
     exits = [each for each in taskd_event_log.of(container.id) if each.topic == "/tasks/exit"]
     own = [each for each in exits if each.message.id == container.id]
     assert [each.message.exit_status for each in own] == [137]
-    assert list(Path("/run").glob(f"taskd-io-*-{container.id}")) == []  # its exec's streams, too
+    assert list(Path("/run").glob(f"taskd-io-*+{container.id}")) == []  # its exec's streams, too
 
 
 def test_a_daemon_that_crashes(

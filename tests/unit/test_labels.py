@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from taskd.client import logs
+from taskd.client.streams import home
 from taskd.labels import LOG, REMOVE, is_to_go, log_of
 
 
@@ -48,3 +49,10 @@ def test_an_image_cannot_have_containers_removed() -> None:
     for value in ("", "true", "two"):
         assert not is_to_go({REMOVE: value}, "one")
     assert not is_to_go({}, "one")
+
+
+def test_no_two_containers_have_their_streams_in_one_folder() -> None:
+    """Whoever removes one of them removes the folder."""
+    address = Path("/run/taskd/taskd.sock")
+    names = [("a", "b-c"), ("a-b", "c"), ("a", "b"), ("a-b-c", "d"), ("a-b", "c-d")]
+    assert len({home(address, *each) for each in names}) == len(names)
