@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -67,7 +68,13 @@ class Shell:
             encoding="utf-8",
             timeout=SECONDS,
             dimensions=dimensions,
+            preexec_fn=_expects_to_be_hung_up,
         )
+
+
+def _expects_to_be_hung_up() -> None:
+    """As a program of a terminal's does, though these tests may have been begun with nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def environment(daemon: Daemon, namespace: str) -> dict[str, str]:
