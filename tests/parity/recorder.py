@@ -179,11 +179,15 @@ class Recorder:
         )
         await self.containers.create(container=container)
 
-    async def created(self, name: str = "one", command: str = "sleep 1000", **options: Any) -> None:
+    async def created(
+        self, name: str = "one", command: str | Iterable[str] = "sleep 1000", **options: Any
+    ) -> None:
         await self.container(name, command, **options)
         await self.tasks.create(container_id=name)
 
-    async def running(self, name: str = "one", command: str = "sleep 1000", **options: Any) -> None:
+    async def running(
+        self, name: str = "one", command: str | Iterable[str] = "sleep 1000", **options: Any
+    ) -> None:
         await self.created(name, command, **options)
         await self.tasks.start(container_id=name)
 

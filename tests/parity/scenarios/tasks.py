@@ -264,10 +264,14 @@ async def record_goes_before_its_task(r: Recorder) -> None:
     await r.end()
 
 
+# A sleep that CRIU restores may be over at once, and some of busybox's end then.
+_GOES_ON = ("/bin/sh", "-c", "while :; do sleep 1; done")
+
+
 @scenario()
 async def checkpoint_as_content(r: Recorder) -> None:
     """Digests and sizes differ from one checkpoint to the next, so they are not noted down."""
-    await r.running(host_network=True)
+    await r.running(command=_GOES_ON, host_network=True)
     request = tasks.CheckpointTaskRequest(
         container_id="one", options=to_any(pack(CheckpointOptions(exit=True)))
     )
@@ -290,7 +294,7 @@ async def checkpoint_as_content(r: Recorder) -> None:
 @scenario()
 async def checkpoint_into_a_folder(r: Recorder) -> None:
     image = str(r.folder / "image")
-    await r.running(host_network=True)
+    await r.running(command=_GOES_ON, host_network=True)
     options = to_any(pack(CheckpointOptions(exit=False, image_path=image)))
     await r.tasks.checkpoint(container_id="one", options=options)
     await r.tasks.get(container_id="one")
