@@ -68,7 +68,7 @@ class Shim:
             input=given,
             check=True,
             timeout=30,
-            capture_output=True,
+            stdout=subprocess.DEVNULL,
         )
 
     async def start(self, script: str, **process: Any) -> None:
