@@ -85,10 +85,7 @@ def mounts() -> Iterator[Mount]:
     """All that is mounted for this process, in the order of mounting."""
     for line in Path("/proc/self/mountinfo").read_bytes().split(b"\n")[:-1]:
         before, _, after = line.partition(b" - ")
-        # Octal escapes stand for white space and backslashes.
-        point = re.sub(
-            rb"\\([0-7]{3})", lambda found: bytes((int(found[1], 8),)), before.split(b" ")[4]
-        )
+        point = re.sub(rb"\\([0-7]{3})", _unescaped, before.split(b" ")[4])
         kind, _, options = os.fsdecode(after).split(" ", 2)
         yield Mount(Path(os.fsdecode(point)), kind, options.split(","))
 
